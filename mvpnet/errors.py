@@ -1,0 +1,58 @@
+"""Every error that mvpnet tells a user about, in one tree, each with the exit code that it ends in.
+
+    MvpnetError                 1   something went wrong while a job ran
+    ├── ConfigError             2   what was asked for cannot be: a key, value, file or option
+    │   └── RankSetError        2   a rank set that does not parse
+    ├── HostError               3   this host lacks what the job needs: a program, a folder, memory, a port
+    ├── ImageError              4   an image or seed that cannot be had, made, or used
+    ├── BootError               5   a guest did not come up in time, or died on the way
+    ├── LinkError               6   the connection between qemu and its rank broke
+    └── Interrupted             130 stopped by a signal before the guests ran
+
+A message says what was wrong, where (file, key or rank), and what to do. `hint`, where there is one, is the
+"what to do", printed on a line of its own.
+"""
+
+from __future__ import annotations
+
+
+class MvpnetError(Exception):
+    """The root: an error for people. Printed without a traceback; the process ends with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n  hint: {self.hint}" if self.hint else message
+
+
+class ConfigError(MvpnetError):
+    exit_code = 2
+
+
+class RankSetError(ConfigError):
+    pass
+
+
+class HostError(MvpnetError):
+    exit_code = 3
+
+
+class ImageError(MvpnetError):
+    exit_code = 4
+
+
+class BootError(MvpnetError):
+    exit_code = 5
+
+
+class LinkError(MvpnetError):
+    exit_code = 6
+
+
+class Interrupted(MvpnetError):
+    exit_code = 130

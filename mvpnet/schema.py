@@ -1,0 +1,185 @@
+"""Every configuration key: its name, type, default and unit, declared once.
+
+Hydra composes YAML and command line against these classes (`cli` registers them), and the spec that the ranks
+get is made of the same frozen classes. Sizes are strings with a unit suffix, read by `spec.parse_size`.
+This module knows nothing of qemu, MPI or Hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class ImageKind(Enum):
+    tiny = "tiny"  # the small guest that mvpnet builds itself
+    file = "file"  # disk images that already exist
+
+
+class ImageUse(Enum):
+    overlay = "overlay"  # a qcow2 overlay in scratch takes the writes; the source is never written
+    snapshot = "snapshot"  # qemu's own temporary overlay (snapshot=on)
+    copy = "copy"  # a full copy, in image.copy_dir or scratch
+    direct = "direct"  # the image itself is written
+    readonly = "readonly"  # the image itself, write-protected
+
+
+class NetKind(Enum):
+    stream = "stream"
+    dgram = "dgram"
+
+
+class NetSocket(Enum):
+    fd = "fd"  # a socket pair, handed to qemu by descriptor
+    path = "path"  # unix sockets in net.socket_dir, named by job and rank as the C program does
+
+
+class Accel(Enum):
+    auto = "auto"  # KVM where it works, else TCG
+    kvm = "kvm"
+    tcg = "tcg"
+
+
+class OnGuestExit(Enum):
+    keep = "keep"  # the other guests run on; the job ends when the last one is gone
+    stop = "stop"  # the first guest that leaves ends the job
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job as a whole."""
+
+    name: str = "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
+    scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the guest boots. Paths may hold {rank} and {job}."""
+
+    kind: ImageKind = ImageKind.tiny
+    path: str | None = None  # the boot disk
+    use: ImageUse = ImageUse.overlay  # how the boot disk, and drives that do not say otherwise, are used
+    properties: dict[str, str] = field(default_factory=dict)  # added to the boot disk's -drive, e.g. {cache: none}
+    # more drives: "PATH,property=value,…[,mvpctl=FLAGS]", or "file=…" to pass a -drive option through as it is;
+    # without image.path the first of them is the boot disk
+    drives: list[str] = field(default_factory=list)
+    copy_dir: str | None = None  # folder for image copies; default the scratch folder
+    keep_copies: bool = False  # leave copies in copy_dir when the job ends
+    kernel: str | None = None  # boot this kernel instead of what is on the disk
+    initrd: str | None = None  # with image.kernel
+    kernel_args: str | None = None  # with image.kernel
+    user: str | None = None  # who logs in on the guest; default root on tiny, else your own name
+    cache_dir: str | None = None  # where built images are kept; default $XDG_CACHE_HOME/mvpnet, else ~/.cache/mvpnet
+
+
+@dataclass(frozen=True)
+class Vm:
+    """The virtual machine."""
+
+    memory: str = "1G"  # 512M, 4G; a bare number is MiB
+    cpus: int = 1
+    smp: str | None = None  # qemu's -smp topology, e.g. "4,sockets=2,cores=2"; wins over cpus
+    accel: Accel = Accel.auto
+    cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM, max under TCG
+    machine: str | None = None  # qemu's -machine; default qemu's own
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The programs that run the machine."""
+
+    binary: str = "qemu-system-x86_64"
+    extra_args: list[str] = field(default_factory=list)  # put last on qemu's command line, an argument an item
+    monwrap: str = "monwrap"  # the program between rank and qemu
+
+
+@dataclass(frozen=True)
+class Net:
+    """The Ethernet between the guests."""
+
+    kind: NetKind = NetKind.stream  # qemu's netdev
+    socket: NetSocket = NetSocket.fd
+    socket_dir: str = "/tmp"  # with socket=path
+    mtu: int = 1500  # bytes; more than 1500 reaches the guest by host_mtu
+    domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
+    tftp_dir: str | None = None  # serve this folder to the guests by TFTP
+    ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r
+
+
+@dataclass(frozen=True)
+class CloudInit:
+    """What cloud-init in the guest is given."""
+
+    path: str | None = None  # a folder with user-data and meta-data, or an image of one, passed as it is
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What is written where."""
+
+    dir: str | None = None  # log folder; default the run folder
+    console: bool = True  # rank-NNNN/console.log: what the guest prints on its serial console
+    file: bool = True  # rank-NNNN/mvpnet.log
+    wrapper: bool = False  # rank-NNNN/monwrap.log
+    level: str = "INFO"  # for mvpnet.log: TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL
+    stderr_level: str = "WARNING"  # for the terminal
+    levels: dict[str, str] = field(default_factory=dict)  # level of single parts, e.g. {dataplane: DEBUG}
+    recent: str = "64K"  # newest messages of every level, kept in memory and written out at a crash; 0 for none
+    stats: bool = True  # stats.json in the run folder
+
+
+@dataclass(frozen=True)
+class Boot:
+    """The wait for the guests."""
+
+    timeout_s: float = 90.0  # until every guest answers on its ssh port
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """How a job ends."""
+
+    on_guest_exit: OnGuestExit = OnGuestExit.keep
+    ignore_address: bool = False  # guests cannot stop the job through 10.255.255.254 or the shutdown frame
+    on_stdin_eof: bool = False  # end of rank 0's standard input stops the job
+    powerdown_s: float = 20.0  # time for the guest after the ACPI power button, before SIGTERM to qemu
+    term_s: float = 5.0  # time for qemu after SIGTERM, before SIGKILL
+
+
+@dataclass(frozen=True)
+class App:
+    """What runs on rank 0's host while the guests run."""
+
+    command: Any = None  # a list of arguments, or one string split as a shell would; no shell runs it
+    show_output: bool = False  # also on mvpnet's standard output, beside app.log
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole. `ranks` holds rank overrides: NAME: {on: RANK SET, image|vm|qemu|cloud_init|logging: {...}}."""
+
+    job: Job = field(default_factory=Job)
+    image: Image = field(default_factory=Image)
+    vm: Vm = field(default_factory=Vm)
+    qemu: Qemu = field(default_factory=Qemu)
+    net: Net = field(default_factory=Net)
+    cloud_init: CloudInit = field(default_factory=CloudInit)
+    logging: Logging = field(default_factory=Logging)
+    boot: Boot = field(default_factory=Boot)
+    shutdown: Shutdown = field(default_factory=Shutdown)
+    app: App = field(default_factory=App)
+    ranks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankOverride:
+    """One entry of `ranks`."""
+
+    on: str = "???"
+    image: Image = field(default_factory=Image)
+    vm: Vm = field(default_factory=Vm)
+    qemu: Qemu = field(default_factory=Qemu)
+    cloud_init: CloudInit = field(default_factory=CloudInit)
+    logging: Logging = field(default_factory=Logging)
