@@ -1,0 +1,87 @@
+"""Where a job keeps things: every path of the run folder and of the scratch folder, in one place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+UNIX_PATH_MAX = 107  # bytes of sun_path but for the closing zero: unix(7)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a job leaves. `root` is Hydra's folder of the job."""
+
+    root: Path
+
+    @property
+    def job_json(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def stats_json(self) -> Path:
+        return self.root / "stats.json"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.root / "ssh_config"
+
+    @property
+    def ssh_key(self) -> Path:
+        return self.root / "id_ed25519"
+
+    def rank_folder(self, rank: int, log_dir: str | None = None) -> Path:
+        """A rank's logs: below logging.dir where that is set, else below the run folder."""
+        return Path(log_dir or self.root) / f"rank-{rank:04d}"
+
+
+@dataclass(frozen=True)
+class RankLogs:
+    """The logs of one rank."""
+
+    folder: Path
+
+    @property
+    def mvpnet(self) -> Path:
+        return self.folder / "mvpnet.log"
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def qemu(self) -> Path:
+        return self.folder / "qemu.log"
+
+    @property
+    def monwrap(self) -> Path:
+        return self.folder / "monwrap.log"
+
+    @property
+    def recent(self) -> Path:
+        return self.folder / "recent.log"
+
+
+def scratch_base(scratch_dir: str | None) -> Path:
+    """The folder of all this user's scratch folders on this host."""
+    return Path(scratch_dir or os.environ.get("TMPDIR") or "/tmp") / f"mvpnet-{os.getuid()}"
+
+
+def cache_base(cache_dir: str | None) -> Path:
+    """Where built and fetched images are kept (XDG Base Directory Specification)."""
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvpnet"
+
+
+def user_config_folders(launch_dir: Path) -> list[Path]:
+    """Folders with the user's own config groups, the first wins; only those that exist."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mvpnet"
+    return [folder for folder in (launch_dir / "mvpnet.d", home) if folder.is_dir()]
+
+
+def conf_folder() -> Path:
+    """The shipped config: in the wheel below the package, in a checkout beside it."""
+    here = Path(__file__).resolve().parent
+    return next(c for c in (here / "conf", here.parent / "conf") if (c / "config.yaml").is_file())
