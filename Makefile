@@ -1,0 +1,30 @@
+# mvpnet's commands; `make help` lists them. Each first installs what is missing (`make setup`).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-mpi-matrix check
+
+# The programs of .venv come first, and so does its mpiexec where PyPI's mpich is in there.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# More arguments for pytest, as in: make test ARGS="-m 'not boot' -x"
+ARGS ?=
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
+
+setup: ## install everything into .venv, and by apt what the machine lacks
+	@tools/setup.sh
+
+demo: setup ## boot two guests as a two-rank MPI job and measure between them
+	mpiexec -n 2 mvpnet recipe=demo
+
+test: setup ## run all tests, those under MPI and those that boot guests too
+	pytest $(ARGS)
+
+test-mpi-matrix: setup ## run the tests under mpiexec again, on Debian's MPICH and Debian's Open MPI
+	tools/mpi-matrix.sh $(ARGS)
+
+check: setup ## check style and types
+	ruff check .
+	ruff format --check .
+	mypy --strict mvpnet
