@@ -1,0 +1,281 @@
+"""From the command line to job specs, through Hydra. Only rank 0 imports this: Hydra is slow to import.
+
+Hydra composes the config groups (shipped, the user's, `--config-dir`), checks them against `schema`, makes the run
+folder, and runs a sweep's jobs one after another. Whatever it refuses is told as one ConfigError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mvpnet import schema
+from mvpnet.errors import ConfigError, MvpnetError
+from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job
+
+GROUPS: dict[str, type] = {
+    "image": schema.Image,
+    "net": schema.Net,
+    "vm": schema.Vm,
+    "cloud_init": schema.CloudInit,
+    "logging": schema.Logging,
+    "app": schema.App,
+}
+PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
+_PATHS = {
+    "job": ("scratch_dir",),
+    "image": ("path", "copy_dir", "kernel", "initrd", "cache_dir"),
+    "net": ("socket_dir", "tftp_dir"),
+    "cloud_init": ("path",),
+    "logging": ("dir",),
+}
+
+
+def run(
+    argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tell: Callable[[MvpnetError], int]
+) -> int:
+    """Run the job, or the sweep's jobs in turn, that `argv` asks for; the first exit code that is not 0, else 0.
+
+    `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
+    with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
+    """
+    _register(Path.cwd())
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    def task(config: DictConfig) -> None:
+        facts = HydraConfig.get()
+        try:
+            spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(facts.overrides.task))
+            codes.append(run_job(spec))
+        except MvpnetError as error:
+            codes.append(tell(error))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself and exits
+    sys.argv = ["mvpnet", *argv]
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise explained(error) from error
+    return next((code for code in codes if code), 0)
+
+
+def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
+    """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
+    _register(Path.cwd())
+    searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
+            config = hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
+            run_dir = Path.cwd() / config.hydra.run.dir
+            with_only_ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            return resolve(with_only_ours, world_size, run_dir, tuple(overrides))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise explained(error) from error
+
+
+def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
+    """A checked spec from a composed config; relative paths are taken from the folder of the launch.
+
+    Raises ConfigError.
+    """
+    if unknown := next(_unknown(config), None):
+        raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
+    try:
+        whole = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise explained(error) from error
+    assert isinstance(whole, schema.Config)
+    entries = OmegaConf.to_container(config.ranks, resolve=True)
+    assert isinstance(entries, dict)
+    overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
+    spec = JobSpec(world_size, run_dir.resolve(), _absolute(whole, Path.cwd()), overrides, typed)
+    check_job(spec)
+    return spec
+
+
+def _override(name: str, entry: Any) -> Override:
+    place = f"ranks.{name}"
+    if isinstance(entry, Mapping):
+        entry = {"on" if key is True else key: value for key, value in entry.items()}  # YAML 1.1 reads `on` as true
+    if not isinstance(entry, Mapping) or "on" not in entry:
+        raise ConfigError(f"{place}: has no rank set", hint=f'write {name}: {{on: "0,3,7-9", vm: {{memory: 8G}}}}')
+    given = {key: value for key, value in entry.items() if key != "on"}
+    for section, keys in given.items():
+        if section not in PER_RANK:
+            raise ConfigError(
+                f"{place}.{section}: cannot be set per rank{near(section, PER_RANK)}",
+                hint=f"per rank are {', '.join(PER_RANK)}",
+            )
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{place}.{section}: {keys!r} is no group of keys")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), entry))
+    except OmegaConfBaseException as error:
+        raise explained(error, place) from error
+    assert isinstance(typed, schema.RankOverride)
+    folder = Path.cwd()
+    changes = {
+        section: {key: _absolute_value(section, key, getattr(getattr(typed, section), key), folder) for key in keys}
+        for section, keys in given.items()
+    }
+    return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
+
+
+def _absolute(config: schema.Config, folder: Path) -> schema.Config:
+    paths = {
+        section: {key: _absolute_value(section, key, getattr(getattr(config, section), key), folder) for key in keys}
+        for section, keys in _PATHS.items()
+    }
+    return changed(config, paths)
+
+
+def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
+    if value is None or key not in _PATHS.get(section, ()):
+        return value
+    return str(folder / Path(value).expanduser())
+
+
+class _UserFolders(SearchPathPlugin):
+    """Puts the user's own folders before the shipped config, so that they add to it and may replace its options."""
+
+    launch_dir = Path()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(user_config_folders(self.launch_dir)):
+            search_path.prepend(provider="mvpnet", path=f"file://{folder.resolve()}", anchor="main")
+
+
+def _register(launch_dir: Path) -> None:
+    store = ConfigStore.instance()
+    store.store(name="schema", node=_writable(schema.Config))
+    for group, node in GROUPS.items():
+        store.store(group=group, name="schema", node=_writable(node))
+    _UserFolders.launch_dir = launch_dir
+    Plugins.instance().register(_UserFolders)
+    OmegaConf.register_new_resolver("mvpnet.default_job_name", default_job_name, replace=True)
+
+
+def _writable(node: type) -> DictConfig:
+    """A config node of a frozen dataclass that Hydra may still merge into: OmegaConf makes those read-only."""
+    config = OmegaConf.structured(node)
+
+    def unlock(part: DictConfig) -> None:
+        part._set_flag("readonly", None)
+        for key in part:
+            child = part._get_node(key)
+            if isinstance(child, DictConfig):
+                unlock(child)
+
+    unlock(config)
+    return config
+
+
+def default_job_name() -> str:
+    """The batch system's job id where there is one, else a name after this process."""
+    for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"):
+        if value := os.environ.get(variable):
+            return "".join(c if c.isalnum() or c in "._-" else "-" for c in value)
+    return f"j{os.getpid()}"
+
+
+# -- what Hydra refuses, told once and plainly -------------------------------------------------------------------
+
+
+def explained(error: Exception, place: str = "") -> ConfigError:
+    """One message that names the key or group, its place, and near misses."""
+    chain = list(_chain(error))
+    if missing := next((e for e in chain if isinstance(e, MissingConfigException)), None):
+        return _missing_option(missing)
+    outer = str(error).splitlines()[0] if str(error) else type(error).__name__
+    inner = next((e for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
+    inner = inner or next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
+    if inner is None:
+        if "No match in the defaults list" in str(error):
+            name = outer.split("'")[1] if "'" in outer else outer
+            return ConfigError(f"there is no config group {name!r}{near(name.split('@')[0], [*GROUPS, 'ranks', 'recipe'])}")
+        return ConfigError(str(error).strip())
+    key = ".".join(part for part in (place, str(inner.full_key or inner.key or "")) if part)
+    what = str(inner).splitlines()[0]
+    if type(inner).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+        what = f"there is no key {key!r}{near(key.removeprefix(place + '.'), all_keys(), place)}"
+    else:
+        what = f"{key}: {what}"
+    where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
+    return ConfigError(what + where)
+
+
+def _place(outer: str) -> str:
+    if outer.startswith("In '"):
+        return f"the config file {outer.split(chr(39))[1]}.yaml"
+    for prefix in ("Error merging override ", "Could not override "):
+        outer = outer.removeprefix(prefix)
+    return f"the command line, {outer.rstrip('.')}"
+
+
+def _missing_option(error: MissingConfigException) -> ConfigError:
+    missing = str(error.missing_cfg_file)
+    group, _, option = missing.rpartition("/")
+    options = sorted(set(error.options or []) - {"schema"})
+    if not group:
+        return ConfigError(f"there is no config {missing!r}")
+    return ConfigError(
+        f"{group}: there is no option {option!r}{near(option, options)}",
+        hint=f"options of {group}: {', '.join(options) or 'none'}",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that the schema does not have: a `+key=value` on the command line puts in what it likes."""
+    declared = {f.name for f in dataclasses.fields(OmegaConf.get_type(node))}  # type: ignore[arg-type]
+    for key in node:
+        child = node._get_node(key)
+        if key not in declared:
+            yield f"{prefix}{key}"
+        elif isinstance(child, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(child)):
+            yield from _unknown(child, f"{prefix}{key}.")
+
+
+def near(word: str, known: Any, place: str = "") -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    if not close and "." in word:
+        section, leaf = word.rsplit(".", 1)
+        close = [k for k in known if k.rsplit(".", 1)[-1] == leaf or k.startswith(section + ".")][:3]
+    prefix = f"{place}." if place else ""
+    return f" (did you mean {' or '.join(prefix + match for match in close)}?)" if close else ""
+
+
+def all_keys() -> list[str]:
+    """Every dotted key of the schema."""
+
+    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
+        for key in node:
+            yield prefix + str(key)
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                yield from walk(child, f"{prefix}{key}.")
+
+    return list(walk(OmegaConf.structured(schema.Config), ""))

@@ -1,0 +1,136 @@
+"""The MPI world: its start, what its ranks tell each other outside the data path, and its abort.
+
+Nothing here waits inside MPI: a blocking call burns a core and holds back Python's signal handlers, so requests
+are tested with growing sleeps between. Importing this module does not start MPI; `World.start` does.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mvpnet.errors import HostError
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Comm, Request
+
+_SHORTEST_SLEEP_S = 0.0001
+_LONGEST_SLEEP_S = 0.02
+
+
+def patiently(request: Request, between: Callable[[], None] | None = None) -> None:
+    """Wait for an MPI request without waiting inside MPI; `between` is called after every look."""
+    pause_s = _SHORTEST_SLEEP_S
+    while not request.Test():
+        if between:
+            between()
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, _LONGEST_SLEEP_S)
+
+
+@dataclass
+class World:
+    """All ranks of the launch, seen from one of them. `comm` is ours alone: a duplicate of MPI's own world."""
+
+    comm: Comm
+    rank: int
+    size: int
+    hosts: list[str] = field(default_factory=list)  # host name of each rank
+
+    @classmethod
+    def start(cls) -> World:
+        """Start MPI and meet the other ranks.
+
+        Raises HostError when there is no MPI library, or when the launcher's MPI is another one than mpi4py's.
+        """
+        import mpi4py
+
+        mpi4py.rc.thread_level = "single"  # one thread talks to MPI; locks for more would cost on the data path
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise HostError(
+                f"no usable MPI library: {str(error).splitlines()[0]}",
+                hint="load your site's MPI module, set MPI4PY_LIBMPI to its libmpi.so, or pip install mpich",
+            ) from None
+        comm = MPI.COMM_WORLD
+        refuse_split_world(comm.Get_size(), os.environ, MPI.Get_library_version())
+        new, request = comm.Idup()
+        patiently(request)
+        world = cls(new, comm.Get_rank(), comm.Get_size())
+        world.hosts = world.allgather(socket.gethostname())
+        return world
+
+    def broadcast(self, value: Any = None) -> Any:
+        """What rank 0 passes in, on every rank."""
+        data = pickle.dumps(value) if self.rank == 0 else b""
+        length = bytearray(len(data).to_bytes(8, "big"))
+        patiently(self.comm.Ibcast(length))
+        buffer = bytearray(data) if self.rank == 0 else bytearray(int.from_bytes(length, "big"))
+        patiently(self.comm.Ibcast(buffer))
+        return pickle.loads(buffer)
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank, on every rank."""
+        data = pickle.dumps(value)
+        mine = len(data).to_bytes(8, "big")
+        lengths = bytearray(8 * self.size)
+        patiently(self.comm.Iallgather(mine, lengths))
+        counts = [int.from_bytes(lengths[i : i + 8], "big") for i in range(0, len(lengths), 8)]
+        whole = bytearray(sum(counts))
+        patiently(self.comm.Iallgatherv(data, [whole, counts]))
+        return _cut(whole, counts)
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value, by rank, on rank 0; None on the others."""
+        data = pickle.dumps(value)
+        lengths = bytearray(8 * self.size) if self.rank == 0 else None
+        patiently(self.comm.Igather(len(data).to_bytes(8, "big"), lengths))
+        if lengths is None:
+            patiently(self.comm.Igatherv(data, None))
+            return None
+        counts = [int.from_bytes(lengths[i : i + 8], "big") for i in range(0, len(lengths), 8)]
+        whole = bytearray(sum(counts))
+        patiently(self.comm.Igatherv(data, [whole, counts]))
+        return _cut(whole, counts)
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once."""
+        self.comm.Abort(code)
+
+    def most_ranks_on_one_host(self) -> int:
+        return max(self.hosts.count(host) for host in set(self.hosts))
+
+
+def _cut(whole: bytearray, counts: list[int]) -> list[Any]:
+    values, at = [], 0
+    for count in counts:
+        values.append(pickle.loads(whole[at : at + count]))
+        at += count
+    return values
+
+
+def launched_size(environment: Mapping[str, str]) -> int | None:
+    """How many ranks the launcher says it started; None when no launcher is known to have started us."""
+    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "PMIX_SIZE"):
+        if variable in environment:
+            return int(environment[variable])
+    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
+        return int(environment["SLURM_STEP_NUM_TASKS"])
+    return None
+
+
+def refuse_split_world(size: int, environment: Mapping[str, str], library: str) -> None:
+    """Raise HostError when a launcher started several ranks and each finds itself alone."""
+    launched = launched_size(environment)
+    if size == 1 and launched is not None and launched > 1:
+        name = library.split(",")[0].splitlines()[0].strip("\x00 ")
+        raise HostError(
+            f"the launcher started {launched} ranks, but each is alone: it is not of the same MPI as mpi4py's library ({name})",
+            hint="use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI",
+        )
