@@ -48,9 +48,7 @@ _PATHS = {
 }
 
 
-def run(
-    argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tell: Callable[[MvpnetError], int]
-) -> int:
+def run(argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tell: Callable[[MvpnetError], int]) -> int:
     """Run the job, or the sweep's jobs in turn, that `argv` asks for; the first exit code that is not 0, else 0.
 
     `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
@@ -85,7 +83,7 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
             config = hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
             run_dir = Path.cwd() / config.hydra.run.dir
-            with_only_ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            with_only_ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             return resolve(with_only_ours, world_size, run_dir, tuple(overrides))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
@@ -175,7 +173,7 @@ def _register(launch_dir: Path) -> None:
 
 def _writable(node: type) -> DictConfig:
     """A config node of a frozen dataclass that Hydra may still merge into: OmegaConf makes those read-only."""
-    config = OmegaConf.structured(node)
+    config: DictConfig = OmegaConf.structured(node)
 
     def unlock(part: DictConfig) -> None:
         part._set_flag("readonly", None)
@@ -210,7 +208,9 @@ def explained(error: Exception, place: str = "") -> ConfigError:
     if inner is None:
         if "No match in the defaults list" in str(error):
             name = outer.split("'")[1] if "'" in outer else outer
-            return ConfigError(f"there is no config group {name!r}{near(name.split('@')[0], [*GROUPS, 'ranks', 'recipe'])}")
+            return ConfigError(
+                f"there is no config group {name!r}{near(name.split('@')[0], [*GROUPS, 'ranks', 'recipe'])}"
+            )
         return ConfigError(str(error).strip())
     key = ".".join(part for part in (place, str(inner.full_key or inner.key or "")) if part)
     what = str(inner).splitlines()[0]
@@ -254,9 +254,9 @@ def _unknown(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in node:
         child = node._get_node(key)
         if key not in declared:
-            yield f"{prefix}{key}"
+            yield prefix + str(key)
         elif isinstance(child, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(child)):
-            yield from _unknown(child, f"{prefix}{key}.")
+            yield from _unknown(child, prefix + str(key) + ".")
 
 
 def near(word: str, known: Any, place: str = "") -> str:
@@ -276,6 +276,6 @@ def all_keys() -> list[str]:
             yield prefix + str(key)
             child = node._get_node(key)
             if isinstance(child, DictConfig) and not child._is_none():
-                yield from walk(child, f"{prefix}{key}.")
+                yield from walk(child, prefix + str(key) + ".")
 
     return list(walk(OmegaConf.structured(schema.Config), ""))

@@ -50,7 +50,9 @@ class OnGuestExit(Enum):
 class Job:
     """The job as a whole."""
 
-    name: str = "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
+    name: str = (
+        "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
+    )
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 

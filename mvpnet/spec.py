@@ -153,7 +153,7 @@ class JobSpec:
     def warnings(self) -> list[str]:
         """What was asked for and has no effect."""
         return [
-            f"ranks.{o.name}.on: no rank of this world of {self.world_size} is in {o.on.text!r}; the override changes nothing"
+            f"ranks.{o.name}.on: no rank of this world of {self.world_size} is in {o.on.text!r}; nothing is overridden"
             for o in self.overrides
             if o.on.is_empty_in(self.world_size)
         ]

@@ -131,6 +131,7 @@ def refuse_split_world(size: int, environment: Mapping[str, str], library: str) 
     if size == 1 and launched is not None and launched > 1:
         name = library.split(",")[0].splitlines()[0].strip("\x00 ")
         raise HostError(
-            f"the launcher started {launched} ranks, but each is alone: it is not of the same MPI as mpi4py's library ({name})",
+            f"the launcher started {launched} ranks, but each is alone: "
+            f"it is not of the same MPI as mpi4py's library ({name})",
             hint="use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI",
         )

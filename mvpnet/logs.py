@@ -1,0 +1,97 @@
+"""Where log messages go: the terminal, the rank's own file, and a ring of recent ones for a crash.
+
+Loguru carries them. A message's part is the module or package below mvpnet that wrote it (`dataplane`, `guest`,
+`job`, …); `logging.levels` sets the level of single parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from mvpnet.paths import RankLogs
+from mvpnet.schema import Logging
+from mvpnet.spec import parse_size
+
+if TYPE_CHECKING:
+    from loguru import FilterFunction, Record
+
+
+class Recent:
+    """The newest messages of every level, at most `limit_bytes` of them."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._lines: deque[str] = deque()
+        self._held_bytes = 0
+
+    def add(self, line: str) -> None:
+        self._lines.append(line)
+        self._held_bytes += len(line)
+        while self._held_bytes > self.limit_bytes:
+            self._held_bytes -= len(self._lines.popleft())
+
+    def write_to(self, path: Path) -> None:
+        if self._lines:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(self._lines))
+
+
+def part_of(module: str) -> str:
+    """`mvpnet.dataplane.pump` → `dataplane`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def above(level: str, levels: Mapping[str, str]) -> FilterFunction:
+    """A filter that lets messages pass from `level` on, or from their part's own level."""
+    thresholds = {part: logger.level(name).no for part, name in levels.items()}
+    default = logger.level(level).no
+
+    def passes(record: Record) -> bool:
+        return record["level"].no >= thresholds.get(part_of(record["name"] or ""), default)
+
+    return passes
+
+
+@contextlib.contextmanager
+def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[Recent]:
+    """Log this rank's messages while inside; what was recent is written out when an error passes through."""
+    line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}: {message}\n{exception}"
+    recent = Recent(parse_size(settings.recent, "logging.recent"))
+    add = partial(logger.add, level=0, backtrace=False, diagnose=False)
+    to_terminal = above(settings.stderr_level, settings.levels)
+    sinks = [
+        add(
+            lambda text: sys.stderr.write(text),
+            format=f"n{rank:04d} {{level}}: {{message}}\n{{exception}}",
+            filter=to_terminal,
+        )
+    ]
+    if settings.file:
+        logs.folder.mkdir(parents=True, exist_ok=True)
+        to_file = above(settings.level, settings.levels)
+        sinks.append(add(logs.mvpnet, format=line, filter=to_file))
+    if recent.limit_bytes:
+        sinks.append(add(recent.add, format=line))
+    try:
+        yield recent
+    except BaseException:
+        with contextlib.suppress(OSError):
+            recent.write_to(logs.recent)
+        raise
+    finally:
+        for sink in sinks:
+            logger.remove(sink)
+
+
+def silence() -> None:
+    """Drop loguru's own default sink: nothing is logged before the config says where to."""
+    with contextlib.suppress(ValueError):
+        logger.remove(0)

@@ -1,0 +1,101 @@
+"""A rank's scratch folder: sockets, overlays and keys on local disk, private, gone when the job ends.
+
+A lock file beside each folder is held (flock) by the rank and by its monwrap. A lock that nobody holds marks the
+leftovers of a job that was killed; the next start removes them and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvpnet.errors import HostError
+
+
+@dataclass(frozen=True)
+class Scratch:
+    folder: Path
+    lock: Path
+    lock_fd: int
+
+
+@contextlib.contextmanager
+def scratch_folder(base: Path, name: str, say: Callable[[str], None]) -> Iterator[Scratch]:
+    """A new private folder `base/name` while inside.
+
+    Raises HostError when `base` is not ours alone, or cannot be written.
+    """
+    try:
+        _private(base)
+        remove_stale(base, say)
+        lock_fd = _held_lock(base / f"{name}.lock")
+    except OSError as error:
+        raise _no_scratch(base, error) from error
+    scratch = Scratch(base / name, base / f"{name}.lock", lock_fd)
+    try:
+        try:
+            scratch.folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise _no_scratch(base, error) from error
+        yield scratch
+    finally:
+        shutil.rmtree(scratch.folder, ignore_errors=True)
+        scratch.lock.unlink(missing_ok=True)
+        os.close(lock_fd)
+        with contextlib.suppress(OSError):
+            base.rmdir()  # the last one out; others' folders keep it
+
+
+def remove_stale(base: Path, say: Callable[[str], None]) -> None:
+    """Remove what killed jobs of this user left in `base`."""
+    for lock in sorted(base.glob("*.lock")):
+        try:
+            lock_fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = lock.with_suffix("")
+            if folder.exists():
+                say(f"removing {folder}, left by a job that was killed")
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # its job is alive
+        finally:
+            os.close(lock_fd)
+
+
+def _held_lock(path: Path) -> int:
+    """A descriptor that holds the lock file at `path`; again if a cleaner unlinked it between open and flock."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(fd).st_ino:
+                return fd
+        os.close(fd)
+
+
+def _private(base: Path) -> None:
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise HostError(
+            f"job.scratch_dir: {base} is not a folder of your own", hint="set job.scratch_dir to a local disk of yours"
+        )
+    if found.st_mode & 0o077:
+        base.chmod(0o700)
+
+
+def _no_scratch(base: Path, error: OSError) -> HostError:
+    return HostError(
+        f"job.scratch_dir: cannot make a folder in {base}: {error.strerror}",
+        hint="set job.scratch_dir to a local disk of yours",
+    )
