@@ -1,0 +1,152 @@
+"""The floors of DESIGN.md and the few habits that no linter knows, read from the source itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mvpnet"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in SOURCES.items()}
+
+
+def type_checking_only(tree: ast.Module) -> set[ast.AST]:
+    """The nodes under `if TYPE_CHECKING:`, which never run."""
+    tests = (node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    return {node for test in tests for statement in test.body for node in ast.walk(statement)}
+
+
+def imports(name: str, *, at_run_time: bool = False) -> set[str]:
+    """What a module imports, anywhere in it, as full module names; of our own modules, the very module."""
+    tree, package = TREES[name], name if SOURCES[name].name == "__init__.py" else name.rpartition(".")[0]
+    skipped = type_checking_only(tree) if at_run_time else set()
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            inner = {f"{source}.{alias.name}" for alias in node.names} & TREES.keys()
+            found |= inner or {source}
+    return found
+
+
+def belongs(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def offences(floor: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
+    return [
+        f"{name} imports {module}"
+        for name in TREES
+        if belongs(name, *floor)
+        for module in sorted(imports(name))
+        if belongs(module, *forbidden)
+    ]
+
+
+HYDRA = ("hydra", "omegaconf")
+MPI = ("mpi4py", "mvpnet.world", "mvpnet.dataplane.fabric", "mvpnet.dataplane.pump")
+QEMU = ("qemu", "mvpnet.guest")
+
+
+@pytest.mark.parametrize(
+    ("floor", "forbidden"),
+    [
+        pytest.param(("mvpnet.dataplane",), (*HYDRA, *QEMU, "mvpnet.job"), id="dataplane"),
+        pytest.param(("mvpnet.guest",), (*HYDRA, *MPI, "mvpnet.job"), id="guest"),
+        pytest.param(("mvpnet.world", "mvpnet.job"), HYDRA, id="what every rank runs"),
+    ],
+)
+def test_floors(floor, forbidden):
+    assert any(belongs(name, *floor) for name in TREES), f"there is no {floor}; is this test out of date?"
+    assert offences(floor, forbidden) == []
+
+
+@pytest.mark.parametrize("name", ["mvpnet.errors", "mvpnet.schema", "mvpnet.spec"])
+def test_intent_needs_the_standard_library_alone(name):
+    ours = {"mvpnet.errors", "mvpnet.schema", "mvpnet.spec"}
+    others = {module for module in imports(name) - ours if module.partition(".")[0] not in sys.stdlib_module_names}
+    assert others == set()
+
+
+def test_only_job_joins_guest_and_dataplane():
+    joins = {
+        name
+        for name in TREES
+        if any(belongs(module, "mvpnet.guest") for module in imports(name))
+        and any(belongs(module, "mvpnet.dataplane.pump", "mvpnet.dataplane.fabric") for module in imports(name))
+    }
+    assert joins <= {"mvpnet.job"}
+
+
+def test_no_circle_of_imports():
+    try:
+        TopologicalSorter({name: imports(name, at_run_time=True) & TREES.keys() for name in TREES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", ["mvpnet.__main__", "mvpnet.job"])
+def test_a_rank_starts_light(name):
+    """A thousand ranks import this from one shared file system: not Hydra, and no library that only some jobs need."""
+    heavy = ["hydra", "omegaconf", "rich", "pooch", "requests", "pycdlib", "qemu.qmp", "yaml"]
+    program = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def calls(tree: ast.Module) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def exits(tree: ast.Module) -> list[int]:
+    """The lines that end the process: sys.exit(), exit(), quit(), os._exit(), raise SystemExit."""
+    by_call = [
+        call.lineno for call in calls(tree) if ast.unparse(call.func) in {"sys.exit", "exit", "quit", "os._exit"}
+    ]
+    by_raise = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and node.exc and ast.unparse(node.exc).startswith("SystemExit")
+    ]
+    return by_call + by_raise
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_only_mains_exit(name):
+    if name not in {"mvpnet.__main__", "mvpnet.guest.monwrap"}:
+        assert exits(TREES[name]) == []
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_shell_and_no_bare_except(name):
+    shells = [
+        call.lineno
+        for call in calls(TREES[name])
+        if ast.unparse(call.func) in {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+        or any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in call.keywords)
+    ]
+    bare = [node.lineno for node in ast.walk(TREES[name]) if isinstance(node, ast.ExceptHandler) and node.type is None]
+    assert (shells, bare) == ([], [])
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_modules_say_what_they_are_for(name):
+    assert ast.get_docstring(TREES[name]), f"{SOURCES[name]} opens without a docstring"
