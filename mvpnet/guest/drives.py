@@ -1,0 +1,334 @@
+"""What the guest's drives are: from `image` and `cloud_init` to qemu's -drive options, planned before a file is made.
+
+A drive is written as the C program mvpnet's -i takes it: "PATH,property=value,…,mvpctl=FLAGS", of which the
+properties go on to -drive and the flags say how the image is used, or "file=…,property=value,…", which is passed
+to qemu as it is. Without mvpctl, `image.use` says how. Commas in paths and values are doubled, as in qemu.
+
+Planning looks at the images (their format is told by their first bytes) and changes nothing;
+`drivefiles.prepare_drives` makes the overlays and copies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Formatter
+
+from mvpnet.errors import ConfigError, ImageError
+from mvpnet.guest import options
+from mvpnet.guest.imagefile import image_format
+from mvpnet.schema import ImageKind, ImageUse
+from mvpnet.spec import RankSpec
+
+MVPCTL_FLAGS = {
+    "c": "copy the image to image.copy_dir",
+    "j": "the job's name in the copy's name",
+    "r": "the rank in the copy's name",
+    "d": "remove the copy at the end",
+    "J": "the job's name in the image's own name",
+    "R": "the rank in the image's own name",
+    "D": "remove the image at the end",
+    "p": "write-protect (read-only=on)",
+    "s": "snapshot mode (snapshot=on)",
+}
+
+_DEFAULTS = {"media": "disk", "if": "virtio"}
+_PROPERTY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+_ALIASES = {"readonly": "read-only", "driver": "format"}
+_TRUE = ("on", "yes", "true", "y")  # qemu's qapi_bool_parse
+
+
+@dataclass(frozen=True)
+class DriveText:
+    """One drive as the user wrote it, cut up. Without a path, all of it goes to qemu as it is."""
+
+    path: str | None
+    properties: Mapping[str, str]
+    mvpctl: str | None = None
+
+
+@dataclass(frozen=True)
+class DriveRequest:
+    """One image and what is asked of it, before the image itself was looked at."""
+
+    key: str  # the configuration key it comes from, for messages
+    use: ImageUse
+    source: Path  # the image
+    target: Path  # what qemu opens: the image, its copy, or its overlay
+    properties: Mapping[str, str]  # of -drive, without file and format
+    image_format: str | None  # as the user says; None: told by its first bytes
+    remove: tuple[Path, ...]  # files to remove when the job ends
+
+    @property
+    def writes(self) -> bool:
+        """Whether what the guest writes changes `target` itself."""
+        protected = any(self.properties.get(name) in _TRUE for name in ("read-only", "snapshot"))
+        return not protected and self.properties.get("media") != "cdrom"
+
+
+@dataclass(frozen=True)
+class DrivePlan:
+    """One -drive option, and what has to be there for it. Drives that pass through as they are have no files."""
+
+    key: str
+    option: str  # the exact value of -drive
+    use: ImageUse | None = None
+    source: Path | None = None
+    source_format: str | None = None  # of the image; an overlay's backing format
+    target: Path | None = None
+    format: str | None = None  # of target
+    writes: bool = False  # whether the guest's writes change target itself
+    remove: tuple[Path, ...] = ()  # files to remove when the job ends
+
+
+def parse_drive(text: str, key: str) -> DriveText:
+    """Cut up one drive as written. Raises ConfigError, naming `key`, for what is no path and no property=value."""
+    first, *rest = options.split(text)
+    passed_through = _PROPERTY.fullmatch(first) is not None
+    properties: dict[str, str] = {}
+    for part in [first, *rest] if passed_through else rest:
+        match = _PROPERTY.fullmatch(part)
+        if match is None:
+            raise ConfigError(
+                f"{key}: {part!r} in {text!r} is no property=value", hint="a comma in a path or value is doubled: a,,b"
+            )
+        if match[1] in properties:
+            raise ConfigError(f"{key}: {match[1]} is given twice in {text!r}")
+        properties[match[1]] = match[2]
+    mvpctl = properties.pop("mvpctl", None)
+    if passed_through:
+        if mvpctl is not None:
+            raise ConfigError(
+                f"{key}: mvpctl cannot be used in {text!r}, which is passed to qemu as it is",
+                hint="write PATH,mvpctl=… in place of file=PATH,mvpctl=…",
+            )
+        return DriveText(None, properties)
+    if not first:
+        raise ConfigError(f"{key}: {text!r} names no image")
+    if "file" in properties:
+        raise ConfigError(f"{key}: {text!r} names an image twice, by its path and by file=")
+    return DriveText(first, properties, mvpctl)
+
+
+def drive_text(drive: DriveText) -> str:
+    """The drive as a user would write it: what `parse_drive` reads."""
+    flags = [] if drive.mvpctl is None else [f"mvpctl={drive.mvpctl}"]
+    path = [] if drive.path is None else [drive.path]
+    return options.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
+
+
+def absolute_drive(text: str, folder: Path, key: str) -> str:
+    """The same drive with its path, where it has one, taken from `folder`. Raises ConfigError."""
+    drive = parse_drive(text, key)
+    if drive.path is None:
+        return text
+    return drive_text(replace(drive, path=str(folder / Path(drive.path).expanduser())))
+
+
+def expand(text: str, spec: RankSpec, key: str) -> str:
+    """`text` with {rank} and {job} put in; {rank:04d} and other formats of a number work too.
+
+    Raises ConfigError, naming `key`, for any other name in braces.
+    """
+    try:
+        for _, name, form, conversion in Formatter().parse(text):
+            if name is not None and (name not in ("rank", "job") or conversion or "{" in (form or "")):
+                raise ConfigError(
+                    f"{key}: {{{name}}} in {text!r} is not known", hint="{rank} and {job} are; a brace is written {{"
+                )
+        return text.format(rank=spec.rank, job=spec.job_name)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {text!r}: {error}", hint="as in {rank}, {rank:04d}, {job}") from error
+
+
+def plan_drives(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
+    """The guest's drives in qemu's order: boot drive, cloud-init's, then the others. Overlays are put in `scratch`.
+
+    Raises ConfigError for what is written wrongly, ImageError for an image that is not there or cannot be read.
+    """
+    requests = requested_images(spec, scratch)
+    _check_targets(requests.values())
+    plans = [_planned(requests[key]) if key in requests else DrivePlan(key, text) for key, text in _written(spec)]
+    if spec.cloud_init.path is not None:
+        plans.insert(1, seed_drive(Path(expand(spec.cloud_init.path, spec, "cloud_init.path"))))
+    return tuple(plans)
+
+
+def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
+    """The drive that cloud-init's NoCloud source reads: a folder as a FAT file system named cidata, or an image.
+
+    Raises ImageError when there is neither, or a folder without the two files that NoCloud must have
+    (cloud-init's documentation, "NoCloud", "Source files").
+    """
+    tail = {**_DEFAULTS, "snapshot": "on"}
+    if not path.is_dir():
+        found = image_format(path, key)
+        return DrivePlan(key, _option(path, found, tail), ImageUse.snapshot, path, found, path, found)
+    for name in ("user-data", "meta-data"):
+        if not (path / name).is_file():
+            raise ImageError(f"{key}: {path} has no {name}; cloud-init ignores a folder without it")
+    # Not file=fat:PATH, which is the same but for a folder with a colon in its name: that it cannot say.
+    folder = {"file.driver": "vvfat", "file.dir": str(path), "file.label": "cidata", "format": "raw", **tail}
+    option = options.joined(f"{name}={value}" for name, value in folder.items())
+    return DrivePlan(key, option, ImageUse.snapshot, path, "raw", path, "raw")
+
+
+def check_shared_writes(specs: Sequence[RankSpec], hosts: Sequence[str] | None = None) -> None:
+    """Refuse an image that one rank writes and another one uses too. Looks at no file.
+
+    Copies are compared only where `hosts` says which rank is on which host: the folder may be each host's own.
+    Raises ConfigError that names both ranks.
+    """
+    users: dict[tuple[str, Path], list[tuple[int, str, bool]]] = defaultdict(list)  # rank, key, whether it writes
+    for spec in specs:
+        for drive in requested_images(spec, Path("scratch")).values():
+            in_place = drive.target == drive.source
+            users["", drive.source].append((spec.rank, drive.key, in_place and drive.writes))
+            if hosts is not None and drive.use is ImageUse.copy:
+                users[hosts[spec.rank], drive.target].append((spec.rank, drive.key, drive.writes))
+    for (_, path), uses in users.items():
+        writer = next((use for use in uses if use[2]), None)
+        other = next((use for use in uses if use is not writer), None)
+        if writer and other:
+            raise ConfigError(
+                f"{writer[1]}: {path} would be written by rank {writer[0]} while rank {other[0]} uses it ({other[1]})",
+                hint="put {rank} in its path (mvpctl: J, R, j or r), or choose image.use=overlay",
+            )
+
+
+def requested_images(spec: RankSpec, scratch: Path) -> dict[str, DriveRequest]:
+    """What is asked of each image, by configuration key, without a look at it. Raises ConfigError."""
+    images = {}
+    for index, (key, text) in enumerate(_written(spec)):
+        drive = parse_drive(text, key)
+        if drive.path is not None:
+            images[key] = _request(spec, key, drive.path, drive, scratch / f"drive{index}-{spec.rank}.qcow2")
+    return images
+
+
+def _written(spec: RankSpec) -> list[tuple[str, str]]:
+    """The drives as written, each with its key; the boot drive is first, with image.properties."""
+    written = [("image.path", spec.image.path)] if spec.image.path is not None else []
+    written += [(f"image.drives[{i}]", text) for i, text in enumerate(spec.image.drives)]
+    if not written and spec.image.kind is ImageKind.file and spec.image.kernel is None:
+        raise ConfigError("image.path: there is nothing to boot", hint="as in image=file image.path=disk.qcow2")
+    if spec.image.properties:
+        if not written:
+            raise ConfigError("image.properties: there is no boot drive to add them to: set image.path")
+        key, text = written[0]
+        added = options.joined(f"{name}={value}" for name, value in spec.image.properties.items())
+        written[0] = (key, f"{text},{added}")
+    return written
+
+
+def _request(spec: RankSpec, key: str, path: str, drive: DriveText, overlay: Path) -> DriveRequest:
+    image = Path(expand(path, spec, key))
+    if drive.mvpctl is None:
+        use, source, target, remove = _by_use(spec, image, overlay)
+        forced = {ImageUse.readonly: ["read-only"], ImageUse.snapshot: ["snapshot"]}.get(use, [])
+    else:
+        use, source, target, remove = _by_flags(spec, image, drive.mvpctl, key)
+        forced = [name for flag, name in (("p", "read-only"), ("s", "snapshot")) if flag in drive.mvpctl]
+    properties = _by_one_name(drive.properties, key)
+    image_format = properties.pop("format", None)
+    for name in forced:
+        if (value := properties.pop(name, "on")) not in _TRUE:
+            raise ConfigError(f"{key}: {name}={value} contradicts how the image is to be used")
+    properties = {**_DEFAULTS, **dict.fromkeys(forced, "on"), **properties}
+    if properties["if"] == "ide" and properties["media"] == "disk" and properties.get("read-only") in _TRUE:
+        raise ConfigError(f"{key}: an IDE disk cannot be write-protected", hint="use if=virtio, or media=cdrom")
+    return DriveRequest(key, use, source, target, properties, image_format, remove)
+
+
+def _by_one_name(properties: Mapping[str, str], key: str) -> dict[str, str]:
+    """The properties without qemu's second names for some of them."""
+    renamed = {_ALIASES.get(name, name): value for name, value in properties.items()}
+    if len(renamed) < len(properties):
+        twice = next(f"{alias} and {name}" for alias, name in _ALIASES.items() if {alias, name} <= set(properties))
+        raise ConfigError(f"{key}: {twice} are one property; give it once")
+    return renamed
+
+
+_Files = tuple[ImageUse, Path, Path, tuple[Path, ...]]  # use, source, target, remove
+
+
+def _by_use(spec: RankSpec, image: Path, overlay: Path) -> _Files:
+    use, keep = spec.image.use, spec.image.keep_copies
+    if use is ImageUse.overlay:
+        return use, image, overlay, (overlay,)
+    if use is not ImageUse.copy:
+        return use, image, image, ()
+    if keep and spec.image.copy_dir is None:
+        raise ConfigError("image.keep_copies: the scratch folder is not kept", hint="set image.copy_dir")
+    folder = overlay.parent if spec.image.copy_dir is None else _copy_dir(spec)
+    copy = folder / _tagged(image, spec, job=True, rank=True).name
+    return use, image, copy, () if keep else (copy,)
+
+
+def _by_flags(spec: RankSpec, image: Path, flags: str, key: str) -> _Files:
+    _check_flags(spec, flags, key)
+    image = _tagged(image, spec, job="J" in flags, rank="R" in flags)
+    remove = (image,) if "D" in flags else ()
+    if "c" in flags:
+        copy = _copy_dir(spec) / _tagged(image, spec, job="j" in flags, rank="r" in flags).name
+        return ImageUse.copy, image, copy, (copy, *remove) if "d" in flags else remove
+    in_place = ImageUse.readonly if "p" in flags else ImageUse.snapshot if "s" in flags else ImageUse.direct
+    return in_place, image, image, remove
+
+
+def _check_flags(spec: RankSpec, flags: str, key: str) -> None:
+    if unknown := next((flag for flag in flags if flag not in MVPCTL_FLAGS), None):
+        known = ", ".join(f"{flag} {meaning}" for flag, meaning in MVPCTL_FLAGS.items())
+        raise ConfigError(f"{key}: {unknown!r} in mvpctl={flags} is no flag", hint=f"flags are: {known}")
+    if "c" in flags:
+        if spec.image.copy_dir is None:
+            raise ConfigError(
+                f"{key}: mvpctl={flags} copies the image, and there is no folder for it: set image.copy_dir"
+            )
+    elif lone := next((flag for flag in "jrd" if flag in flags), None):
+        raise ConfigError(f"{key}: {lone!r} in mvpctl={flags} is about a copy, and there is none without 'c'")
+
+
+def _copy_dir(spec: RankSpec) -> Path:
+    assert spec.image.copy_dir is not None
+    return Path(expand(spec.image.copy_dir, spec, "image.copy_dir"))
+
+
+def _tagged(path: Path, spec: RankSpec, *, job: bool, rank: bool) -> Path:
+    """PATH.ext as PATH.JOB.RANK.ext, the names that the C program gives."""
+    tags = (f".{spec.job_name}" if job else "") + (f".{spec.rank}" if rank else "")
+    return path.with_name(path.stem + tags + path.suffix)
+
+
+def _check_targets(drives: Iterable[DriveRequest]) -> None:
+    """Refuse two drives of one guest that would be the same file, if it is written or made from two images."""
+    seen: dict[Path, DriveRequest] = {}
+    for drive in drives:
+        first = seen.setdefault(drive.target, drive)
+        if first is not drive and (first.writes or drive.writes or first.source != drive.source):
+            raise ConfigError(f"{drive.key}: would use {drive.target}, which {first.key} uses")
+
+
+def _planned(drive: DriveRequest) -> DrivePlan:
+    found = drive.image_format or image_format(drive.source, drive.key)
+    opened = "qcow2" if drive.use is ImageUse.overlay else found
+    return DrivePlan(
+        key=drive.key,
+        option=_option(drive.target, opened, drive.properties),
+        use=drive.use,
+        source=drive.source,
+        source_format=found,
+        target=drive.target,
+        format=opened,
+        writes=drive.writes,
+        remove=drive.remove,
+    )
+
+
+def _option(path: Path, format_name: str, properties: Mapping[str, str]) -> str:
+    # The format is always said: qemu warns of, and restricts, a raw image whose format it had to guess.
+    parts = {"file": str(path), "format": format_name, **properties}
+    return options.joined(f"{name}={value}" for name, value in parts.items())
