@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""A stand-in for qemu: takes qemu's command line, and does what a rank sees of a guest, without booting one.
+
+    -netdev stream|dgram,…   joins the mvpnet network, by descriptor or by unix path
+    hostfwd=tcp:HOST:PORT-:  answers with an ssh banner there; fails as qemu does when the port is taken
+    -chardev … -mon          speaks QMP on an inherited descriptor
+    -chardev …id=console     serial console: a boot text into its log and to whoever connects
+    --version                says one
+
+Its rank comes from the MAC of the mvpnet device, 52:55 and four bytes. What else it does is told by the environment:
+
+STANDIN_BEHAVIOUR   words joined by "+", for all ranks or for each ("0:die,2:no-ssh+no-qmp"):
+    normal             (the default) as a well-behaved guest
+    die                prints STANDIN_MESSAGE on stderr and exits with code 1, before anything else
+    no-ssh             takes ssh connections and hangs up, as qemu's user network does while nothing listens
+    mute-ssh           takes ssh connections and says nothing
+    no-qmp             never greets
+    ignore-powerdown   the guest does not care for the power button
+    ignore-term        not even SIGTERM, SIGINT or SIGHUP ends it
+    eof-exit           leaves when its standard input ends
+    answer             answers each ping frame (see below) with a pong
+    poweroff=SECONDS   the guest powers itself off after that time; the same with `crash` (exit code 1)
+STANDIN_MESSAGE     for `die`, and last words of a crash
+STANDIN_CONSOLE     text for the console in place of a login prompt
+STANDIN_DIR         a folder that is looked at ten times a second, and written to:
+    poweroff.RANK crash.RANK   the same as the words, when such a file appears
+    send.RANK          frames to send, a line of hex each; the file is deleted when they are read
+    received.RANK      frames that came, a line of hex each
+
+Ping and pong are frames of EtherType 0x88b5 (IEEE 802, for local experiments) whose 15th byte is 4 or 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+PING, PONG = 4, 5
+ETHERTYPE = b"\x88\xb5"
+VERSION = {"major": 7, "minor": 2, "micro": 0}
+
+
+def option_values(argv: list[str], name: str) -> list[str]:
+    return [value for option, value in pairwise(argv) if option == name]
+
+
+def properties(text: str) -> dict[str, str]:
+    """qemu's `type,key=value,…`; the first word goes under "". A doubled comma stands for one."""
+    words = [word.replace("\0", ",") for word in text.replace(",,", "\0").split(",")]
+    pairs = [word.partition("=") for word in words[1:]]
+    return {"": words[0], **{key: value for key, _, value in pairs}}
+
+
+def rank_of(argv: list[str]) -> int:
+    for device in option_values(argv, "-device"):
+        if found := re.search(r"mac=52:55:(..):(..):(..):(..)", device):
+            return int("".join(found.groups()), 16)
+    return 0
+
+
+def behaviour_of(rank: int, text: str) -> dict[str, str]:
+    """The words for this rank, each with what follows its "="."""
+    for entry in text.split(","):
+        ranks, colon, words = entry.rpartition(":")
+        if not colon or int(ranks) == rank:
+            return {word: value for word, _, value in (word.partition("=") for word in words.split("+"))}
+    return {}
+
+
+def fail(message: str) -> None:
+    print(f"qemu-system-x86_64: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Link:
+    """The guest's side of the mvpnet network."""
+
+    def __init__(self, netdev: dict[str, str]) -> None:
+        self.stream = netdev[""] == "stream"
+        kind = socket.SOCK_STREAM if self.stream else socket.SOCK_DGRAM
+        end = "addr" if self.stream else "local"
+        if netdev.get(f"{end}.type") == "fd":
+            self.socket = socket.socket(fileno=int(netdev[f"{end}.str"]))
+        else:
+            self.socket = socket.socket(socket.AF_UNIX, kind)
+            if not self.stream:
+                Path(netdev["local.path"]).unlink(missing_ok=True)
+                self.socket.bind(netdev["local.path"])
+            self.socket.connect(netdev["addr.path" if self.stream else "remote.path"])
+        self.unread = b""
+
+    def send(self, frame: bytes) -> None:
+        self.socket.setblocking(True)
+        self.socket.sendall(struct.pack("!I", len(frame)) + frame if self.stream else frame)
+
+    def receive(self) -> list[bytes] | None:
+        """The frames that are there; None at the end."""
+        self.socket.setblocking(False)
+        try:
+            data = self.socket.recv(1 << 20)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not self.stream:
+            return [data] if data else []
+        self.unread += data
+        frames = []
+        while len(self.unread) >= 4 and len(self.unread) >= 4 + (size := struct.unpack("!I", self.unread[:4])[0]):
+            frames.append(self.unread[4 : 4 + size])
+            self.unread = self.unread[4 + size :]
+        return frames if data else None
+
+
+class Standin:
+    def __init__(self, argv: list[str], environ: dict[str, str]) -> None:
+        self.argv = argv
+        self.rank = rank_of(argv)
+        self.does = behaviour_of(self.rank, environ.get("STANDIN_BEHAVIOUR", "normal"))
+        self.message = environ.get("STANDIN_MESSAGE", "the stand-in was told to die")
+        self.console_text = environ.get("STANDIN_CONSOLE", f"Linux 6.1 booting\nn{self.rank:04d} login: ")
+        self.folder = Path(environ["STANDIN_DIR"]) if "STANDIN_DIR" in environ else None
+        self.chardevs = {p.get("id"): p for p in map(properties, option_values(argv, "-chardev"))}
+        self.qmp: asyncio.StreamWriter | None = None
+        self.link: Link | None = None
+        self.ended: asyncio.Future[int] | None = None
+        self.serving: list[object] = []  # keeps servers and tasks referenced
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self.ended = loop.create_future()
+        if "die" in self.does:
+            fail(self.message)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self.on_term)
+        if "eof-exit" in self.does:
+            loop.add_reader(0, self.on_stdin)
+        self.join_network(loop)
+        await self.serve_ssh()
+        await self.serve_console()
+        for work in (self.serve_qmp(), self.watch_folder(), self.end_after_a_time()):
+            self.serving.append(asyncio.create_task(work))
+        return await self.ended
+
+    def leave(self, code: int) -> None:
+        if self.ended and not self.ended.done():
+            self.ended.set_result(code)
+
+    # how it ends
+
+    def on_term(self) -> None:
+        if "ignore-term" not in self.does:
+            self.event("SHUTDOWN", guest=False, reason="host-signal")
+            self.leave(0)
+
+    def on_stdin(self) -> None:
+        if not os.read(0, 4096):
+            self.leave(0)
+
+    def power_off(self) -> None:
+        self.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+        self.leave(0)
+
+    def crash(self) -> None:
+        fail(self.message)
+
+    async def end_after_a_time(self) -> None:
+        for word, end in (("poweroff", self.power_off), ("crash", self.crash)):
+            if word in self.does:
+                await asyncio.sleep(float(self.does[word]))
+                end()
+
+    async def watch_folder(self) -> None:
+        while self.folder:
+            await asyncio.sleep(0.1)
+            if (self.folder / f"poweroff.{self.rank}").exists():
+                self.power_off()
+            if (self.folder / f"crash.{self.rank}").exists():
+                self.crash()
+            frames = self.folder / f"send.{self.rank}"
+            if frames.exists() and self.link:
+                lines = frames.read_text().split()
+                frames.unlink()
+                for line in lines:
+                    self.link.send(bytes.fromhex(line))
+
+    # ssh, console
+
+    async def serve_ssh(self) -> None:
+        for netdev in option_values(self.argv, "-netdev"):
+            rule = re.search(r"hostfwd=(tcp:([\d.]*):(\d+)-[\d.]*:\d+)", netdev)
+            if rule:
+                try:
+                    self.serving.append(await asyncio.start_server(self.on_ssh, rule[2] or "0.0.0.0", int(rule[3])))
+                except OSError:
+                    fail(f"-netdev {netdev}: Could not set up host forwarding rule '{rule[1]}'")
+
+    async def on_ssh(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "no-ssh" not in self.does and "mute-ssh" not in self.does:
+            writer.write(b"SSH-2.0-standin\r\n")
+        if "no-ssh" not in self.does:
+            await reader.read()
+        writer.close()
+
+    async def serve_console(self) -> None:
+        console = self.chardevs.get("console", {})
+        if log := console.get("logfile") or (console.get("path") if console.get("") == "file" else None):
+            with Path(log).open("a") as file:
+                file.write(self.console_text)
+        if console.get("") == "socket":
+            self.serving.append(await asyncio.start_unix_server(self.on_console, console["path"]))
+
+    async def on_console(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.console_text.encode())
+        while data := await reader.read(4096):
+            writer.write(data)
+        writer.close()
+
+    # QMP: https://www.qemu.org/docs/master/interop/qmp-spec.html
+
+    async def serve_qmp(self) -> None:
+        name = next((p.get("chardev") for p in map(properties, option_values(self.argv, "-mon"))), None)
+        if name is None or not (fd := self.chardevs.get(name or "mon", {}).get("fd")) or "no-qmp" in self.does:
+            return
+        reader, self.qmp = await asyncio.open_connection(sock=socket.socket(fileno=int(fd)))
+        self.say({"QMP": {"version": {"qemu": VERSION, "package": "stand-in"}, "capabilities": ["oob"]}})
+        while line := await reader.readline():
+            command = json.loads(line)
+            answer = self.perform(command["execute"])
+            self.say({"id": command["id"], **answer} if "id" in command else answer)
+            if command["execute"] == "system_powerdown" and "ignore-powerdown" not in self.does:
+                self.power_off()
+
+    def perform(self, command: str) -> dict[str, object]:
+        if command == "query-status":
+            return {"return": {"status": "running", "running": True}}
+        if command == "query-version":
+            return {"return": {"qemu": VERSION, "package": "stand-in"}}
+        if command == "quit":
+            self.event("SHUTDOWN", guest=False, reason="host-qmp-quit")
+            self.leave(0)
+        elif command == "system_powerdown":
+            self.event("POWERDOWN")
+        elif command == "system_reset":
+            self.event("RESET", guest=False, reason="host-qmp-system-reset")
+        elif command != "qmp_capabilities":
+            return {"error": {"class": "CommandNotFound", "desc": f"The command {command} has not been found"}}
+        return {"return": {}}
+
+    def event(self, name: str, **data: object) -> None:
+        self.say({"event": name, "data": data, "timestamp": {"seconds": 0, "microseconds": 0}})
+
+    def say(self, message: dict[str, object]) -> None:
+        if self.qmp:
+            self.qmp.write(json.dumps(message).encode() + b"\r\n")
+
+    # the mvpnet network
+
+    def join_network(self, loop: asyncio.AbstractEventLoop) -> None:
+        for netdev in map(properties, option_values(self.argv, "-netdev")):
+            if netdev[""] in ("stream", "dgram"):
+                self.link = Link(netdev)
+                loop.add_reader(self.link.socket, self.on_frames, loop, self.link)
+
+    def on_frames(self, loop: asyncio.AbstractEventLoop, link: Link) -> None:
+        frames = link.receive()
+        if frames is None:
+            loop.remove_reader(link.socket)
+        for frame in frames or []:
+            if self.folder:
+                with (self.folder / f"received.{self.rank}").open("a") as file:
+                    file.write(frame.hex() + "\n")
+            if "answer" in self.does and frame[12:15] == ETHERTYPE + bytes([PING]):
+                link.send(frame[6:12] + frame[:6] + ETHERTYPE + bytes([PONG]) + frame[15:])
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    if {"--version", "-version"} & set(argv):
+        print("QEMU emulator version 7.2.0 (stand-in)")
+        return 0
+    return asyncio.run(Standin(argv, dict(os.environ)).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
