@@ -21,12 +21,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mvpnet import schema
 from mvpnet.errors import ConfigError, MvpnetError
+from mvpnet.experiment.app import app_argv
+from mvpnet.guest.drives import absolute_drive
 from mvpnet.paths import conf_folder, user_config_folders
 from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job
 
@@ -41,15 +43,21 @@ GROUPS: dict[str, type] = {
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
-    "image": ("path", "copy_dir", "kernel", "initrd", "cache_dir"),
+    "image": ("path", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path",),
     "logging": ("dir",),
 }
 
 
-def run(argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tell: Callable[[MvpnetError], int]) -> int:
-    """Run the job, or the sweep's jobs in turn, that `argv` asks for; the first exit code that is not 0, else 0.
+class SweepStopped(BaseException):
+    """Raised by a job that was told to stop: the sweep's other jobs are not run. No Exception: Hydra catches those."""
+
+
+def run(
+    argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tell: Callable[[MvpnetError], int]
+) -> list[int]:
+    """Run the job, or the sweep's jobs in turn, that `argv` asks for: their exit codes.
 
     `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
@@ -72,7 +80,11 @@ def run(argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tel
         task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
-    return next((code for code in codes if code), 0)
+    except SweepStopped:
+        pass
+    except SystemExit as end:  # --help and the like, and Hydra's own command line errors
+        return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
+    return codes
 
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
@@ -83,8 +95,9 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
             config = hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
             run_dir = Path.cwd() / config.hydra.run.dir
-            with_only_ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            return resolve(with_only_ours, world_size, run_dir, tuple(overrides))
+            with flag_override(config, ["struct", "readonly"], False):
+                del config["hydra"]
+            return resolve(config, world_size, run_dir, tuple(overrides))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
 
@@ -106,6 +119,7 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
     spec = JobSpec(world_size, run_dir.resolve(), _absolute(whole, Path.cwd()), overrides, typed)
     check_job(spec)
+    app_argv(spec.config.app.command)
     return spec
 
 
@@ -146,6 +160,8 @@ def _absolute(config: schema.Config, folder: Path) -> schema.Config:
 
 
 def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
+    if (section, key) == ("image", "drives"):
+        return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
     if value is None or key not in _PATHS.get(section, ()):
         return value
     return str(folder / Path(value).expanduser())
@@ -169,6 +185,8 @@ def _register(launch_dir: Path) -> None:
     _UserFolders.launch_dir = launch_dir
     Plugins.instance().register(_UserFolders)
     OmegaConf.register_new_resolver("mvpnet.default_job_name", default_job_name, replace=True)
+    OmegaConf.register_new_resolver("mvpnet.python", lambda: sys.executable, replace=True)
+    OmegaConf.register_new_resolver("mvpnet.recipe_file", _recipe_file, replace=True)
 
 
 def _writable(node: type) -> DictConfig:
@@ -184,6 +202,11 @@ def _writable(node: type) -> DictConfig:
 
     unlock(config)
     return config
+
+
+def _recipe_file(name: str) -> str:
+    """The path of a file that belongs to a shipped recipe."""
+    return str(conf_folder() / "recipe" / name)
 
 
 def default_job_name() -> str:

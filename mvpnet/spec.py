@@ -21,7 +21,7 @@ from mvpnet.schema import Boot, CloudInit, Config, Image, Logging, Net, Qemu, Sh
 
 MAX_WORLD_SIZE = 2**24 - 3  # 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 _SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -36,7 +36,7 @@ def parse_size(text: str, key: str, *, bare: str = "") -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ConfigError(f"{key}: {text!r} is not a size", hint="write a number and K, M, G or T, as in 512M or 4G")
-    size = float(match[1]) * _SCALE[match[2].upper() or bare]
+    size = float(match[1]) * _SCALE[match[2].upper() or ("" if match[3] else bare)]
     if size != int(size):
         raise ConfigError(f"{key}: {text!r} is not a whole number of bytes")
     return int(size)

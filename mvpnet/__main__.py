@@ -1,0 +1,111 @@
+"""The program: a verb, or a job. The only place that exits.
+
+    mvpnet VERB …                       see `cli`
+    mpirun -n 4 mvpnet GROUP=OPTION …   a job: rank 0 composes it, all ranks run it
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+from mvpnet import logs
+from mvpnet.errors import MvpnetError
+from mvpnet.signals import StopSignals, die_with_parent
+from mvpnet.world import World, launched_size
+
+_INSPECTING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    logs.silence()
+    try:
+        if argv and argv[0].isidentifier():
+            from mvpnet import cli
+
+            return cli.run(argv)
+        if any(word.split("=")[0] in _INSPECTING for word in argv) and launched_size(os.environ) is None:
+            return inspect(argv)
+        return launch(argv)
+    except MvpnetError as error:
+        return tell(error)
+
+
+def inspect(argv: list[str]) -> int:
+    """Hydra's `--help`, `--cfg job` and the like need no MPI."""
+    from mvpnet import compose
+
+    return _worst(compose.run(argv, 1, lambda spec: 0, tell))
+
+
+def launch(argv: list[str]) -> int:
+    """Run what `argv` asks for on all ranks of this launch; the same exit code on every rank.
+
+    An error that nobody foresaw on any rank prints its traceback and ends all ranks.
+    """
+    signals = StopSignals()
+    signals.install()
+    if launched_size(os.environ) is not None:
+        die_with_parent(signal.SIGTERM)  # Open MPI's ranks would outlive a killed mpirun
+    world = World.start()
+    try:
+        return lead(world, signals, argv) if world.rank == 0 else follow(world, signals)
+    except BaseException:
+        sys.stderr.write(f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}")
+        sys.stderr.flush()
+        world.abort(MvpnetError.exit_code)
+        raise
+
+
+def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
+    """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
+    from mvpnet import compose, job
+
+    def run_job(spec: job.JobSpec) -> int:
+        code = job.lead(world, signals, spec)
+        if signals.received:
+            codes_of_stopped.append(code)
+            raise compose.SweepStopped
+        return code
+
+    codes_of_stopped: list[int] = []
+    try:
+        codes = compose.run(argv, world.size, run_job, tell)
+    except MvpnetError as error:
+        codes = [tell(error)]
+    code = _worst(codes + codes_of_stopped)
+    if len(codes) > 1:
+        failed = sum(1 for one in codes if one)
+        sys.stderr.write(f"mvpnet: {len(codes)} jobs ran, {failed} of them failed\n")
+    world.broadcast(code)
+    return code
+
+
+def follow(world: World, signals: StopSignals) -> int:
+    """The other ranks: take part in every job that rank 0 announces, until it sends the exit code."""
+    from mvpnet import job
+
+    while not isinstance(order := world.broadcast(), int):
+        job.follow(world, signals, order)
+    return order
+
+
+def tell(error: MvpnetError) -> int:
+    """Say what was wrong, plainly; the exit code that it means."""
+    sys.stderr.write(f"mvpnet: {error}\n")
+    sys.stderr.flush()
+    return error.exit_code
+
+
+def _worst(codes: list[int]) -> int:
+    return next((code for code in codes if code), 0)
+
+
+if __name__ == "__main__":
+    main()
