@@ -1,0 +1,23 @@
+"""What can go wrong while the tiny guest is built.
+
+ImageError
+└── TinyBuildError
+    └── AptError      what apt said, kept apart because a second try with fresh package lists may cure it
+"""
+
+from __future__ import annotations
+
+from mvpnet.errors import ImageError
+
+INSTEAD = "use a disk image instead: image=file image.path=PATH takes any bootable one"
+
+
+class TinyBuildError(ImageError):
+    """The tiny guest cannot be built here; the message says what is missing and what to use instead."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"image=tiny cannot be built on this machine: {reason}", hint=INSTEAD)
+
+
+class AptError(TinyBuildError):
+    """apt failed or does not know a package."""
