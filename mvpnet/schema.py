@@ -108,6 +108,16 @@ class Net:
     domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r
+    # Tuning of the data path; docs/dataplane.md says why the values are what they are.
+    chunk_bytes: int = 256 * 1024  # the most read from a guest, or sent in a message, at once
+    credits: int = 4  # messages on their way to one peer that it has not taken yet
+    peer_queue_bytes: int = 1024 * 1024  # waiting for one peer, before the guest is read no more
+    queue_bytes: int = 8 * 1024 * 1024  # the same for all peers together
+    guest_queue_bytes: int = 1024 * 1024  # waiting for the guest, before messages are left untaken
+    patience_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
+    spin_us: int = 100  # look for work without sleeping for so long after the last
+    max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
+    nap_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""The numbers a rank has: MAC and IPv4 address, host name, and the MACs that are nobody's. They never change.
+
+A guest prepared for one release, or for the C program mvpnet, must run under any other, so what is here is
+part of the public contract.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAC_PREFIX: Final = b"\x52\x55"  # locally administered, unicast (IEEE 802: bit 1 of the first byte set, bit 0 not)
+USER_MAC_PREFIX: Final = b"\x52\x56"  # the NIC on qemu's user network
+BROADCAST_MAC: Final = b"\xff" * 6
+NETWORK: Final = "10.0.0.0/8"
+BROADCAST_ADDRESS: Final = "10.255.255.255"
+
+# 24 bits of host number, without the network's own (0), its broadcast address, and the shutdown address.
+MAX_WORLD_SIZE: Final = 2**24 - 3
+
+SHUTDOWN_IPV4: Final = bytes([10, 255, 255, 254])
+SHUTDOWN_ADDRESS: Final = "10.255.255.254"
+SHUTDOWN_TYPE: Final = b"\x08\x88"
+SHUTDOWN_FRAME: Final = (BROADCAST_MAC + MAC_PREFIX + bytes(4) + SHUTDOWN_TYPE + b"mvpnet").ljust(68, b"\0")
+
+
+def mac(rank: int) -> bytes:
+    """The six bytes of a guest's own MAC address."""
+    return MAC_PREFIX + rank.to_bytes(4, "big")
+
+
+def user_mac(world_size: int) -> bytes:
+    """The MAC of every guest's NIC on the user network: it tells the guest the world size."""
+    return USER_MAC_PREFIX + world_size.to_bytes(4, "big")
+
+
+def mac_text(mac_bytes: bytes) -> str:
+    return mac_bytes.hex(":")
+
+
+def rank_of_mac(mac_bytes: bytes) -> int | None:
+    """The rank whose guest has this MAC, whether or not the world is that large; None for any other MAC."""
+    return int.from_bytes(mac_bytes[2:6], "big") if mac_bytes[:2] == MAC_PREFIX else None
+
+
+def ipv4(rank: int) -> bytes:
+    """The four bytes of a guest's address; rank + 1, as some old kernels take 10.0.0.0 for a broadcast address."""
+    return b"\x0a" + (rank + 1).to_bytes(3, "big")
+
+
+def ipv4_text(rank: int) -> str:
+    return ".".join(map(str, ipv4(rank)))
+
+
+def rank_of_ipv4(address: bytes) -> int | None:
+    """The rank with this address, whether or not the world is that large; None outside 10/8 and for 10.0.0.0."""
+    number = int.from_bytes(address[1:4], "big")
+    return number - 1 if address[0] == 10 and number else None
+
+
+def host_name(rank: int) -> str:
+    return f"n{rank:04d}"

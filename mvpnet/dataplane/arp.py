@@ -1,0 +1,60 @@
+"""ARP without a network: every guest's address follows from its rank, so each rank answers its own guest (RFC 826).
+
+An ARP packet for Ethernet and IPv4, behind the 14 bytes of Ethernet header:
+
+    hardware type 1, protocol 0x0800, lengths 6 and 4, operation   8 bytes
+    sender MAC 6, sender IPv4 4, target MAC 6, target IPv4 4
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from mvpnet.dataplane import address
+
+ETHERTYPE: Final = b"\x08\x06"
+FRAME_BYTES: Final = 42
+_ETHERNET_IPV4: Final = b"\x00\x01\x08\x00\x06\x04"
+_REQUEST: Final = b"\x00\x01"
+_REPLY: Final = b"\x00\x02"
+
+
+class Verdict(Enum):
+    """What becomes of a guest's ARP frame."""
+
+    reply = "reply"  # answered on the spot
+    shutdown = "shutdown"  # somebody asks for the shutdown address
+    travel = "travel"  # for another network: none of our business
+    gratuitous = "arp_gratuitous"  # announces or probes the sender's own address: everybody knows it
+    unknown = "arp_unknown_address"  # an address that no rank of this world has
+    forged = "arp_forged"  # speaks for another machine
+    malformed = "arp_malformed"
+
+
+def judge(frame: bytes, rank: int, world_size: int) -> tuple[Verdict, bytes]:
+    """What to do with an ARP frame from the guest of `rank`, and the reply frame where it is to be answered.
+
+    `frame` starts at the Ethernet header and may be padded, as Ethernet pads to 60 bytes.
+    """
+    if len(frame) < FRAME_BYTES or frame[14:20] != _ETHERNET_IPV4:
+        return Verdict.malformed, b""
+    operation, sender_mac, sender, target = frame[20:22], frame[22:28], frame[28:32], frame[38:42]
+    own = address.ipv4(rank)
+    if sender_mac != address.mac(rank) or (sender[0] == 10 and sender != own):
+        return Verdict.forged, b""
+    if sender == target or target == own:
+        # The second is a probe for a duplicate of the guest's own address (RFC 5227): an answer would claim one.
+        return Verdict.gratuitous, b""
+    if operation != _REQUEST or target[0] != 10:
+        return Verdict.travel, b""
+    if target == address.SHUTDOWN_IPV4:
+        return Verdict.shutdown, b""
+    asked = address.rank_of_ipv4(target)
+    if asked is None or asked >= world_size:
+        return Verdict.unknown, b""
+    return Verdict.reply, _reply(address.mac(asked), target, sender_mac, sender)
+
+
+def _reply(mac: bytes, ipv4: bytes, to_mac: bytes, to_ipv4: bytes) -> bytes:
+    return b"".join((to_mac, mac, ETHERTYPE, _ETHERNET_IPV4, _REPLY, mac, ipv4, to_mac, to_ipv4))

@@ -1,0 +1,325 @@
+"""MPI between the ranks: batches of frames, synchronous sends as credits, and a way for small control messages.
+
+A batch is an `Issend`, which ends when the peer has taken it. At most `credits` of them are on their way to one peer;
+what comes meanwhile waits for it, and goes as one batch when a credit is back. So batches grow by themselves under
+load, memory is bounded on both sides, and no acknowledgement is needed. Nothing here ever waits inside MPI.
+
+What waits is bounded for each peer and in all. Past that `congested` asks the owner to read no more from its guest;
+a peer that takes nothing for `patience_s` all the same loses what waits for it, and what comes, until it takes again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from mpi4py import MPI
+
+from mvpnet.dataplane.chunk import COPY_BELOW_BYTES, Chunk, Part, Pool
+from mvpnet.dataplane.counters import Counters
+from mvpnet.dataplane.doorbell import Doorbell
+
+UNICAST: Final = 1
+BROADCAST: Final = 2
+CONTROL: Final = 3
+MAX_CONTROL_BYTES: Final = 64 * 1024
+
+_MAX_IDLE_PEERS: Final = 1024
+_TESTS_A_TURN: Final = 16
+_MESSAGES_A_TURN: Final = 4
+# A peer that took or sent something so lately is awake (it spins for net.spin_us after it), and finds a message by
+# itself; if it has not taken it after RING_AFTER_S, it is rung after all, and again at growing intervals.
+_AWAKE_S: Final = 30e-6
+_RING_AFTER_S: Final = 60e-6
+_RING_AGAIN_MAX_S: Final = 10e-3
+
+
+class Receiver(Protocol):
+    """What to do with messages. Each gives the rank that sent it; the chunk is the receiver's for the call only."""
+
+    def on_unicast(self, source: int, chunk: Chunk, size_bytes: int) -> None: ...
+
+    def on_broadcast(self, source: int, chunk: Chunk, size_bytes: int) -> None: ...
+
+    def on_control(self, source: int, payload: bytes) -> None: ...
+
+
+class _Peer:
+    __slots__ = ("dead", "heard_s", "in_flight", "queue", "queue_bytes", "rank", "ring_wait_s", "rung_s")
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.in_flight = 0
+        self.queue: deque[tuple[int, Part]] = deque()
+        self.queue_bytes = 0
+        self.heard_s = 0.0  # when it last took or sent something
+        self.rung_s = 0.0
+        self.ring_wait_s = _RING_AFTER_S
+        self.dead = False  # took nothing for too long
+
+
+class _Flight:
+    """A message that the peer has not taken yet."""
+
+    __slots__ = ("part", "peer", "request")
+
+    def __init__(self, peer: _Peer, request: MPI.Request, part: Part | bytes) -> None:
+        self.peer = peer
+        self.request = request
+        self.part = part  # MPI reads from it until then
+
+
+class Fabric:
+    """The ranks of `comm`, which must be used for nothing else that is sent or received."""
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        doorbell: Doorbell,
+        pool: Pool,
+        counters: Counters,
+        receiver: Receiver,
+        *,
+        credits: int,
+        peer_queue_bytes: int,
+        queue_bytes: int,
+        patience_s: float,
+    ) -> None:
+        self.rank: Final = comm.Get_rank()
+        self.size: Final = comm.Get_size()
+        self.doorbell = doorbell
+        self._comm = comm
+        self._pool = pool
+        self._counters = counters
+        self._receiver = receiver
+        self._credits = credits
+        self._peer_queue_bytes = peer_queue_bytes
+        self._max_queue_bytes = queue_bytes
+        self._patience_s = patience_s
+        self._peers: dict[int, _Peer] = {}
+        self._flights: deque[_Flight] = deque()
+        self._arriving: deque[tuple[MPI.Request, int, int, Chunk, int]] = deque()
+        self._to_self: deque[bytes] = deque()
+        self._full: set[_Peer] = set()
+        self._queue_bytes = 0
+        self._status = MPI.Status()
+        self._barrier: MPI.Request | None = None
+
+    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def congested(self) -> bool:
+        """Too much waits for the peers already: bring nothing more for a while."""
+        return bool(self._full) or self._queue_bytes > self._max_queue_bytes
+
+    @property
+    def waiting(self) -> bool:
+        """Messages are on their way, or wait to be."""
+        return bool(self._flights)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way in either direction, as far as this rank knows."""
+        return not (self._flights or self._arriving or self._to_self)
+
+    def send(self, to: int, tag: int, view: memoryview, frames: int, chunk: Chunk, *, patiently: bool = True) -> bool:
+        """Send frames in `chunk` to a rank, now or when it has credit; False if they were dropped and counted.
+
+        `patiently` are frames whose flow can be stopped by `congested`; others are dropped past the bound.
+        """
+        if self._barrier is not None:
+            return self._drop(frames, "job_ended")
+        peer = self._peer(to)
+        if peer.in_flight < self._credits and not peer.queue:
+            self._issue(peer, tag, Part.of(view, frames, chunk))
+            return True
+        if peer.dead or (not patiently and peer.queue_bytes >= self._peer_queue_bytes):
+            return self._drop(frames, "peer_full")
+        peer.queue.append((tag, Part.of(view, frames, chunk)))
+        peer.queue_bytes += len(view)
+        self._queue_bytes += len(view)
+        if peer.queue_bytes >= self._peer_queue_bytes:
+            self._full.add(peer)
+        return True
+
+    def send_control(self, to: int, payload: bytes) -> bool:
+        """Send a small message, to this rank itself as well; False after this rank's part in the job has ended.
+
+        Raises ValueError for one of more than MAX_CONTROL_BYTES.
+        """
+        if len(payload) > MAX_CONTROL_BYTES:
+            raise ValueError(f"a control message of {len(payload)} bytes, where {MAX_CONTROL_BYTES} is the most")
+        if self._barrier is not None:
+            return False
+        if to == self.rank:
+            self._to_self.append(payload)
+            return True
+        peer = self._peer(to)
+        self._ring(peer, time.monotonic())
+        request = self._comm.Issend([payload, MPI.BYTE], to, CONTROL)
+        peer.in_flight += 1
+        self._flights.append(_Flight(peer, request, payload))
+        return True
+
+    def retire(self, now_s: float) -> bool:
+        """Take back the credits of messages that were taken, send what waited for them, ring who sleeps."""
+        moved = False
+        flights = self._flights
+        for _ in range(min(len(flights), _TESTS_A_TURN)):
+            flight = flights.popleft()
+            peer = flight.peer
+            if flight.request.Test():
+                moved = True
+                if isinstance(flight.part, Part):
+                    flight.part.release()
+                peer.in_flight -= 1
+                peer.heard_s = now_s
+                peer.ring_wait_s = _RING_AFTER_S
+                peer.dead = False
+                if peer.queue:
+                    self._issue_batch(peer)
+            else:
+                flights.append(flight)
+                if now_s - peer.rung_s > peer.ring_wait_s and now_s - peer.heard_s > peer.ring_wait_s:
+                    peer.ring_wait_s = min(2 * peer.ring_wait_s, _RING_AGAIN_MAX_S)
+                    self._ring(peer, now_s)
+                if peer.queue and now_s - peer.heard_s > self._patience_s:
+                    self._give_up(peer)
+        return moved
+
+    def ring_all(self, now_s: float) -> None:
+        """Ring every peer that has yet to take something: this rank is going to sleep."""
+        for flight in self._flights:
+            peer = flight.peer
+            if peer.rung_s < peer.heard_s:
+                self._ring(peer, now_s)
+
+    def _peer(self, rank: int) -> _Peer:
+        try:
+            return self._peers[rank]
+        except KeyError:
+            if len(self._peers) >= _MAX_IDLE_PEERS:
+                self._peers = {r: peer for r, peer in self._peers.items() if peer.in_flight}
+            peer = self._peers[rank] = _Peer(rank)
+            return peer
+
+    def _issue(self, peer: _Peer, tag: int, part: Part) -> None:
+        now = time.monotonic()
+        if not peer.in_flight:
+            if now - peer.heard_s > _AWAKE_S:
+                self._ring(peer, now)  # first, so that it wakes while the message is made
+            peer.heard_s = now  # patience starts here
+        request = self._comm.Issend([part.data, MPI.BYTE], peer.rank, tag)
+        peer.in_flight += 1
+        self._flights.append(_Flight(peer, request, part))
+        self._counters.messages_sent += 1
+
+    def _issue_batch(self, peer: _Peer) -> None:
+        """Send what waits for a peer, as much of it as makes one batch."""
+        tag, part = peer.queue.popleft()
+        total = len(part.data)
+        if total < COPY_BELOW_BYTES and peer.queue:
+            small = [part]
+            while peer.queue:
+                next_tag, next_part = peer.queue[0]
+                if next_tag != tag or total + len(next_part.data) > self._pool.chunk_bytes:
+                    break
+                small.append(next_part)
+                total += len(next_part.data)
+                peer.queue.popleft()
+            part = Part.joined(small)
+        peer.queue_bytes -= total
+        self._queue_bytes -= total
+        if peer.queue_bytes < self._peer_queue_bytes:
+            self._full.discard(peer)
+        self._issue(peer, tag, part)
+
+    def _ring(self, peer: _Peer, now_s: float) -> None:
+        peer.rung_s = now_s
+        if self.doorbell.ring(peer.rank):
+            self._counters.doorbells_rung += 1
+
+    def _give_up(self, peer: _Peer) -> None:
+        peer.dead = True
+        for _, part in peer.queue:
+            self._drop(part.frames, "peer_full")
+            part.release()
+        peer.queue.clear()
+        self._queue_bytes -= peer.queue_bytes
+        peer.queue_bytes = 0
+        self._full.discard(peer)
+
+    def _drop(self, frames: int, reason: str) -> bool:
+        self._counters.drops[reason] += frames
+        return False
+
+    # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, wants_unicast: Callable[[], bool]) -> bool:
+        """Take messages and pass them on; those for the guest only while `wants_unicast`, the others always."""
+        moved = False
+        if self._to_self:
+            self._receiver.on_control(self.rank, self._to_self.popleft())
+            moved = True
+        if self.size == 1:
+            return moved
+        for _ in range(_MESSAGES_A_TURN):
+            if not self._take(wants_unicast()):
+                break
+            moved = True
+        while self._arriving and self._arriving[0][0].Test():
+            _, source, tag, chunk, size = self._arriving.popleft()
+            self._deliver(source, tag, chunk, size)
+            moved = True
+        return moved
+
+    def _take(self, unicast: bool) -> bool:
+        """Match one message and receive it, or start to."""
+        if len(self._arriving) >= _MESSAGES_A_TURN:
+            return False
+        status = self._status
+        improbe = self._comm.Improbe
+        if unicast:
+            message = improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        else:
+            message = improbe(MPI.ANY_SOURCE, BROADCAST, status) or improbe(MPI.ANY_SOURCE, CONTROL, status)
+        if message is None:
+            return False
+        size = status.Get_count(MPI.BYTE)
+        source, tag = status.Get_source(), status.Get_tag()
+        chunk = self._pool.get_for(size)
+        request = message.Irecv([chunk.view[:size], MPI.BYTE])
+        self._peer(source).heard_s = time.monotonic()
+        if self._arriving or not request.Test():
+            self._arriving.append((request, source, tag, chunk, size))
+        else:
+            self._deliver(source, tag, chunk, size)
+        return True
+
+    def _deliver(self, source: int, tag: int, chunk: Chunk, size: int) -> None:
+        if tag == UNICAST:
+            self._counters.messages_received += 1
+            self._receiver.on_unicast(source, chunk, size)
+        elif tag == BROADCAST:
+            self._counters.messages_received += 1
+            self._receiver.on_broadcast(source, chunk, size)
+        elif tag == CONTROL:
+            self._receiver.on_control(source, bytes(chunk.view[:size]))
+        else:
+            self._counters.drops["unknown_message"] += 1
+        chunk.release()
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finished(self) -> bool:
+        """Join the others in ending, once nothing of this rank's is on its way; True when all have.
+
+        Call it again and again, and `receive` in between: others may still have something for this rank.
+        """
+        if self._barrier is None:
+            if not (self.idle and self.doorbell.settled()):
+                return False
+            self._barrier = self._comm.Ibarrier()
+        return not self._arriving and self._barrier.Test()

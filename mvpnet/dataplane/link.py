@@ -1,0 +1,351 @@
+"""The socket between qemu and its rank: qemu's stream and dgram netdevs, by inherited descriptor or by unix path.
+
+    kind     framing on the socket                    by descriptor           by path
+    stream   4-byte big-endian length, then a frame   socket pair             we listen, qemu connects
+    dgram    a datagram a frame                       datagram socket pair    we bind ours and send to qemu's
+
+Both give their owner the same format, the stream's: see `frame`. Nothing here blocks, and nothing here grows without
+bound: what the guest does not take waits. From `queue_bytes` on the link is `full`, and should be brought no more;
+as messages are on their way by then, as much again is taken, and past that frames are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mvpnet.dataplane.chunk import Chunk, Part, Pool
+from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
+
+# The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
+_SOCKET_BUFFER_BYTES: Final = 1024 * 1024
+_MAX_DATAGRAM_FRAMES: Final = 256  # read in one go, so that the other side of the rank gets its turn
+_RETRY_S: Final = 0.02  # between looks for qemu's datagram socket
+_LENGTHS: Final = [n.to_bytes(LENGTH_BYTES, "big") for n in range(2048)]
+
+
+class LinkLostError(Exception):
+    """The link is over; the message says why. The rank goes on without a guest."""
+
+
+class Link:
+    """What both kinds share. `qemu_fd` is the descriptor for qemu to inherit, or None where paths are used."""
+
+    kind: str
+
+    def __init__(self, splitter: Splitter, pool: Pool, queue_bytes: int) -> None:
+        self.qemu_fd: int | None = None
+        self.connected = False
+        self.backlog_bytes = 0
+        self.moved_at_s = 0.0  # time.monotonic() when the guest last took something
+        self._queue_bytes = queue_bytes
+        self._splitter = splitter
+        self._pool = pool
+        self._chunk = pool.get()
+        self._backlog: deque[Part] = deque()
+        self._qemu_end: socket.socket | None = None
+        self._poll = select.poll()
+        self._interest = 0
+
+    @property
+    def full(self) -> bool:
+        """So much waits for the guest that no more should be brought. Up to twice as much is taken."""
+        return self.backlog_bytes >= self._queue_bytes
+
+    @property
+    def interest(self) -> int:
+        """The poll events to wait for on `fileno()`."""
+        return select.POLLIN | select.POLLOUT if self._backlog else select.POLLIN
+
+    def fileno(self) -> int:
+        raise NotImplementedError
+
+    def ready(self) -> int:
+        """The poll events that are there now, out of those of `interest`; sees to the connection being made, too."""
+        raise NotImplementedError
+
+    def receive(self) -> tuple[Chunk, list[Run]]:
+        """Read what is there and cut it into runs. Call it only after `ready` said POLLIN or an error.
+
+        The runs lie in the chunk, and are good until the next call; hold the chunk to keep them longer.
+        Raises LinkLostError when qemu closed the link or broke its framing.
+        """
+        raise NotImplementedError
+
+    def transmit(self, view: memoryview, frames: int, chunk: Chunk) -> bool:
+        """Hand frames of `chunk` to the guest, or queue them; False if the queue is full and they were dropped."""
+        if not self._backlog:
+            sent = self._send(view)
+            if sent == len(view):
+                return True
+            view = view[sent:]
+        elif self.backlog_bytes >= 2 * self._queue_bytes:
+            return False
+        self._enqueue(view, frames, chunk)
+        return True
+
+    def flush(self) -> bool:
+        """Go on with what is queued; True if the guest took any of it."""
+        moved = False
+        while self._backlog:
+            part = self._backlog[0]
+            sent = self._send(part.data)
+            self.backlog_bytes -= sent
+            moved = moved or sent > 0
+            if sent < len(part.data):
+                part.data = part.data[sent:]
+                break
+            part.release()
+            self._backlog.popleft()
+        if moved:
+            self.moved_at_s = time.monotonic()
+        return moved
+
+    def _send(self, data: memoryview | bytes) -> int:
+        """Give the socket what it takes at once of `data`; how many bytes that were."""
+        raise NotImplementedError
+
+    def detach_qemu_end(self) -> None:
+        """Close our copy of qemu's end, once qemu runs and has its own; else the end of qemu goes unseen."""
+        if self._qemu_end is not None:
+            self._qemu_end.close()
+            self._qemu_end = None
+            self.qemu_fd = None
+
+    def close(self) -> None:
+        """Close the sockets and unlink their paths. What is still queued is gone: see `queued_frames` first."""
+        self.connected = False
+        self.detach_qemu_end()
+        for part in self._backlog:
+            part.release()
+        self._backlog.clear()
+        self.backlog_bytes = 0
+
+    @property
+    def queued_frames(self) -> int:
+        return sum(part.frames for part in self._backlog)
+
+    def _pair(self, kind: socket.SocketKind) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        ours.setblocking(False)
+        self._qemu_end, self.qemu_fd = theirs, theirs.fileno()
+        self.connected = True
+        return ours
+
+    def _enqueue(self, view: memoryview, frames: int, chunk: Chunk) -> None:
+        part = Part.of(view, frames, chunk)
+        if not self._backlog:
+            self.moved_at_s = time.monotonic()
+        self._backlog.append(part)
+        self.backlog_bytes += len(part.data)
+
+    def _poll_now(self, fd: int) -> int:
+        interest = self.interest
+        if interest != self._interest:
+            self._poll.register(fd, interest)
+            self._interest = interest
+        events = self._poll.poll(0)
+        return events[0][1] if events else 0
+
+
+class StreamLink(Link):
+    """qemu's `-netdev stream`: by descriptor, or (with `path`) as the server that qemu connects to."""
+
+    kind = "stream"
+
+    def __init__(self, resolve: Callable[[bytes], int], pool: Pool, queue_bytes: int, path: Path | None = None) -> None:
+        super().__init__(Splitter(resolve), pool, queue_bytes)
+        self.path = path
+        self._start = self._stop = 0  # of the unfinished frame in the chunk
+        self._listener: socket.socket | None = None
+        if path is None:
+            self._socket = self._pair(socket.SOCK_STREAM)
+        else:
+            self._socket = self._listener = _bound(socket.SOCK_STREAM, path)
+            self._listener.listen(1)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def ready(self) -> int:
+        events = self._poll_now(self._socket.fileno())
+        if events and not self.connected:
+            self._accept()
+            return 0
+        return events
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        self._poll.unregister(self._listener.fileno())
+        self._interest = 0
+        self._socket, _ = self._listener.accept()
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        self._listener.close()
+        self._unlink()
+        self.connected = True
+
+    def receive(self) -> tuple[Chunk, list[Run]]:
+        left = self._stop - self._start
+        chunk = self._chunk
+        if chunk.shared:
+            self._chunk = fresh = self._pool.get()
+            fresh.buffer[:left] = chunk.view[self._start : self._stop]
+            chunk.release()
+            chunk = fresh
+        elif left and self._start:
+            chunk.buffer[:left] = chunk.buffer[self._start : self._stop]
+        try:
+            count = self._socket.recv_into(chunk.view[left:])
+        except BlockingIOError:
+            self._start, self._stop = 0, left
+            return chunk, []
+        except OSError as error:
+            raise LinkLostError(f"the link to qemu failed: {error.strerror}") from error
+        if not count:
+            raise LinkLostError("qemu closed its link")
+        runs, self._start = self._splitter.split(chunk.buffer, left + count)
+        self._stop = left + count
+        if runs and runs[-1].route == BROKEN:
+            at = runs[-1].start
+            length = int.from_bytes(chunk.buffer[at : at + LENGTH_BYTES], "big")
+            raise LinkLostError(
+                f"broken framing on the link to qemu: a frame of {length} bytes, where {MAX_FRAME_BYTES} is the most"
+            )
+        return chunk, runs
+
+    def _send(self, data: memoryview | bytes) -> int:
+        try:
+            return self._socket.send(data, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise LinkLostError(f"the link to qemu failed: {error.strerror}") from error
+
+    def close(self) -> None:
+        super().close()
+        self._socket.close()
+        if self._listener is not None:
+            self._listener.close()
+            self._unlink()
+
+    def _unlink(self) -> None:
+        if self.path is not None and self._listener is not None:
+            self.path.unlink(missing_ok=True)
+            self._listener = None
+
+
+class DgramLink(Link):
+    """qemu's `-netdev dgram`: by descriptor, or bound to `path` and connected to `qemu_path` once qemu has bound it.
+
+    A datagram pair tells no end: when qemu leaves, its owner must close the link.
+    """
+
+    kind = "dgram"
+
+    def __init__(
+        self,
+        resolve: Callable[[bytes], int],
+        pool: Pool,
+        queue_bytes: int,
+        path: Path | None = None,
+        qemu_path: Path | None = None,
+    ) -> None:
+        super().__init__(Splitter(resolve), pool, queue_bytes)
+        self.path = path
+        self.qemu_path = qemu_path
+        self._try_at_s = 0.0
+        self._socket = self._pair(socket.SOCK_DGRAM) if path is None else _bound(socket.SOCK_DGRAM, path)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def ready(self) -> int:
+        if not self.connected:
+            self._connect()
+        return self._poll_now(self._socket.fileno())
+
+    def _connect(self) -> None:
+        """Connected, nobody but qemu can send here, poll() tells when qemu takes more, and qemu may queue more than
+        net.unix.max_dgram_qlen."""
+        now = time.monotonic()
+        if now < self._try_at_s:
+            return
+        self._try_at_s = now + _RETRY_S
+        try:
+            self._socket.connect(str(self.qemu_path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        self.connected = True
+
+    def receive(self) -> tuple[Chunk, list[Run]]:
+        chunk = self._chunk
+        if chunk.shared:
+            self._chunk = fresh = self._pool.get()
+            chunk.release()
+            chunk = fresh
+        view, buffer, recv_into = chunk.view, chunk.buffer, self._socket.recv_into
+        at, last, too_long = 0, len(buffer) - MAX_FRAME_BYTES - 2 * LENGTH_BYTES, 0
+        for _ in range(_MAX_DATAGRAM_FRAMES):
+            try:
+                count = recv_into(view[at + LENGTH_BYTES :], MAX_FRAME_BYTES + 1)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                raise LinkLostError(f"the link to qemu failed: {error.strerror}") from error
+            if count > MAX_FRAME_BYTES:
+                too_long += 1
+                continue
+            buffer[at : at + LENGTH_BYTES] = _LENGTHS[count] if count < 2048 else count.to_bytes(4, "big")
+            at += LENGTH_BYTES + count
+            if at > last:
+                break
+        runs, _ = self._splitter.split(buffer, at)
+        if too_long:
+            runs.append(Run(TOO_LONG, 0, 0, too_long))
+        return chunk, runs
+
+    def _send(self, data: memoryview | bytes) -> int:
+        """Send frame by frame; how many bytes of `data` that were."""
+        send, end, at = self._socket.send, len(data), 0
+        data = memoryview(data)
+        try:
+            while at < end:
+                start = at + LENGTH_BYTES
+                after = start + int.from_bytes(data[at:start], "big")
+                send(data[start:after])
+                at = after
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise LinkLostError(f"the link to qemu failed: {error.strerror}") from error
+        return at
+
+    def close(self) -> None:
+        super().close()
+        self._socket.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _bound(kind: socket.SocketKind, path: Path) -> socket.socket:
+    """A non-blocking unix socket at `path`, for this user alone; a stale one there is replaced. Raises OSError."""
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, kind)
+    try:
+        bound.setblocking(False)
+        bound.bind(os.fspath(path))
+        path.chmod(0o600)
+    except BaseException:
+        bound.close()
+        raise
+    return bound

@@ -1,0 +1,313 @@
+"""The switch itself: what the guest sends goes to the other ranks, what they send goes to the guest.
+
+    guest ⇄ link ⇄ Pump ⇄ fabric ⇄ the other ranks
+
+It is a worker of `loop.Loop`. Nothing in it blocks, and a guest that does not read, or is gone, stops nobody else:
+
+- The guest sends more than a peer takes: it is read no more, until the peer has caught up (`Fabric.congested`).
+- The guest takes less than the peers send: their messages are left untaken, so that they in turn slow down. If it
+  takes nothing for net.patience_ms they are taken and dropped, until it takes something again.
+- Broadcasts and control messages are always taken, whatever the guest does, for others wait behind this rank.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mpi4py import MPI
+
+from mvpnet.dataplane import address, arp, fabric, route, tree
+from mvpnet.dataplane.chunk import Chunk, Pool
+from mvpnet.dataplane.counters import Counters
+from mvpnet.dataplane.doorbell import Doorbell
+from mvpnet.dataplane.fabric import Fabric
+from mvpnet.dataplane.frame import LENGTH_BYTES, TOO_LONG, TOO_SHORT, Run, Splitter
+from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
+from mvpnet.schema import Net, NetKind
+
+_QUICK_NAP_S: Final = 1e-3  # while something of ours is on its way, and its arrival is not announced
+_LONG_NAP_S: Final = 1.0  # where everything that can happen wakes us
+_UNCONNECTED_NAP_S: Final = 0.02
+_FINISH_NAP_MAX_S: Final = 10e-3
+
+_REASONS: Final = {
+    TOO_SHORT: "too_short",
+    TOO_LONG: "too_long",
+    route.SOURCE_NOT_OWN: "source_not_own",
+    route.NO_SUCH_RANK: "no_such_rank",
+    route.TO_ITSELF: "to_itself",
+    route.UNKNOWN_DESTINATION: "unknown_destination",
+}
+
+
+def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None, qemu_path: Path | None = None) -> Link:
+    """The link of a rank, of the kind that `net.kind` says; by descriptor, or by unix socket where paths are given.
+
+    `path` is the rank's socket, which this makes and unlinks; `qemu_path` (dgram only) is the one that qemu makes.
+    Raises OSError where a path is too long or cannot be made.
+    """
+    resolve = route.outbound(rank, world_size, net.mtu)
+    pool = Pool(net.chunk_bytes)
+    if net.kind is NetKind.stream:
+        return StreamLink(resolve, pool, net.guest_queue_bytes, path)
+    return DgramLink(resolve, pool, net.guest_queue_bytes, path, qemu_path)
+
+
+class Pump:
+    """One rank's switch, for one job. All ranks of `comm` make theirs, with or without a link, and all `finish`.
+
+    `comm` and `doorbell` may serve one job after another, but nothing else.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        doorbell: Doorbell,
+        link: Link | None,
+        net: Net,
+        *,
+        on_control: Callable[[int, bytes], object] = lambda source, payload: None,
+        on_shutdown_request: Callable[[], object] | None = None,
+        on_link_lost: Callable[[str], object] = lambda reason: None,
+    ) -> None:
+        """`on_shutdown_request` is called when the guest asks for the shutdown address or sends the shutdown frame;
+        None ignores both. `on_link_lost` gets the reason, once, and the link is closed by then."""
+        self.counters = Counters()
+        self.link = link
+        self._on_control = on_control
+        self._on_shutdown_request = on_shutdown_request
+        self._on_link_lost = on_link_lost
+        self._on_done: Callable[[], object] | None = None
+        self._patience_s = net.patience_ms / 1e3
+        self._nap_s = net.nap_ms / 1e3
+        self._doorbell = doorbell
+        self._rank, self._size = comm.Get_rank(), comm.Get_size()
+        self._unicast = Splitter(route.inbound_unicast(self._rank))
+        self._broadcast = Splitter(route.inbound_broadcast(self._size))
+        self._answers = Pool(LENGTH_BYTES + arp.FRAME_BYTES).get()
+        self._finish_nap_s = _QUICK_NAP_S
+        self._fabric = Fabric(
+            comm,
+            doorbell,
+            Pool(net.chunk_bytes),
+            self.counters,
+            self,
+            credits=net.credits,
+            peer_queue_bytes=net.peer_queue_bytes,
+            queue_bytes=net.queue_bytes,
+            patience_s=self._patience_s,
+        )
+
+    @property
+    def link_ready(self) -> bool:
+        """qemu is connected."""
+        return self.link is not None and self.link.connected
+
+    def close_link(self) -> None:
+        """The guest is gone. Messages are taken, and broadcasts passed on, all the same."""
+        link, self.link = self.link, None
+        if link is not None:
+            self._drop("guest_gone", link.queued_frames)
+            link.close()
+
+    def send_control(self, to: int, payload: bytes) -> bool:
+        """Send a small message to a rank, also to this one; False once this rank has ended its part in the job."""
+        return self._fabric.send_control(to, payload)
+
+    def finish(self, on_done: Callable[[], object]) -> None:
+        """End the job together with all other ranks: close the link, send what is on its way, go on taking messages,
+        and call `on_done` when no message of this job is left anywhere."""
+        self.close_link()
+        self._on_done = on_done
+
+    # ── Worker ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def turn(self) -> bool:
+        now = time.monotonic()
+        mpi = self._fabric
+        moved = mpi.waiting and mpi.retire(now)
+        link = self.link
+        if link is not None:
+            try:
+                events = link.ready()
+                if events & select.POLLOUT:
+                    moved = link.flush() or moved
+                if events & ~select.POLLOUT and not mpi.congested:
+                    self._from_guest(*link.receive())
+                    moved = True
+            except LinkLostError as lost:
+                self._lost(lost)
+        moved = mpi.receive(self._wants_more) or moved
+        if self._on_done is not None and mpi.finished():
+            done, self._on_done = self._on_done, None
+            done()
+            return True
+        return moved
+
+    def before_sleep(self) -> float:
+        self.counters.sleeps += 1
+        mpi, bell = self._fabric, self._doorbell
+        if self._on_done is not None:
+            self._finish_nap_s = min(1.5 * self._finish_nap_s, _FINISH_NAP_MAX_S)
+            return self._finish_nap_s
+        if not bell.settled():
+            return _QUICK_NAP_S
+        if mpi.waiting:
+            mpi.ring_all(time.monotonic())
+            return _QUICK_NAP_S
+        if self.link is not None and not (self.link.connected and not self.link.full):
+            return _UNCONNECTED_NAP_S
+        return _LONG_NAP_S if bell.same_host or bell.proven else self._nap_s
+
+    def interests(self) -> list[tuple[int, int]]:
+        wanted = [(fd, select.POLLIN) for fd in self._doorbell.filenos()]
+        if self.link is not None:
+            events = self.link.interest
+            wanted.append((self.link.fileno(), events & select.POLLOUT if self._fabric.congested else events))
+        return wanted
+
+    def after_sleep(self, ready: list[int]) -> None:
+        if self.link is None or ready != [self.link.fileno()]:
+            self._doorbell.silence()
+
+    # ── from the guest ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _from_guest(self, chunk: Chunk, runs: list[Run]) -> None:
+        counters = self.counters
+        for run in runs:
+            to, start, end, frames = run
+            size = end - start - frames * LENGTH_BYTES
+            counters.frames_from_guest += frames
+            counters.bytes_from_guest += size
+            if to >= 0:
+                if to >= route.ABOVE_MTU:
+                    to -= route.ABOVE_MTU
+                    counters.frames_above_mtu += frames
+                counters.bytes_by_destination[to] += size
+                self._fabric.send(to, fabric.UNICAST, chunk.view[start:end], frames, chunk)
+            elif to == route.BROADCAST:
+                self._broadcast_out(chunk.view[start:end], frames, chunk)
+            elif to == route.ARP:
+                for at, after in _frames(chunk, run):
+                    self._arp(chunk, at, after)
+            elif to == route.SHUTDOWN:
+                for at, after in _frames(chunk, run):
+                    self._perhaps_shutdown(chunk.view[at + LENGTH_BYTES : after])
+            else:
+                self._drop(_REASONS[to], frames)
+
+    def _broadcast_out(self, view: memoryview, frames: int, chunk: Chunk) -> None:
+        self.counters.broadcast_frames += frames
+        for child in tree.children(self._rank, self._rank, self._size):
+            self._fabric.send(child, fabric.BROADCAST, view, frames, chunk)
+
+    def _arp(self, chunk: Chunk, at: int, after: int) -> None:
+        frame = bytes(chunk.view[at + LENGTH_BYTES : after])
+        verdict, reply = arp.judge(frame, self._rank, self._size)
+        if verdict is arp.Verdict.reply:
+            self.counters.arp_replies += 1
+            self._answer(reply)
+        elif verdict is arp.Verdict.travel:
+            self._arp_travels(frame, chunk, at, after)
+        elif verdict is arp.Verdict.shutdown:
+            self._shutdown_requested()
+        else:
+            self._drop(verdict.value, 1)
+
+    def _arp_travels(self, frame: bytes, chunk: Chunk, at: int, after: int) -> None:
+        to = address.rank_of_mac(frame[:6])
+        if frame[0] & 1:
+            self._broadcast_out(chunk.view[at:after], 1, chunk)
+        elif to is None or to >= self._size or to == self._rank:
+            self._drop("unknown_destination", 1)
+        else:
+            self._fabric.send(to, fabric.UNICAST, chunk.view[at:after], 1, chunk)
+
+    def _answer(self, frame: bytes) -> None:
+        if self.link is not None:
+            size = LENGTH_BYTES + len(frame)
+            self._answers.buffer[:size] = len(frame).to_bytes(LENGTH_BYTES, "big") + frame
+            self._to_guest(self._answers.view[:size], 1, self._answers)
+
+    def _perhaps_shutdown(self, frame: memoryview) -> None:
+        if frame == address.SHUTDOWN_FRAME:
+            self._shutdown_requested()
+        else:
+            self._drop("source_not_own" if self._rank else "unknown_destination", 1)
+
+    def _shutdown_requested(self) -> None:
+        if self._on_shutdown_request is None:
+            self._drop("shutdown_ignored", 1)
+        else:
+            self._on_shutdown_request()
+
+    # ── from the other ranks (fabric.Receiver) ───────────────────────────────────────────────────────────────────
+
+    def on_unicast(self, source: int, chunk: Chunk, size_bytes: int) -> None:
+        runs, stop = self._unicast.split(chunk.buffer, size_bytes)
+        for run in runs:
+            if run.route == source:
+                self._to_guest(chunk.view[run.start : run.end], run.frames, chunk)
+            else:
+                self._drop("forged", run.frames)
+        self._drop("malformed_bytes", size_bytes - stop)
+
+    def on_broadcast(self, source: int, chunk: Chunk, size_bytes: int) -> None:
+        runs, stop = self._broadcast.split(chunk.buffer, size_bytes)
+        for root, start, end, frames in runs:
+            if root < 0 or tree.parent(self._rank, root, self._size) != source:
+                self._drop("forged", frames)
+                continue
+            view = chunk.view[start:end]
+            for child in tree.children(self._rank, root, self._size):
+                self._fabric.send(child, fabric.BROADCAST, view, frames, chunk, patiently=False)
+            self._to_guest(view, frames, chunk)
+        self._drop("malformed_bytes", size_bytes - stop)
+
+    def on_control(self, source: int, payload: bytes) -> None:
+        self._on_control(source, payload)
+
+    # ── to the guest ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _to_guest(self, view: memoryview, frames: int, chunk: Chunk) -> None:
+        if self.link is None:
+            self._drop("guest_gone", frames)
+            return
+        try:
+            taken = self.link.transmit(view, frames, chunk)
+        except LinkLostError as lost:
+            self._drop("guest_gone", frames)
+            self._lost(lost)
+            return
+        if taken:
+            self.counters.frames_to_guest += frames
+            self.counters.bytes_to_guest += len(view) - frames * LENGTH_BYTES
+        else:
+            self._drop("guest_full", frames)
+
+    def _wants_more(self) -> bool:
+        """Whether to take messages for the guest: not while it is behind, but for no longer than our patience."""
+        link = self.link
+        return link is None or not link.full or time.monotonic() - link.moved_at_s > self._patience_s
+
+    def _lost(self, lost: LinkLostError) -> None:
+        self.close_link()
+        self._on_link_lost(str(lost))
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self.counters.drops[reason] += count
+
+
+def _frames(chunk: Chunk, run: Run) -> list[tuple[int, int]]:
+    """Where each frame of a run starts (its length, that is) and ends."""
+    found, at = [], run.start
+    while at < run.end:
+        after = at + LENGTH_BYTES + int.from_bytes(chunk.buffer[at : at + LENGTH_BYTES], "big")
+        found.append((at, after))
+        at = after
+    return found

@@ -1,0 +1,223 @@
+"""One thread's event loop: descriptors, timers, signals, and a worker that moves frames.
+
+While the worker has something to do it is called again and again, and everything else gets a look once a millisecond.
+When it has been idle for a while, all sleep in poll(2) until a descriptor, a timer or a signal wakes them. How long
+to spin before that follows the traffic, as KVM's halt polling does: a sleep that turns out shorter than
+`max_spin_s` would better have been spent spinning, a longer one not.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+_LOOK_EVERY_S: Final = 1e-3  # at descriptors and timers, while the worker is busy
+
+Callback = Callable[[], object]
+
+
+class Worker(Protocol):
+    """Something that is called in turns, and says how it wants to be woken when there is nothing to do."""
+
+    def turn(self) -> bool:
+        """Do a bounded amount of work without blocking; True if there was any."""
+        ...
+
+    def before_sleep(self) -> float:
+        """The loop is about to sleep: the longest time to do so, in seconds."""
+        ...
+
+    def interests(self) -> list[tuple[int, int]]:
+        """Descriptors and poll(2) events that are to end the sleep."""
+        ...
+
+    def after_sleep(self, ready: list[int]) -> None:
+        """Some of those descriptors have ended it; `turn` comes next."""
+        ...
+
+
+class Timer:
+    """A callback that is due at some time, unless cancelled."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback: Callback | None = callback
+
+    @property
+    def pending(self) -> bool:
+        """Neither run nor cancelled."""
+        return self._callback is not None
+
+    def cancel(self) -> None:
+        """Forget the callback; nothing happens if it has run."""
+        self._callback = None
+
+    def fire(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Loop:
+    """Runs callbacks and a worker, all in the calling thread. What a callback raises comes out of `run`."""
+
+    def __init__(self, *, spin_s: float = 0.0, max_spin_s: float = 0.0) -> None:
+        self.worker: Worker | None = None
+        self._spin_s = self._window_s = spin_s
+        self._max_spin_s = max(spin_s, max_spin_s)
+        self._running = False
+        self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
+        self._poll = select.poll()  # what is watched
+        self._sleep_poll = select.poll()  # and what the worker waits for
+        self._interests: dict[int, int] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+
+    # ── what to wait for ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def watch(self, fd: int, callback: Callback, *, write: bool = False) -> None:
+        """Call `callback` whenever `fd` is readable (or at its end), or with `write` writable, until `unwatch`."""
+        reader, writer = self._callbacks.get(fd, (None, None))
+        self._callbacks[fd] = (reader, callback) if write else (callback, writer)
+        self._register(fd)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed; nothing happens if it is not watched."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+            self._sleep_poll.unregister(fd)
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """Call `callback` once, `delay_s` seconds from now or a little later."""
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
+        return timer
+
+    def stop(self) -> None:
+        """Make `run` return; to be called from a callback, a signal handler or the worker."""
+        self._running = False
+
+    def run(self) -> None:
+        """Run until `stop`. Signal handlers of Python run at once, also while all sleep."""
+        self._running = True
+        with self._signals_wake():
+            while self._running:
+                if self.worker is None:
+                    self._look(None)
+                else:
+                    self._work(self.worker)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _work(self, worker: Worker) -> None:
+        """Run as long as this is the worker."""
+        turn, clock = worker.turn, time.monotonic
+        busy_at = clock()
+        look_at = busy_at
+        while self._running and self.worker is worker:
+            now = clock()
+            if now >= look_at:
+                self._look(0.0)
+                look_at = now + _LOOK_EVERY_S
+            if turn():
+                busy_at = now
+            elif now - busy_at <= self._window_s:
+                os.sched_yield()  # the guest may want this core
+            elif self._running and self._sleep(worker):
+                now = clock()
+                self._adapt(now - busy_at)
+                busy_at = now
+                look_at = now + _LOOK_EVERY_S
+
+    def _adapt(self, idle_s: float) -> None:
+        """The worker was woken after so much idle time: would spinning have been better?"""
+        if idle_s < self._max_spin_s:
+            self._window_s = min(2 * self._window_s, self._max_spin_s)
+        else:
+            self._window_s = self._spin_s
+
+    def _sleep(self, worker: Worker) -> bool:
+        """Sleep until anything happens; True if it is something for the worker."""
+        limit_s = worker.before_sleep()
+        wanted = dict(worker.interests())
+        for fd in self._interests.keys() - wanted.keys():
+            self._sleep_poll.unregister(fd)
+            if fd in self._callbacks:  # the number has been given to another since
+                self._register(fd)
+        for fd, events in wanted.items():
+            if self._interests.get(fd) != events:
+                self._sleep_poll.register(fd, events)
+        self._interests = wanted
+        due_s = self._until_timer()
+        timeout_s = limit_s if due_s is None else min(limit_s, due_s)
+        happened = self._sleep_poll.poll(timeout_s * 1000)
+        for_worker = [fd for fd, _ in happened if fd in wanted]
+        if for_worker:
+            worker.after_sleep(for_worker)
+        for fd, events in happened:
+            if fd not in wanted:
+                self._dispatch(fd, events)
+        self._run_timers()
+        return bool(for_worker)
+
+    def _look(self, timeout_s: float | None) -> None:
+        """Run what is due, at most `timeout_s` from now; None waits for something to happen."""
+        if timeout_s is None:
+            timeout_s = self._until_timer()
+        for fd, events in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+            self._dispatch(fd, events)
+        self._run_timers()
+
+    def _dispatch(self, fd: int, events: int) -> None:
+        reader, writer = self._callbacks.get(fd, (None, None))
+        if reader is not None and events & ~select.POLLOUT:
+            reader()
+        # The first may have unwatched the descriptor.
+        if writer is not None and events & ~select.POLLIN and self._callbacks.get(fd, (None, None))[1] is writer:
+            writer()
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2].fire()
+
+    def _until_timer(self) -> float | None:
+        """Seconds until the next timer is due; None without one."""
+        while self._timers and not self._timers[0][2].pending:
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+
+    def _register(self, fd: int) -> None:
+        reader, writer = self._callbacks[fd]
+        events = (select.POLLIN if reader else 0) | (select.POLLOUT if writer else 0)
+        self._poll.register(fd, events)
+        self._sleep_poll.register(fd, events)
+
+    @contextmanager
+    def _signals_wake(self) -> Iterator[None]:
+        """Let signals end poll(2): the interpreter writes each to a socket that the loop watches. Without it poll
+        would be resumed after the handler (PEP 475), and what the handler changed would go unseen."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            self.watch(ours.fileno(), lambda: ours.recv(4096))
+            try:
+                yield
+            finally:
+                self.unwatch(ours.fileno())
+                signal.set_wakeup_fd(before)

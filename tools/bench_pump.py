@@ -1,0 +1,88 @@
+"""Measure the data plane alone: what compare.py (../shared/tools) needs of mvpnet, and no more of it.
+
+    compare.py --mvpnet '.venv/bin/mpiexec -n 2 .venv/bin/python tools/bench_pump.py'
+
+MVPNET_PROFILE=FOLDER writes a cProfile of each rank there; MVPNET_STATS=1 prints each rank's counters, memory and CPU.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import mpi4py
+
+mpi4py.rc.thread_level = "single"
+from mpi4py import MPI  # noqa: E402
+
+from mvpnet.dataplane import address  # noqa: E402
+from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
+from mvpnet.dataplane.link import Link  # noqa: E402
+from mvpnet.dataplane.pump import Pump, open_link  # noqa: E402
+from mvpnet.loop import Loop  # noqa: E402
+from mvpnet.schema import Net, NetKind  # noqa: E402
+
+
+def start_standin(binary: str, rank: int, link: Link) -> subprocess.Popen[bytes]:
+    fd = link.qemu_fd
+    assert fd is not None
+    netdev = (
+        f"stream,id=m,addr.type=fd,addr.str={fd}"
+        if link.kind == "stream"
+        else f"dgram,id=m,local.type=fd,local.str={fd}"
+    )
+    guest = subprocess.Popen(
+        [
+            binary,
+            *("-netdev", f"user,id=u,hostfwd=tcp:127.0.0.1:{24800 + rank}-:22"),
+            *("-netdev", netdev),
+            *("-device", f"virtio-net-pci,netdev=m,mac={address.mac_text(address.mac(rank))}"),
+        ],
+        stdin=subprocess.PIPE,
+        pass_fds=[fd],
+    )
+    link.detach_qemu_end()
+    return guest
+
+
+def main() -> None:
+    options = dict(word.split("=", 1) for word in sys.argv[1:])
+    tuning = {f.name: int(options[f"net.{f.name}"]) for f in dataclasses.fields(Net) if f"net.{f.name}" in options}
+    net = Net(kind=NetKind[options["net"]], **tuning)
+    comm = MPI.COMM_WORLD.Dup()
+    rank, size = comm.Get_rank(), comm.Get_size()
+    doorbell = Doorbell(comm)
+    loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
+    link = open_link(rank, size, net)
+    guest = start_standin(options["qemu.binary"], rank, link)
+    pump = Pump(comm, doorbell, link, net)
+    loop.worker = pump
+    pidfd = os.pidfd_open(guest.pid)
+
+    def guest_gone() -> None:
+        loop.unwatch(pidfd)
+        pump.finish(loop.stop)
+
+    loop.watch(pidfd, guest_gone)
+    profile = os.environ.get("MVPNET_PROFILE")
+    if profile:
+        profiler = cProfile.Profile()
+        profiler.runcall(loop.run)
+        profiler.dump_stats(f"{profile}/rank{rank}.prof")
+    else:
+        loop.run()
+    code = guest.wait()
+    if os.environ.get("MVPNET_STATS"):
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        stats = {"rank": rank, "max_rss_mb": used.ru_maxrss / 1024, "cpu_s": used.ru_utime + used.ru_stime}
+        print(json.dumps(stats | pump.counters.as_dict()), file=sys.stderr, flush=True)
+    doorbell.close()
+    sys.exit(code)
+
+
+main()
