@@ -1,7 +1,7 @@
 """The program: a verb, or a job. The only place that exits.
 
-    mvpnet VERB …                       see `cli`
-    mpirun -n 4 mvpnet GROUP=OPTION …   a job: rank 0 composes it, all ranks run it
+mvpnet VERB …                       see `cli`
+mpirun -n 4 mvpnet GROUP=OPTION …   a job: rank 0 composes it, all ranks run it
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import traceback
 from mvpnet import logs
 from mvpnet.errors import MvpnetError
 from mvpnet.signals import StopSignals, die_with_parent
+from mvpnet.spec import JobSpec
 from mvpnet.world import World, launched_size
 
 _INSPECTING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
@@ -67,7 +68,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
     from mvpnet import compose, job
 
-    def run_job(spec: job.JobSpec) -> int:
+    def run_job(spec: JobSpec) -> int:
         code = job.lead(world, signals, spec)
         if signals.received:
             codes_of_stopped.append(code)

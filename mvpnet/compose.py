@@ -19,7 +19,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -173,7 +173,7 @@ class _UserFolders(SearchPathPlugin):
     launch_dir = Path()
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in reversed(user_config_folders(self.launch_dir)):
+        for folder in user_config_folders(self.launch_dir):
             search_path.prepend(provider="mvpnet", path=f"file://{folder.resolve()}", anchor="main")
 
 
@@ -225,6 +225,11 @@ def explained(error: Exception, place: str = "") -> ConfigError:
     chain = list(_chain(error))
     if missing := next((e for e in chain if isinstance(e, MissingConfigException)), None):
         return _missing_option(missing)
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"cannot read {error.override!r} on the command line: {str(error).splitlines()[0]}",
+            hint="a value with braces, commas or spaces needs quotes of its own: 'image.path=\"disk-{rank}.qcow2\"'",
+        )
     outer = str(error).splitlines()[0] if str(error) else type(error).__name__
     inner = next((e for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
     inner = inner or next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
@@ -236,6 +241,8 @@ def explained(error: Exception, place: str = "") -> ConfigError:
             )
         return ConfigError(str(error).strip())
     key = ".".join(part for part in (place, str(inner.full_key or inner.key or "")) if part)
+    if outer.startswith("Could not override '"):
+        key = outer.split("'")[1]  # the whole of what was typed, not just the part that was not found
     what = str(inner).splitlines()[0]
     if type(inner).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         what = f"there is no key {key!r}{near(key.removeprefix(place + '.'), all_keys(), place)}"
@@ -256,13 +263,18 @@ def _place(outer: str) -> str:
 def _missing_option(error: MissingConfigException) -> ConfigError:
     missing = str(error.missing_cfg_file)
     group, _, option = missing.rpartition("/")
-    options = sorted(set(error.options or []) - {"schema"})
+    options = sorted((set(error.options or []) or _options(group)) - {"schema"})
     if not group:
         return ConfigError(f"there is no config {missing!r}")
     return ConfigError(
         f"{group}: there is no option {option!r}{near(option, options)}",
         hint=f"options of {group}: {', '.join(options) or 'none'}",
     )
+
+
+def _options(group: str) -> set[str]:
+    folders = [*user_config_folders(Path.cwd()), conf_folder()]
+    return {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -16,6 +16,7 @@ from mvpnet.errors import BootError
 
 Message = dict[str, Any]
 
+FAILURES = ("crashed", "failed_to_start", "killed")  # of a guest's ways to end (guest.life.Ending)
 _NAMED_AT_MOST = 4  # guests named in a progress line
 
 
@@ -57,6 +58,7 @@ class Conductor:
         self,
         world_size: int,
         *,
+        has_app: bool,
         stop_on_guest_exit: bool,
         tell_all: Callable[[Message], None],
         on_running: Callable[[], None],
@@ -67,6 +69,7 @@ class Conductor:
         self.verdict: Verdict | None = None
         self.states = ["prepared"] * world_size
         self.reports: dict[int, GuestReport] = {}
+        self._has_app = has_app
         self._stop_on_guest_exit = stop_on_guest_exit
         self._tell_all = tell_all
         self._on_running = on_running
@@ -89,7 +92,9 @@ class Conductor:
             self.reports[rank] = GuestReport(rank=rank, **message["end"])
             self._guest_ended(self.reports[rank])
         else:
-            self.stop(message["stop"], message["code"])
+            # a signal is the usual way to end a job that runs without an app, and cuts short any other
+            usual = message.get("signal") and self.phase is Phase.running and not self._has_app
+            self.stop(message["stop"], 0 if usual else message["code"])
 
     def app_ended(self, code: int) -> None:
         if self.phase is Phase.running:
@@ -168,7 +173,7 @@ class Conductor:
 
 
 def _code_of(report: GuestReport) -> int:
-    return BootError.exit_code if report.how in ("crashed", "failed_to_start", "killed") else 0
+    return BootError.exit_code if report.how in FAILURES else 0
 
 
 def boot_table(reports: list[GuestReport]) -> str:

@@ -106,6 +106,7 @@ class RankSpec:
     world_size: int
     job_name: str
     run_dir: Path
+    scratch_dir: str | None
     image: Image
     vm: Vm
     qemu: Qemu
@@ -140,6 +141,7 @@ class JobSpec:
             world_size=self.world_size,
             job_name=self.name,
             run_dir=self.run_dir,
+            scratch_dir=config.job.scratch_dir,
             image=config.image,
             vm=config.vm,
             qemu=config.qemu,

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from mvpnet.errors import HostError
 
 if TYPE_CHECKING:
-    from mpi4py.MPI import Comm, Request
+    from mpi4py.MPI import Intracomm, Request
+
+    from mvpnet.dataplane.doorbell import Doorbell
 
 _SHORTEST_SLEEP_S = 0.0001
 _LONGEST_SLEEP_S = 0.02
@@ -35,9 +37,14 @@ def patiently(request: Request, between: Callable[[], None] | None = None) -> No
 
 @dataclass
 class World:
-    """All ranks of the launch, seen from one of them. `comm` is ours alone: a duplicate of MPI's own world."""
+    """All ranks of the launch, seen from one of them.
 
-    comm: Comm
+    `comm` and `fabric` are duplicates of MPI's own world: one for what is said here, one for the data path.
+    """
+
+    comm: Intracomm
+    fabric: Intracomm
+    doorbell: Doorbell  # wakes ranks that sleep while their guests are idle
     rank: int
     size: int
     hosts: list[str] = field(default_factory=list)  # host name of each rank
@@ -58,11 +65,12 @@ class World:
                 f"no usable MPI library: {str(error).splitlines()[0]}",
                 hint="load your site's MPI module, set MPI4PY_LIBMPI to its libmpi.so, or pip install mpich",
             ) from None
+        from mvpnet.dataplane.doorbell import Doorbell
+
         comm = MPI.COMM_WORLD
         refuse_split_world(comm.Get_size(), os.environ, MPI.Get_library_version())
-        new, request = comm.Idup()
-        patiently(request)
-        world = cls(new, comm.Get_rank(), comm.Get_size())
+        ours, fabric = _duplicate(comm), _duplicate(comm)
+        world = cls(ours, fabric, Doorbell(fabric), comm.Get_rank(), comm.Get_size())
         world.hosts = world.allgather(socket.gethostname())
         return world
 
@@ -105,6 +113,12 @@ class World:
 
     def most_ranks_on_one_host(self) -> int:
         return max(self.hosts.count(host) for host in set(self.hosts))
+
+
+def _duplicate(comm: Intracomm) -> Intracomm:
+    new, request = comm.Idup()
+    patiently(request)
+    return new
 
 
 def _cut(whole: bytearray, counts: list[int]) -> list[Any]:

@@ -1,0 +1,114 @@
+"""The verbs: `mvpnet VERB …`. Jobs themselves are no verb; see `__main__`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mvpnet import __version__
+from mvpnet.errors import ConfigError
+
+
+def run(argv: list[str]) -> int:
+    """Run a verb; its exit code. Raises MvpnetError, ConfigError for a command line that click refuses."""
+    try:
+        result = verbs.main(argv, prog_name="mvpnet", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        usage = error.ctx.get_usage() if error.ctx else ""
+        raise ConfigError(error.format_message(), hint=usage or None) from None
+    return result if isinstance(result, int) else 0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def verbs() -> None:
+    """Virtual machines as one MPI job. Without a verb: mpirun -n RANKS mvpnet [GROUP=OPTION ...] [KEY=VALUE ...]"""
+
+
+@verbs.command()
+def version() -> None:
+    """Print mvpnet's version."""
+    click.echo(f"mvpnet {__version__}")
+
+
+@verbs.command()
+@click.option("-n", "--ranks", default=1, show_default=True, metavar="N", help="plan for a world of N ranks")
+@click.option("--json", "as_json", is_flag=True, help="print JSON: a list with an object for each rank")
+@click.option("--config-dir", metavar="DIR", help="more config groups, as for a job")
+@click.argument("overrides", nargs=-1)
+def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str, ...]) -> None:
+    """Print each rank's resolved spec and qemu command line; boot nothing, need no MPI.
+
+    Descriptors, and ports that turn out to be taken, may differ when the job is run.
+    """
+    from mvpnet import compose
+    from mvpnet.guest.argv import shell_text
+    from mvpnet.guest.drives import check_shared_writes
+
+    job = compose.compose(list(overrides), ranks, config_dir)
+    specs = [job.for_rank(rank) for rank in range(ranks)]
+    check_shared_writes(specs)
+    planned = [planned_rank(spec) for spec in specs]
+    for warning in job.warnings():
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        click.echo(json.dumps(planned, indent=1))
+        return
+    for rank in planned:
+        click.echo(f"# rank {rank['rank']}")
+        for section, keys in rank["spec"].items():
+            click.echo(f"#   {section}: {json.dumps(keys)}")
+        click.echo(shell_text(rank["qemu"]) + "\n")
+
+
+def planned_rank(spec: Any) -> dict[str, Any]:
+    """What one rank would do. Raises what `rank.prepare` would, as far as that can be known without doing it."""
+    from mvpnet import rank
+    from mvpnet.guest import host
+    from mvpnet.guest.argv import LinkFd, LinkPath, qemu_argv
+    from mvpnet.guest.drives import plan_drives
+    from mvpnet.paths import RankLogs, RunFolder, scratch_base
+    from mvpnet.schema import NetSocket
+    from mvpnet.spec import plain
+
+    rank.check_host(spec)
+    folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
+    logs = RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir))
+    link: LinkFd | LinkPath = LinkFd(10)
+    if spec.net.socket is NetSocket.path:
+        ours, *qemus = rank.socket_paths(spec)
+        link = LinkPath(ours, qemus[0] if qemus else None)
+    accel, _ = host.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    wiring = rank.wire(
+        spec,
+        accel=accel,
+        ssh_port=spec.net.ssh_port + spec.rank,
+        link=link,
+        qmp_fd=11,
+        folder=folder,
+        logs=logs,
+        boot=planned_boot(spec, folder),
+        drives=plan_drives(spec, folder),
+    )
+    return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
+
+
+def planned_boot(spec: Any, folder: Path) -> Any:
+    """What the guest would boot; a tiny image that is not built yet is named after its recipe."""
+    from mvpnet import rank
+    from mvpnet.guest import tiny
+    from mvpnet.paths import cache_base
+    from mvpnet.schema import ImageKind
+
+    if spec.image.kind is not ImageKind.tiny:
+        return rank.disk_boot(spec)
+    cache = cache_base(spec.image.cache_dir) / "tiny"
+    recipe = tiny.recipe_digest()
+    named = cache / recipe
+    built = tiny.newest(cache, recipe) or tiny.TinyImage(named / "vmlinuz", named / "initrd", recipe)
+    return rank.tiny_boot(built, spec.image.kernel_args, (folder / "authorized_keys", folder / "id_ed25519"))

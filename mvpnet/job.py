@@ -1,0 +1,398 @@
+"""A job, from rank 0's announcement to its verdict; one rank's life in it is `_live`, read top to bottom.
+
+Rank 0 `lead`s, the others `follow`. All prepare and tell each other what failed; if nothing did, the guests start and
+every rank runs its loop: guest, pump and app hang on it. Rank 0's `Conductor` hears of every change and says when to
+stop. At the end the counters are gathered, and nothing of the job is left but its run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from mvpnet.access import make_key_pair, ssh_config
+from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
+from mvpnet.dataplane.address import host_name
+from mvpnet.dataplane.pump import Pump
+from mvpnet.errors import ConfigError, HostError, MvpnetError
+from mvpnet.experiment.app import HostApp, app_argv
+from mvpnet.guest.drives import check_shared_writes
+from mvpnet.guest.life import Ending, GuestState
+from mvpnet.guest.supervisor import Guest
+from mvpnet.logs import rank_logs
+from mvpnet.loop import Loop
+from mvpnet.paths import RankLogs, RunFolder
+from mvpnet.rank import Keys, Prepared, prepare
+from mvpnet.schema import OnGuestExit
+from mvpnet.signals import StopSignals
+from mvpnet.spec import JobSpec, RankSpec, plain
+from mvpnet.world import World
+
+_PROGRESS_EVERY_S = 1.0
+_LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
+
+
+@dataclass(frozen=True)
+class Order:
+    """What rank 0 announces to all."""
+
+    spec: JobSpec
+    keys: Keys
+
+
+def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
+    """Rank 0's part: mvpnet's exit code for this job.
+
+    Raises MvpnetError for a job that was refused or did not come up.
+    """
+    for warning in spec.warnings():
+        _say(f"warning: {warning}")
+    check_shared_writes([spec.for_rank(rank) for rank in range(spec.world_size)], world.hosts)
+    keys = _open_run_folder(RunFolder(spec.run_dir), spec)
+    order = Order(spec, keys)
+    world.broadcast(order)
+    return _live(world, signals, order)
+
+
+def follow(world: World, signals: StopSignals, order: Order) -> None:
+    """The other ranks' part."""
+    _live(world, signals, order)
+
+
+def _live(world: World, signals: StopSignals, order: Order) -> int:
+    """One rank's life in one job; on rank 0, the job's exit code. Raises, on rank 0, what made the job fail."""
+    spec = order.spec.for_rank(world.rank)
+    run = RunFolder(order.spec.run_dir)
+    logs = RankLogs(run.rank_folder(world.rank, spec.logging.dir))
+    with ExitStack() as stack:
+        ready, problem = _prepared(world, signals, spec, order.keys, logs, stack)
+        answers = world.allgather((problem, ready.door if ready else None))
+        problems = {rank: error for rank, (error, _) in enumerate(answers) if error}
+        if problems:
+            if world.rank == 0:
+                verdict = Verdict("refused before any guest started", next(iter(problems.values())).exit_code)
+                _record(run, order.spec, world, verdict, [])
+                raise _told_together(problems)
+            return 0
+        assert ready
+        if world.rank == 0:
+            doors = [door for _, door in answers]
+            run.ssh_config.write_text(ssh_config(doors, run.ssh_key, world.hosts[0]))
+        part = Part(world, signals, order.spec, ready, run)
+        stack.callback(part.close)
+        part.run()
+    return _ended(world, order.spec, run, part)
+
+
+def _prepared(
+    world: World, signals: StopSignals, spec: RankSpec, keys: Keys, logs: RankLogs, stack: ExitStack
+) -> tuple[Prepared | None, MvpnetError | None]:
+    """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
+    try:
+        with signals.raising():
+            logs.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(rank_logs(world.rank, spec.logging, logs))
+            return prepare(spec, keys, logs, world.most_ranks_on_one_host(), stack, _say), None
+    except MvpnetError as error:
+        return None, error
+    except OSError as error:
+        return None, HostError(str(error), hint="is the disk full, or a folder not writable?")
+
+
+def _told_together(problems: dict[int, MvpnetError]) -> MvpnetError:
+    """One error for what failed on several ranks: the first in full, with the ranks that say the same."""
+    first = next(iter(problems.values()))
+    same = [rank for rank, error in problems.items() if str(error) == str(first)]
+    others = len(problems) - len(same)
+    ranks = f"{host_name(same[0])}" if len(same) == 1 else f"{len(same)} ranks, {host_name(same[0])} first"
+    more = f"\n  and {others} more ranks failed in other ways" if others else ""
+    error = type(first)(f"{Exception.__str__(first)}\n  on: {ranks}{more}", hint=first.hint)
+    error.exit_code = first.exit_code
+    return error
+
+
+def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
+    """Make the run folder this job's, with its key pair.
+
+    Raises ConfigError when another run is in it, HostError when it cannot be written.
+    """
+    if run.job_json.exists():
+        raise ConfigError(f"hydra.run.dir: {run.root} holds another run", hint="leave it out, or name a new folder")
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        _write_job(run, spec, {"started": _now()})
+        run.ssh_key.unlink(missing_ok=True)
+        make_key_pair(run.ssh_key, f"mvpnet job {spec.name}")
+        public = run.ssh_key.with_suffix(".pub").read_text()
+        return Keys(public, run.ssh_key.read_text())
+    except OSError as error:
+        raise HostError(f"hydra.run.dir: cannot write {run.root}: {error.strerror}") from error
+
+
+def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
+    whole = {"spec": plain(spec), "digest": spec.digest(), **facts}
+    temporary = run.job_json.with_suffix(".new")
+    temporary.write_text(json.dumps(whole, indent=1) + "\n")
+    temporary.rename(run.job_json)
+
+
+def _ended(world: World, spec: JobSpec, run: RunFolder, part: Part) -> int:
+    """Gather what the ranks counted; on rank 0, record it and give the verdict."""
+    counters = world.gather(part.pump.counters.as_dict())
+    if counters is None:
+        return 0
+    assert part.conductor and part.conductor.verdict
+    reports = [report for _, report in sorted(part.conductor.reports.items())]
+    _record(run, spec, world, part.conductor.verdict, reports, part.started)
+    if spec.config.logging.stats:
+        run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
+    _say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
+    if error := part.conductor.boot_error():
+        raise error
+    return part.conductor.verdict.code
+
+
+def _record(
+    run: RunFolder,
+    spec: JobSpec,
+    world: World,
+    verdict: Verdict,
+    reports: list[GuestReport],
+    started: str | None = None,
+) -> None:
+    facts = {
+        "started": started or _now(),
+        "ended": _now(),
+        "hosts": world.hosts,
+        "verdict": asdict(verdict),
+        "guests": [asdict(report) for report in reports],
+    }
+    try:
+        _write_job(run, spec, facts)
+    except OSError as error:
+        _say(f"warning: cannot write {run.job_json}: {error.strerror}")
+
+
+def traffic(counters: list[dict[str, Any]]) -> dict[str, Any]:
+    """stats.json: the counters of each rank, and bytes from rank to rank where there were any."""
+    matrix = {str(rank): counts.pop("bytes_by_destination") for rank, counts in enumerate(counters)}
+    return {"ranks": counters, "traffic_bytes": {rank: row for rank, row in matrix.items() if row}}
+
+
+class Part:
+    """One rank's part while the guests run: its guest, its pump, and what it and rank 0 tell each other."""
+
+    def __init__(self, world: World, signals: StopSignals, job: JobSpec, ready: Prepared, run: RunFolder) -> None:
+        self.started = _now()
+        self.conductor: Conductor | None = None
+        self._world = world
+        self._signals = signals
+        self._job = job
+        self._ready = ready
+        self._run = run
+        self._loop = Loop(spin_s=ready.spec.net.spin_us / 1e6, max_spin_s=ready.spec.net.max_spin_us / 1e6)
+        self.pump = Pump(
+            world.fabric,
+            world.doorbell,
+            ready.link,
+            ready.spec.net,
+            on_control=self._hear,
+            on_shutdown_request=None if ready.spec.shutdown.ignore_address else self._shutdown_requested,
+            on_link_lost=self._link_lost,
+        )
+        self._loop.worker = self.pump
+        self._guest = Guest(
+            self._loop, ready.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
+        )
+        ready.descriptors.hand_over()
+        self._app = HostApp(self._loop, run.root / "app.log", job.config.app.show_output, self._app_ended)
+        self._told_to_stop = False
+        self._link_lost_why: str | None = None
+        self._said = ""
+        if world.rank == 0:
+            self.conductor = Conductor(
+                world.size,
+                has_app=app_argv(job.config.app.command) is not None,
+                stop_on_guest_exit=job.config.shutdown.on_guest_exit is OnGuestExit.stop,
+                tell_all=self._tell_all,
+                on_running=self._all_running,
+                stop_app=self._stop_app,
+                on_over=self._finish,
+            )
+
+    def run(self) -> None:
+        """Start the guest and run until the whole job is over."""
+        self._began_s = time.monotonic()
+        self._signals.on_signal = self._signalled
+        if self._signals.received:
+            self._signalled(self._signals.received)
+        if self.conductor:
+            self._lead_the_way(self.conductor)
+        logger.info("starting {}", shlex.join(self._ready.launch.qemu_argv))
+        self._guest.start()
+        try:
+            self._loop.run()
+        finally:
+            self._signals.on_signal = None
+
+    def close(self) -> None:
+        """Leave no process behind, whatever happened."""
+        self._app.close()
+        self._guest.close()
+
+    # -- what happens here -----------------------------------------------------------------------------------------
+
+    def _state_changed(self, state: GuestState) -> None:
+        logger.info("the guest is {}", state.value)
+        self._tell({"state": state.value})
+        if state is GuestState.gone:
+            self._guest_gone()
+
+    def _guest_gone(self) -> None:
+        self.pump.close_link()
+        end = _end_report(self._guest, self._world.hosts[self._world.rank], self._link_lost_why)
+        logger.log("ERROR" if end["how"] in FAILURES and not self._told_to_stop else "INFO", "{}", end["reason"])
+        self._tell({"end": end})
+        if self._told_to_stop and not self.conductor:
+            self._finish()
+
+    def _link_lost(self, reason: str) -> None:
+        logger.debug("link lost: {}", reason)
+        self._loop.call_later(_LINK_GRACE_S, lambda: self._without_link(reason))
+
+    def _without_link(self, reason: str) -> None:
+        """A guest without its network is of no use; that qemu closed the link because it left is no such case."""
+        if self._guest.state.precedes(GuestState.stopping):
+            logger.error("{}; stopping the guest", reason)
+            self._link_lost_why = reason
+            self._guest.stop()
+
+    def _shutdown_requested(self) -> None:
+        self._tell({"stop": f"{host_name(self._world.rank)} asked for the shutdown address", "code": 0})
+
+    def _signalled(self, number: signal.Signals) -> None:
+        self._tell({"stop": f"{number.name} received", "code": 128 + number, "signal": True})
+        if self._signals.count > 1 and self.conductor:
+            self.conductor.hurry()
+
+    # -- between the ranks -------------------------------------------------------------------------------------------
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Tell rank 0."""
+        self.pump.send_control(0, json.dumps(message).encode())
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        payload = json.dumps(message).encode()
+        for rank in range(self._world.size):
+            self.pump.send_control(rank, payload)
+
+    def _hear(self, source: int, payload: bytes) -> None:
+        message = json.loads(payload)
+        if message.get("do") == "run":
+            self._guest.announce_running()
+        elif message.get("do") == "stop":
+            self._stop()
+        elif self.conductor:
+            self.conductor.heard(source, message)
+
+    def _stop(self) -> None:
+        self._told_to_stop = True
+        if self._guest.state is not GuestState.gone:
+            self._guest.stop()
+        elif not self.conductor:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.pump.finish(self._loop.stop)
+
+    # -- rank 0 ------------------------------------------------------------------------------------------------------
+
+    def _lead_the_way(self, conductor: Conductor) -> None:
+        _say(
+            f"job {self._job.name}: {self._world.size} guests on {len(set(self._world.hosts))} hosts, "
+            f"{self._ready.spec.image.kind.value} image, {self._ready.accel_why}"
+        )
+        timeout_s = self._job.config.boot.timeout_s
+        self._loop.call_later(timeout_s, lambda: conductor.boot_timed_out(timeout_s))
+        if self._job.config.shutdown.on_stdin_eof:
+            self._loop.watch(sys.stdin.fileno(), self._read_stdin)
+        self._show_progress(conductor)
+
+    def _show_progress(self, conductor: Conductor) -> None:
+        """A line whenever something changed, at most one a second."""
+        if conductor.phase is not Phase.booting:
+            return
+        line = conductor.progress(time.monotonic() - self._began_s)
+        if line.split("s", 1)[1] != self._said:
+            self._said = line.split("s", 1)[1]
+            _say(line)
+        self._loop.call_later(_PROGRESS_EVERY_S, lambda: self._show_progress(conductor))
+
+    def _all_running(self) -> None:
+        assert self.conductor
+        _say(self.conductor.progress(time.monotonic() - self._began_s))
+        _say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
+        argv = app_argv(self._job.config.app.command)
+        if argv:
+            _say(f"running {argv[0]}")
+            try:
+                assert self._ready.launch.env is not None
+                self._app.start(argv, self._ready.launch.env)
+            except HostError as error:
+                self.conductor.stop(str(error), error.exit_code)
+
+    def _app_ended(self, code: int) -> None:
+        assert self.conductor
+        self.conductor.app_ended(code)
+
+    def _stop_app(self) -> bool:
+        assert self.conductor and self.conductor.verdict
+        _say(f"stopping: {self.conductor.verdict.how}")
+        if self._app.running:
+            self._app.stop()
+        return self._app.running
+
+    def _read_stdin(self) -> None:
+        if not os.read(sys.stdin.fileno(), 65536):
+            self._loop.unwatch(sys.stdin.fileno())
+            assert self.conductor
+            self.conductor.stop("standard input ended", 0)
+
+
+def _end_report(guest: Guest, host: str, link_lost_why: str | None) -> dict[str, Any]:
+    """How this rank's guest ended, as a message: the fields of GuestReport but for the rank."""
+    assert guest.end
+    failure = guest.failure()
+    how = Ending.crashed if link_lost_why else guest.end.how
+    return {
+        "host": host,
+        "how": how.value,
+        "phase": failure.reached.value,
+        "reason": link_lost_why or failure.reason,
+        "cause": failure.cause,
+        "console": list(failure.console_lines[-5:]),
+    }
+
+
+def _say(line: str) -> None:
+    """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,279 @@
+"""What one rank makes ready on its host before its guest starts: keys, image, drives, link, and qemu's command line.
+
+Everything is refused here that can be, before any guest of the job runs. What is made goes with the ExitStack.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvpnet.access import Door
+from mvpnet.dataplane.link import Link
+from mvpnet.dataplane.pump import open_link
+from mvpnet.errors import HostError
+from mvpnet.guest import host, tiny
+from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
+from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
+from mvpnet.guest.drives import DrivePlan, plan_drives
+from mvpnet.guest.supervisor import Launch
+from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
+from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket
+from mvpnet.scratch import scratch_folder
+from mvpnet.spec import RankSpec
+
+Say = Callable[[str], None]
+
+_RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The job's own ssh key pair, as ssh-keygen wrote it."""
+
+    public: str
+    private: str
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a guest boots by -kernel, and the files that it reads from fw_cfg; empty for a guest that boots a disk."""
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    kernel_args: str | None = None
+    fw_cfg: tuple[str, ...] = ()
+
+
+class Descriptors:
+    """Descriptors on their way to monwrap and qemu; closed when nobody took them over."""
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+
+    def hold(self, fd: int) -> int:
+        self._held.append(fd)
+        return fd
+
+    def hand_over(self) -> None:
+        self._held.clear()
+
+    def close(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A guest that can be started: a `Guest` made of `launch` takes the descriptors over."""
+
+    spec: RankSpec
+    launch: Launch
+    descriptors: Descriptors
+    link: Link
+    logs: RankLogs
+    door: Door
+    accel_why: str
+
+
+def prepare(
+    spec: RankSpec, keys: Keys, logs: RankLogs, most_ranks_on_one_host: int, stack: ExitStack, say: Say
+) -> Prepared:
+    """Check this host and make everything that the guest needs.
+
+    Raises HostError, ConfigError or ImageError naming the key.
+    """
+    check_host(spec)
+    accel, accel_why = host.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    user = spec.image.user or host.default_user()
+    scratch = stack.enter_context(
+        scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
+    )
+    boot = boot_files(spec, write_keys(scratch.folder, keys), say)
+    drives = plan_drives(spec, scratch.folder)
+    prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
+    stack.callback(remove_leftovers, drives, say)
+    descriptors = Descriptors()
+    stack.callback(descriptors.close)
+    link, link_for_qemu = open_rank_link(spec, descriptors)
+    stack.callback(link.close)
+    our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())
+    port = host.free_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+    door = Door(spec.rank, socket.gethostname(), port, user)
+    wiring = wire(
+        spec,
+        accel=accel,
+        ssh_port=port,
+        link=link_for_qemu,
+        qmp_fd=qemus_qmp_fd,
+        folder=scratch.folder,
+        logs=logs,
+        boot=boot,
+        drives=drives,
+    )
+    launch = Launch(
+        qemu_argv=tuple(qemu_argv(spec, wiring)),
+        ssh_port=port,
+        qemu_log=logs.qemu,
+        console_log=wiring.console_log,
+        qmp_fd=our_qmp_fd,
+        qemu_fds=(qemus_qmp_fd, *([link_for_qemu.fd] if isinstance(link_for_qemu, LinkFd) else [])),
+        lock_fd=scratch.lock_fd,
+        remove=(scratch.folder,),
+        monwrap=spec.qemu.monwrap,
+        monwrap_log=logs.monwrap if spec.logging.wrapper else None,
+        powerdown_s=spec.shutdown.powerdown_s,
+        term_s=spec.shutdown.term_s,
+        env={**os.environ, **child_environment(spec, door, logs)},
+    )
+    return Prepared(spec, launch, descriptors, link, logs, door, accel_why)
+
+
+def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:
+    """What the app, monwrap and qemu find in their environment, under the C program's names."""
+    return {
+        "MVPNET_SSHPORT": str(door.port),
+        "MVPNET_SSHUSER": door.user,
+        "MVPNET_RANK": str(spec.rank),
+        "MVPNET_WSIZE": str(spec.world_size),
+        "MVPNET_JOBNAME": spec.job_name,
+        "MVPNET_LOGDIR": str(logs.folder.parent),
+        "MVPNET_RUNDIR": str(spec.run_dir),
+    }
+
+
+def check_host(spec: RankSpec) -> None:
+    """Refuse a rank whose programs, folders or names cannot do. Raises HostError or ConfigError, naming the key."""
+    host.find_program(spec.qemu.binary, "qemu.binary")
+    host.check_netdev(spec.qemu.binary, spec.net.kind)
+    host.check_domains(spec.net.domains or [])
+    if spec.image.user:
+        host.check_user(spec.image.user)
+    if spec.net.tftp_dir:
+        host.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")
+    if spec.net.socket is NetSocket.path:
+        host.check_folder(Path(spec.net.socket_dir), "net.socket_dir", write=True)
+        for path in socket_paths(spec):
+            check_socket_path(path, "net.socket_dir")
+    check_socket_path(console_socket(scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.9999999"))
+
+
+def check_socket_path(path: Path, key: str = "job.scratch_dir") -> None:
+    """Raises HostError when a unix socket cannot have this path: Linux takes 107 bytes (unix(7))."""
+    length = len(os.fsencode(path))
+    if length > UNIX_PATH_MAX:
+        raise HostError(
+            f"{key}: the socket path {path} has {length} bytes and may have {UNIX_PATH_MAX}",
+            hint=f"set {key} to a folder with a shorter path, such as /tmp",
+        )
+
+
+def console_socket(scratch: Path) -> Path:
+    return scratch / "console.sock"
+
+
+def socket_paths(spec: RankSpec) -> list[Path]:
+    """The link's sockets with net.socket=path, ours first, under the C program's names."""
+    stem = f"mvp.{spec.job_name}.{spec.rank}"
+    names = [f"{stem}.sock"] if spec.net.kind is NetKind.stream else [f"{stem}.qo-rsock", f"{stem}.qi-lsock"]
+    return [Path(spec.net.socket_dir) / name for name in names]
+
+
+def open_rank_link(spec: RankSpec, descriptors: Descriptors) -> tuple[Link, LinkFd | LinkPath]:
+    """Our end of the link, and how qemu is told of its own. Raises HostError when a socket cannot be made."""
+    if spec.net.socket is NetSocket.fd:
+        link = open_link(spec.rank, spec.world_size, spec.net)
+        assert link.qemu_fd is not None
+        qemu_fd = descriptors.hold(os.dup(link.qemu_fd))
+        link.detach_qemu_end()
+        return link, LinkFd(qemu_fd)
+    ours, qemus = [*socket_paths(spec), None][:2]
+    assert ours
+    try:
+        link = open_link(spec.rank, spec.world_size, spec.net, path=ours, qemu_path=qemus)
+    except OSError as error:
+        raise HostError(f"net.socket_dir: cannot make the socket {ours}: {error.strerror}") from error
+    return link, LinkPath(ours, qemus)
+
+
+def write_keys(folder: Path, keys: Keys) -> tuple[Path, Path]:
+    """The key pair as files of this rank's own, 0600: public (as authorized_keys) and private."""
+    public, private = folder / "authorized_keys", folder / "id_ed25519"
+    for path, text in ((public, keys.public), (private, keys.private)):
+        path.touch(0o600, exist_ok=False)
+        path.write_text(text)
+    return public, private
+
+
+def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
+    """What the guest boots from outside its disk; the tiny guest's image is built here if there is none yet.
+
+    Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
+    """
+    image = spec.image
+    if image.kind is ImageKind.tiny:
+        built = tiny.ensure(cache_base(image.cache_dir) / "tiny", say)
+        return tiny_boot(built, image.kernel_args, key_files)
+    for key, path in (("image.kernel", image.kernel), ("image.initrd", image.initrd)):
+        if path and not Path(path).is_file():
+            raise HostError(f"{key}: there is no file {path}")
+    return disk_boot(spec)
+
+
+def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:
+    public, private = key_files
+    return Boot(
+        built.kernel,
+        built.initrd,
+        " ".join(filter(None, [tiny.KERNEL_COMMAND_LINE, more_args])),
+        tuple(tiny.fw_cfg(public, private)),
+    )
+
+
+def disk_boot(spec: RankSpec) -> Boot:
+    image = spec.image
+    return Boot(
+        Path(image.kernel) if image.kernel else None,
+        Path(image.initrd) if image.initrd else None,
+        image.kernel_args,
+    )
+
+
+def wire(
+    spec: RankSpec,
+    *,
+    accel: Accel,
+    ssh_port: int,
+    link: LinkFd | LinkPath,
+    qmp_fd: int,
+    folder: Path,
+    logs: RankLogs,
+    boot: Boot,
+    drives: tuple[DrivePlan, ...],
+) -> Wiring:
+    """The facts for qemu's command line, from what was prepared or, for a plan, from what would be."""
+    return Wiring(
+        accel=accel,
+        ssh_port=ssh_port,
+        link=link,
+        qmp_fd=qmp_fd,
+        console_socket=console_socket(folder),
+        console_log=logs.console if spec.logging.console else None,
+        drives=tuple(plan.option for plan in drives),
+        kernel=boot.kernel,
+        initrd=boot.initrd,
+        kernel_args=boot.kernel_args,
+        fw_cfg=boot.fw_cfg,
+        domains=tuple(search_domains(spec)),
+    )
+
+
+def search_domains(spec: RankSpec) -> list[str]:
+    """net.domains, else this host's own from /etc/resolv.conf."""
+    if spec.net.domains is not None:
+        return spec.net.domains
+    return host.search_domains(_RESOLV_CONF.read_text(errors="replace")) if _RESOLV_CONF.is_file() else []
