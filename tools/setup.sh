@@ -59,7 +59,7 @@ make_venv() {
 }
 
 wanted() { # what .venv should hold: it is filled again when this changes
-    echo "$PWD $extras"
+    echo "$extras"
     sha256sum pyproject.toml
 }
 
@@ -71,9 +71,10 @@ if [ "${MVPNET_SYSTEM:-}" != skip ]; then
     need_packages "${missing[@]}"
 fi
 
-# A .venv that was moved or copied, or whose Python is gone, does not run or is not where it thinks it is.
-here=$(.venv/bin/python -c 'import os, sys; print(os.path.realpath(sys.prefix))' 2>/dev/null || true)
-[ "$here" = "$(realpath -m .venv)" ] || make_venv
+# The programs of a .venv that was moved or copied name the Python of the old place.
+if ! fits .venv/bin/python || ! grep -qF "$(pwd -P)/.venv/" .venv/bin/pip; then
+    make_venv
+fi
 
 if [ "$(cat .venv/mvpnet-setup 2>/dev/null)" != "$(wanted)" ]; then
     echo "pip: installing mvpnet and its tools into .venv"
