@@ -319,8 +319,8 @@ class Part:
 
     def _lead_the_way(self, conductor: Conductor) -> None:
         _say(
-            f"job {self._job.name}: {self._world.size} guests on {len(set(self._world.hosts))} hosts, "
-            f"{self._ready.spec.image.kind.value} image, {self._ready.accel_why}"
+            f"job {self._job.name}: {_count(self._world.size, 'guest')} on {_count(len(set(self._world.hosts)), 'host')}, "
+            f"{self._ready.spec.image.kind.value} image, {self._ready.accel.name.upper()} as {self._ready.accel_why}"
         )
         timeout_s = self._job.config.boot.timeout_s
         self._loop.call_later(timeout_s, lambda: conductor.boot_timed_out(timeout_s))
@@ -388,6 +388,10 @@ def _say(line: str) -> None:
     """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _short(path: Path) -> str:

@@ -63,14 +63,14 @@ def above(level: str, levels: Mapping[str, str]) -> FilterFunction:
 @contextlib.contextmanager
 def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[Recent]:
     """Log this rank's messages while inside; what was recent is written out when an error passes through."""
-    line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}: {message}\n{exception}"
+    line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}: {message}"
     recent = Recent(parse_size(settings.recent, "logging.recent"))
     add = partial(logger.add, level=0, backtrace=False, diagnose=False)
     to_terminal = above(settings.stderr_level, settings.levels)
     sinks = [
         add(
             lambda text: sys.stderr.write(text),
-            format=f"n{rank:04d} {{level}}: {{message}}\n{{exception}}",
+            format=f"n{rank:04d} {{level}}: {{message}}",
             filter=to_terminal,
         )
     ]

@@ -77,6 +77,7 @@ class Prepared:
     link: Link
     logs: RankLogs
     door: Door
+    accel: Accel
     accel_why: str
 
 
@@ -130,7 +131,7 @@ def prepare(
         term_s=spec.shutdown.term_s,
         env={**os.environ, **child_environment(spec, door, logs)},
     )
-    return Prepared(spec, launch, descriptors, link, logs, door, accel_why)
+    return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why)
 
 
 def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:

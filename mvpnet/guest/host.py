@@ -31,7 +31,7 @@ def choose_accel(wanted: Accel, cpuinfo: str, kvm_trouble: str | None, host: str
     Raises HostError when KVM is asked for and impossible.
     """
     if wanted is Accel.tcg:
-        return Accel.tcg, "as vm.accel asks"
+        return Accel.tcg, "vm.accel asks"
     flags_missing = host in ("x86_64", "i686") and not re.search(r"^flags\s*:.*\b(vmx|svm)\b", cpuinfo, re.MULTILINE)
     trouble = kvm_trouble
     if host != guest and (host, guest) != ("x86_64", "i386"):
@@ -39,7 +39,7 @@ def choose_accel(wanted: Accel, cpuinfo: str, kvm_trouble: str | None, host: str
     if wanted is Accel.kvm:
         if trouble:
             raise HostError(f"vm.accel: kvm cannot be used: {trouble}", hint="vm.accel=auto or vm.accel=tcg")
-        return Accel.kvm, "as vm.accel asks" + (", though the CPU shows neither vmx nor svm" if flags_missing else "")
+        return Accel.kvm, "vm.accel asks" + (", though the CPU shows neither vmx nor svm" if flags_missing else "")
     if trouble:
         return Accel.tcg, trouble
     if flags_missing:
