@@ -78,7 +78,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
 
     rank.check_host(spec)
     folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
-    logs = RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir))
+    logs = RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir, spec.job_name))
     link: LinkFd | LinkPath = LinkFd(10)
     if spec.net.socket is NetSocket.path:
         ours, *qemus = rank.socket_paths(spec)

@@ -73,7 +73,7 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
     """One rank's life in one job; on rank 0, the job's exit code. Raises, on rank 0, what made the job fail."""
     spec = order.spec.for_rank(world.rank)
     run = RunFolder(order.spec.run_dir)
-    logs = RankLogs(run.rank_folder(world.rank, spec.logging.dir))
+    logs = RankLogs(run.rank_folder(world.rank, spec.logging.dir, spec.job_name))
     with ExitStack() as stack:
         ready, problem = _prepared(world, signals, spec, order.keys, logs, stack)
         answers = world.allgather((problem, ready.door if ready else None))

@@ -31,9 +31,10 @@ class RunFolder:
     def ssh_key(self) -> Path:
         return self.root / "id_ed25519"
 
-    def rank_folder(self, rank: int, log_dir: str | None = None) -> Path:
-        """A rank's logs: below logging.dir where that is set, else below the run folder."""
-        return Path(log_dir or self.root) / f"rank-{rank:04d}"
+    def rank_folder(self, rank: int, log_dir: str | None, job_name: str) -> Path:
+        """A rank's logs: below logging.dir and the job's name where that is set, else below the run folder."""
+        base = Path(log_dir) / job_name if log_dir else self.root
+        return base / f"rank-{rank:04d}"
 
 
 @dataclass(frozen=True)

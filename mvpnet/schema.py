@@ -131,7 +131,7 @@ class CloudInit:
 class Logging:
     """What is written where."""
 
-    dir: str | None = None  # log folder; default the run folder
+    dir: str | None = None  # log folder, in it one a job; default the run folder
     console: bool = True  # rank-NNNN/console.log: what the guest prints on its serial console
     file: bool = True  # rank-NNNN/mvpnet.log
     wrapper: bool = False  # rank-NNNN/monwrap.log
