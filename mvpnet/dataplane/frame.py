@@ -51,7 +51,7 @@ class Splitter:
         """The runs in `buffer[:end]`, and where the last whole frame ends (what follows is the start of the next).
 
         A length that no frame can have ends the list with an empty run of route BROKEN: nothing after it can be
-        trusted. Frames shorter than an Ethernet header have the route TOO_SHORT.
+        trusted. Frames shorter than an Ethernet header have the route TOO_SHORT, which neighbouring runs may share.
         """
         runs: list[Run] = []
         known = self._known
