@@ -84,7 +84,7 @@ def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
         ("+ranks.a={on: all, net: {mtu: 9000}}", ["ranks.a.net", "per rank"]),
         ("+ranks.a={on: all, vm: 3}", ["ranks.a.vm"]),
         ("app.command=''", ["app.command", "empty"]),
-        ("app.command=\"'unclosed\"", ["app.command"]),
+        ('app.command="\'unclosed"', ["app.command"]),
     ],
 )
 def test_what_is_refused_is_named_with_its_place_and_near_misses(override: str, says: list[str]) -> None:
@@ -147,7 +147,7 @@ def test_a_rank_may_have_another_image(launch_folder: Path) -> None:
 def test_paths_are_taken_from_the_folder_of_the_launch(launch_folder: Path) -> None:
     spec = composed(
         "image=file",
-        "image.path=disk-{rank}.qcow2",
+        'image.path="disk-{rank}.qcow2"',
         'image.drives=["data.img,cache=none","file=as-is.img,if=ide"]',
         "cloud_init.path=seed",
         "+ranks.a={on: 1, image: {path: other.img}}",

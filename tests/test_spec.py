@@ -32,14 +32,16 @@ def test_a_bare_number_takes_the_unit_that_its_key_has() -> None:
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "1X", "1 2M", "0x10", "1e3M", "0.3"])
 def test_what_is_no_size_is_refused_by_the_name_of_its_key(text: str) -> None:
-    with pytest.raises(ConfigError, match="vm.memory"):
+    with pytest.raises(ConfigError, match=r"vm\.memory"):
         parse_size(text, "vm.memory")
 
 
 @given(st.sets(st.integers(0, 50), min_size=1), st.integers(1, 60))
 def test_a_rank_set_of_numbers_holds_just_those(ranks: set[int], world_size: int) -> None:
     wanted = RankSet.parse(",".join(map(str, sorted(ranks))))
-    assert {rank for rank in range(world_size) if wanted.holds(rank, world_size)} == {r for r in ranks if r < world_size}
+    assert {rank for rank in range(world_size) if wanted.holds(rank, world_size)} == {
+        r for r in ranks if r < world_size
+    }
     assert wanted.is_empty_in(world_size) == (min(ranks) >= world_size)
 
 
