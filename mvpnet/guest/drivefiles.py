@@ -14,7 +14,7 @@ from typing import Any
 from mvpnet.errors import ImageError
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.host import find_qemu_img
-from mvpnet.guest.imagefile import check_readable, copy_image, no_space
+from mvpnet.guest.imagefile import check_readable, copy_error, copy_image, no_space
 from mvpnet.schema import ImageUse
 
 _OVERLAY_BYTES = (
@@ -101,7 +101,10 @@ def _make_copy(plan: DrivePlan, say: Say, qemu_binary: str) -> list[Path]:
     _check_folder(plan.target.parent, plan.key)
     if plan.target.exists():
         return _use_existing(plan.target, say)
-    handle, name = tempfile.mkstemp(dir=plan.target.parent, prefix=f".{plan.target.name}.", suffix=".part")
+    try:
+        handle, name = tempfile.mkstemp(dir=plan.target.parent, prefix=f".{plan.target.name}.", suffix=".part")
+    except OSError as error:
+        raise copy_error(error, plan.source, plan.target, plan.key) from error
     os.close(handle)
     part = Path(name)
     try:

@@ -71,8 +71,11 @@ def find_program(name: str, key: str) -> Path:
         return Path(found).absolute()
     if "/" in name:
         path = Path(name)
-        what = "there is no" if not path.exists() else "a folder is" if path.is_dir() else "not executable is"
-        raise HostError(f"{key}: {what} {name}", hint=_near_programs(path.name, [str(path.parent)]))
+        if path.is_dir():
+            raise HostError(f"{key}: {name} is a folder")
+        if path.exists():
+            raise HostError(f"{key}: {name} may not be executed by this user")
+        raise HostError(f"{key}: there is no {name}", hint=_near_programs(path.name, [str(path.parent)]))
     raise HostError(f"{key}: there is no program {name!r} on PATH", hint=_near_programs(name, os.get_exec_path()))
 
 

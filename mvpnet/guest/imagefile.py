@@ -29,7 +29,7 @@ _SIGNATURES = (
 _FICLONE = 0x40049409  # ioctl_ficlone(2): _IOW(0x94, 9, int)
 _CHUNK = 64 * 2**20  # bytes a copying call, so that progress can be told
 _TELL_AFTER_S, _TELL_EVERY_S = 2.0, 5.0
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RANGE_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -106,7 +106,7 @@ def copy_image(source: Path, target: Path, key: str, say: Callable[[str], None])
     except BaseException as error:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _copy_error(error, source, target, key) from error
+            raise copy_error(error, source, target, key) from error
         raise
 
 
@@ -120,7 +120,8 @@ def no_space(source: Path, folder: Path, needed: int, key: str) -> ImageError:
     )
 
 
-def _copy_error(error: OSError, source: Path, target: Path, key: str) -> ImageError:
+def copy_error(error: OSError, source: Path, target: Path, key: str) -> ImageError:
+    """What a failed copy of an image is told as."""
     if error.errno in _NO_SPACE:
         return no_space(source, target.parent, source.stat().st_size, key)
     return ImageError(f"{key}: copying {source} to {target} failed: {error.strerror}")

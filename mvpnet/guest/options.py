@@ -17,5 +17,5 @@ def split(text: str) -> list[str]:
 
 
 def joined(parts: Iterable[str]) -> str:
-    """An option string of parts, none of which is escaped yet."""
+    """An option string of parts, none of which is escaped yet. A part after the first must not begin with a comma."""
     return ",".join(escaped(part) for part in parts)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import select
 import shlex
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,29 +20,17 @@ from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv, shell_text
 from mvpnet.guest.drives import plan_drives
 from mvpnet.guest.host import free_ssh_port
 from mvpnet.guest.options import escaped
-from mvpnet.schema import Accel, Boot, CloudInit, Image, ImageUse, Logging, Net, NetKind, Qemu, Shutdown, Vm
-from mvpnet.spec import RankSpec
+from mvpnet.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm
+from mvpnet.spec import JobSpec, RankSpec
+from support import poll_until
 
 QEMU = "qemu-system-x86_64"
 needs_qemu = pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
 
 
-def make_spec(**sections: Any) -> RankSpec:
-    base = RankSpec(
-        rank=3,
-        world_size=300,
-        job_name="job7",
-        run_dir=Path("/run"),
-        image=Image(),
-        vm=Vm(),
-        qemu=Qemu(),
-        net=Net(),
-        cloud_init=CloudInit(),
-        logging=Logging(),
-        boot=Boot(),
-        shutdown=Shutdown(),
-    )
-    return dataclasses.replace(base, **sections)
+def make_spec(*, rank: int = 3, world_size: int = 300, job_name: str = "job7", **sections: Any) -> RankSpec:
+    config = Config(job=Job(name=job_name), **sections)
+    return JobSpec(world_size=world_size, run_dir=Path("/run"), config=config).for_rank(rank)
 
 
 def make_wiring(**facts: Any) -> Wiring:
@@ -359,16 +345,9 @@ def test_qemu_itself_accepts_it(kind: NetKind, by: str, mtu: int, tmp_path: Path
         if by == "path" and kind is NetKind.stream:
             assert select.select([ours], [], [], 30)[0], "qemu did not connect to the link's socket"
         if by == "path" and kind is NetKind.dgram:
-            wait_until((tmp_path / "qemus").is_socket)
+            poll_until((tmp_path / "qemus").is_socket, 30, "qemu's own socket")
         with socket.create_connection(("127.0.0.1", wiring.ssh_port), timeout=30):
             pass  # qemu's user network accepts before the guest does
         conversation.ask("quit")
         assert process.wait(timeout=60) == 0
         assert "warning" not in log.read_text()
-
-
-def wait_until(happened: Any, deadline_s: float = 30) -> None:
-    end = time.monotonic() + deadline_s
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.01)
