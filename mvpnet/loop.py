@@ -75,7 +75,7 @@ class Loop:
         self.worker: Worker | None = None
         self._spin_s = self._window_s = spin_s
         self._max_spin_s = max(spin_s, max_spin_s)
-        self._running = False
+        self._stopping = False
         self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
         self._poll = select.poll()  # what is watched
         self._sleep_poll = select.poll()  # and what the worker waits for
@@ -104,18 +104,18 @@ class Loop:
         return timer
 
     def stop(self) -> None:
-        """Make `run` return; to be called from a callback, a signal handler or the worker."""
-        self._running = False
+        """Make `run` return, or the next one at once if none runs; for callbacks, signal handlers and the worker."""
+        self._stopping = True
 
     def run(self) -> None:
         """Run until `stop`. Signal handlers of Python run at once, also while all sleep."""
-        self._running = True
         with self._signals_wake():
-            while self._running:
+            while not self._stopping:
                 if self.worker is None:
                     self._look(None)
                 else:
                     self._work(self.worker)
+        self._stopping = False
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,7 +124,7 @@ class Loop:
         turn, clock = worker.turn, time.monotonic
         busy_at = clock()
         look_at = busy_at
-        while self._running and self.worker is worker:
+        while not self._stopping and self.worker is worker:
             now = clock()
             if now >= look_at:
                 self._look(0.0)
@@ -133,7 +133,7 @@ class Loop:
                 busy_at = now
             elif now - busy_at <= self._window_s:
                 os.sched_yield()  # the guest may want this core
-            elif self._running and self._sleep(worker):
+            elif not self._stopping and self._sleep(worker):
                 now = clock()
                 self._adapt(now - busy_at)
                 busy_at = now

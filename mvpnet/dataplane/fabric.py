@@ -106,6 +106,7 @@ class Fabric:
         self._queue_bytes = 0
         self._status = MPI.Status()
         self._barrier: MPI.Request | None = None
+        self._all_sent = False  # all ranks have passed the first barrier of the end: no message of this job is left
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,7 +264,7 @@ class Fabric:
         if self._to_self:
             self._receiver.on_control(self.rank, self._to_self.popleft())
             moved = True
-        if self.size == 1:
+        if self.size == 1 or self._all_sent:
             return moved
         for _ in range(_MESSAGES_A_TURN):
             if not self._take(wants_unicast()):
@@ -316,10 +317,16 @@ class Fabric:
     def finished(self) -> bool:
         """Join the others in ending, once nothing of this rank's is on its way; True when all have.
 
-        Call it again and again, and `receive` in between: others may still have something for this rank.
+        Call it again and again, and `receive` in between: others may still have something for this rank. The second
+        barrier keeps jobs apart: nobody goes on to the next one, and sends to this rank, while it takes messages.
         """
         if self._barrier is None:
             if not (self.idle and self.doorbell.settled()):
                 return False
             self._barrier = self._comm.Ibarrier()
-        return not self._arriving and self._barrier.Test()
+        if not self._all_sent:
+            if self._arriving or not self._barrier.Test():
+                return False
+            self._all_sent = True
+            self._barrier = self._comm.Ibarrier()
+        return self._barrier.Test()

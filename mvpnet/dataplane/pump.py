@@ -99,7 +99,7 @@ class Pump:
             credits=net.credits,
             peer_queue_bytes=net.peer_queue_bytes,
             queue_bytes=net.queue_bytes,
-            patience_s=self._patience_s,
+            patience_s=2 * self._patience_s,  # the peer may be patient with its guest in the meantime
         )
 
     @property
