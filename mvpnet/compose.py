@@ -162,6 +162,8 @@ def _absolute(config: schema.Config, folder: Path) -> schema.Config:
 def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
     if (section, key) == ("image", "drives"):
         return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
+    if (section, key) == ("image", "path") and value is not None:
+        return absolute_drive(value, folder, "image.path")
     if value is None or key not in _PATHS.get(section, ()):
         return value
     return str(folder / Path(value).expanduser())

@@ -32,7 +32,7 @@ from mvpnet.guest.supervisor import Guest
 from mvpnet.logs import rank_logs
 from mvpnet.loop import Loop
 from mvpnet.paths import RankLogs, RunFolder
-from mvpnet.rank import Keys, Prepared, prepare
+from mvpnet.rank import Keys, Prepared, child_environment, prepare
 from mvpnet.schema import OnGuestExit
 from mvpnet.signals import StopSignals
 from mvpnet.spec import JobSpec, RankSpec, plain
@@ -342,12 +342,11 @@ class Part:
         assert self.conductor
         _say(self.conductor.progress(time.monotonic() - self._began_s))
         _say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
-        argv = app_argv(self._job.config.app.command)
+        ready, argv = self._ready, app_argv(self._job.config.app.command)
         if argv:
             _say(f"running {argv[0]}")
             try:
-                assert self._ready.launch.env is not None
-                self._app.start(argv, self._ready.launch.env)
+                self._app.start(argv, {**os.environ, **child_environment(ready.spec, ready.door, ready.logs)})
             except HostError as error:
                 self.conductor.stop(str(error), error.exit_code)
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from mvpnet.access import Door
 from mvpnet.dataplane.link import Link
 from mvpnet.dataplane.pump import open_link
-from mvpnet.errors import HostError
+from mvpnet.errors import ConfigError, HostError
 from mvpnet.guest import host, tiny
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
-from mvpnet.guest.drives import DrivePlan, plan_drives
+from mvpnet.guest.drives import DrivePlan, expand, plan_drives
 from mvpnet.guest.supervisor import Launch
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
 from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket
@@ -129,7 +129,8 @@ def prepare(
         monwrap_log=logs.monwrap if spec.logging.wrapper else None,
         powerdown_s=spec.shutdown.powerdown_s,
         term_s=spec.shutdown.term_s,
-        env={**os.environ, **child_environment(spec, door, logs)},
+        # qemu puts the temporary overlays of snapshot=on into TMPDIR
+        env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
     )
     return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why)
 
@@ -219,10 +220,11 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
     if image.kind is ImageKind.tiny:
         built = tiny.ensure(cache_base(image.cache_dir) / "tiny", say)
         return tiny_boot(built, image.kernel_args, key_files)
-    for key, path in (("image.kernel", image.kernel), ("image.initrd", image.initrd)):
-        if path and not Path(path).is_file():
-            raise HostError(f"{key}: there is no file {path}")
-    return disk_boot(spec)
+    boot = disk_boot(spec)
+    for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
+        if path and not path.is_file():
+            raise ConfigError(f"{key}: there is no file {path}")
+    return boot
 
 
 def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:
@@ -238,8 +240,8 @@ def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Pat
 def disk_boot(spec: RankSpec) -> Boot:
     image = spec.image
     return Boot(
-        Path(image.kernel) if image.kernel else None,
-        Path(image.initrd) if image.initrd else None,
+        Path(expand(image.kernel, spec, "image.kernel")) if image.kernel else None,
+        Path(expand(image.initrd, spec, "image.initrd")) if image.initrd else None,
         image.kernel_args,
     )
 

@@ -86,14 +86,14 @@ def test_intent_needs_the_standard_library_alone(name):
     assert others == set()
 
 
-def test_only_job_joins_guest_and_dataplane():
+def test_only_job_and_its_preparation_join_guest_and_dataplane():
     joins = {
         name
         for name in TREES
         if any(belongs(module, "mvpnet.guest") for module in imports(name))
         and any(belongs(module, "mvpnet.dataplane.pump", "mvpnet.dataplane.fabric") for module in imports(name))
     }
-    assert joins <= {"mvpnet.job"}
+    assert joins <= {"mvpnet.job", "mvpnet.rank"}
 
 
 def test_no_circle_of_imports():
