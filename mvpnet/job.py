@@ -318,8 +318,9 @@ class Part:
     # -- rank 0 ------------------------------------------------------------------------------------------------------
 
     def _lead_the_way(self, conductor: Conductor) -> None:
+        hosts = _count(len(set(self._world.hosts)), "host")
         _say(
-            f"job {self._job.name}: {_count(self._world.size, 'guest')} on {_count(len(set(self._world.hosts)), 'host')}, "
+            f"job {self._job.name}: {_count(self._world.size, 'guest')} on {hosts}, "
             f"{self._ready.spec.image.kind.value} image, {self._ready.accel.name.upper()} as {self._ready.accel_why}"
         )
         timeout_s = self._job.config.boot.timeout_s
