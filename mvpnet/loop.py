@@ -131,6 +131,7 @@ class Loop:
                 look_at = now + _LOOK_EVERY_S
             if turn():
                 busy_at = now
+                os.sched_yield()
             elif now - busy_at <= self._window_s:
                 os.sched_yield()  # the guest may want this core
             elif not self._stopping and self._sleep(worker):

@@ -15,6 +15,15 @@ from typing import Any
 class ImageKind(Enum):
     tiny = "tiny"  # the small guest that mvpnet builds itself
     file = "file"  # disk images that already exist
+    cloud = "cloud"  # a vendor's image, made to be set up by cloud-init; fetched into the image store
+
+
+class Compression(Enum):
+    auto = "auto"  # told by the first bytes of what was fetched
+    none = "none"
+    xz = "xz"
+    zstd = "zstd"
+    gz = "gz"
 
 
 class ImageUse(Enum):
@@ -61,7 +70,18 @@ class Image:
     """What the guest boots. Paths may hold {rank} and {job}."""
 
     kind: ImageKind = ImageKind.tiny
-    path: str | None = None  # the boot disk
+    path: str | None = None  # the boot disk, used where it is; where this is given, image.source is not looked at
+    # From the image store, which fetches once, checks and keeps (docs/images.md):
+    source: str | None = None  # the boot disk as a URL (https, http, file) or a path
+    sha256: str | None = None  # of the file as it is fetched; any other is refused
+    checksums: str | None = None  # URL or path of the vendor's SHA256SUMS, SHA512SUMS or CHECKSUM, which lists source
+    compression: Compression = Compression.auto  # of source
+    locked: bool = False  # take only what is pinned, by the lock file or by image.sha256
+    lock_file: str | None = None  # pins URLs to digests; default mvpnet-images.lock in the folder of the launch
+    # Of the boot disk, from the store or not:
+    format: str | None = None  # qcow2, raw, vmdk, …; default: told by its first bytes
+    arch: str | None = None  # x86_64, aarch64, …; refused unless qemu.binary is of it. Default: what source's name says
+    size: str | None = None  # grow it to 20G, or by +3G, as qemu-img resize does; the overlay or copy, never the image
     use: ImageUse = ImageUse.overlay  # how the boot disk, and drives that do not say otherwise, are used
     properties: dict[str, str] = field(default_factory=dict)  # added to the boot disk's -drive, e.g. {cache: none}
     # more drives: "PATH,property=value,…[,mvpctl=FLAGS]", or "file=…" to pass a -drive option through as it is;
@@ -73,7 +93,9 @@ class Image:
     initrd: str | None = None  # with image.kernel
     kernel_args: str | None = None  # with image.kernel
     user: str | None = None  # who logs in on the guest; default root on tiny, else your own name
-    cache_dir: str | None = None  # where built images are kept; default $XDG_CACHE_HOME/mvpnet, else ~/.cache/mvpnet
+    cache_dir: str | None = (
+        None  # where built and fetched images are kept; default $XDG_CACHE_HOME/mvpnet, else ~/.cache/mvpnet
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +137,7 @@ class Net:
     queue_bytes: int = 8 * 1024 * 1024  # the same for all peers together
     guest_queue_bytes: int = 1024 * 1024  # waiting for the guest, before messages are left untaken
     patience_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
-    spin_us: int = 100  # look for work without sleeping for so long after the last
+    spin_us: int = 500  # look for work without sleeping for so long after the last
     max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
     nap_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
 

@@ -29,10 +29,9 @@ MAX_CONTROL_BYTES: Final = 64 * 1024
 _MAX_IDLE_PEERS: Final = 1024
 _TESTS_A_TURN: Final = 16
 _MESSAGES_A_TURN: Final = 4
-# A peer that took or sent something so lately is awake (it spins for net.spin_us after it), and finds a message by
-# itself; if it has not taken it after RING_AFTER_S, it is rung after all, and again at growing intervals.
-_AWAKE_S: Final = 30e-6
-_RING_AFTER_S: Final = 60e-6
+# A peer that is thought to be awake, but has not taken a message after so long, is rung after all; and again at
+# growing intervals.
+_RING_AFTER_S: Final = 100e-6
 _RING_AGAIN_MAX_S: Final = 10e-3
 
 
@@ -86,7 +85,9 @@ class Fabric:
         peer_queue_bytes: int,
         queue_bytes: int,
         patience_s: float,
+        awake_s: float,
     ) -> None:
+        """A peer that took or sent something less than `awake_s` ago is awake and finds messages without a ring."""
         self.rank: Final = comm.Get_rank()
         self.size: Final = comm.Get_size()
         self.doorbell = doorbell
@@ -98,6 +99,7 @@ class Fabric:
         self._peer_queue_bytes = peer_queue_bytes
         self._max_queue_bytes = queue_bytes
         self._patience_s = patience_s
+        self._awake_s = awake_s
         self._peers: dict[int, _Peer] = {}
         self._flights: deque[_Flight] = deque()
         self._arriving: deque[tuple[MPI.Request, int, int, Chunk, int]] = deque()
@@ -209,7 +211,7 @@ class Fabric:
     def _issue(self, peer: _Peer, tag: int, part: Part) -> None:
         now = time.monotonic()
         if not peer.in_flight:
-            if now - peer.heard_s > _AWAKE_S:
+            if now - peer.heard_s > self._awake_s:
                 self._ring(peer, now)  # first, so that it wakes while the message is made
             peer.heard_s = now  # patience starts here
         request = self._comm.Issend([part.data, MPI.BYTE], peer.rank, tag)

@@ -25,6 +25,7 @@ from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LO
 
 # The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
 _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
+_IN_AND_OUT: Final = select.POLLIN | select.POLLOUT
 _MAX_DATAGRAM_FRAMES: Final = 256  # read in one go, so that the other side of the rank gets its turn
 _RETRY_S: Final = 0.02  # between looks for qemu's datagram socket
 _LENGTHS: Final = [n.to_bytes(LENGTH_BYTES, "big") for n in range(2048)]
@@ -61,7 +62,7 @@ class Link:
     @property
     def interest(self) -> int:
         """The poll events to wait for on `fileno()`."""
-        return select.POLLIN | select.POLLOUT if self._backlog else select.POLLIN
+        return _IN_AND_OUT if self._backlog else select.POLLIN
 
     def fileno(self) -> int:
         raise NotImplementedError
@@ -148,7 +149,7 @@ class Link:
         self.backlog_bytes += len(part.data)
 
     def _poll_now(self, fd: int) -> int:
-        interest = self.interest
+        interest = _IN_AND_OUT if self._backlog else select.POLLIN
         if interest != self._interest:
             self._poll.register(fd, interest)
             self._interest = interest
@@ -214,8 +215,8 @@ class StreamLink(Link):
             raise LinkLostError("qemu closed its link")
         runs, self._start = self._splitter.split(chunk.buffer, left + count)
         self._stop = left + count
-        if runs and runs[-1].route == BROKEN:
-            at = runs[-1].start
+        if runs and runs[-1][0] == BROKEN:
+            at = runs[-1][1]
             length = int.from_bytes(chunk.buffer[at : at + LENGTH_BYTES], "big")
             raise LinkLostError(
                 f"broken framing on the link to qemu: a frame of {length} bytes, where {MAX_FRAME_BYTES} is the most"
@@ -311,7 +312,7 @@ class DgramLink(Link):
                 break
         runs, _ = self._splitter.split(buffer, at)
         if too_long:
-            runs.append(Run(TOO_LONG, 0, 0, too_long))
+            runs.append((TOO_LONG, 0, 0, too_long))
         return chunk, runs
 
     def _send(self, data: memoryview | bytes) -> int:

@@ -90,6 +90,7 @@ class Pump:
         self._broadcast = Splitter(route.inbound_broadcast(self._size))
         self._answers = Pool(LENGTH_BYTES + arp.FRAME_BYTES).get()
         self._finish_nap_s = _QUICK_NAP_S
+        self._rung = False
         self._fabric = Fabric(
             comm,
             doorbell,
@@ -100,6 +101,7 @@ class Pump:
             peer_queue_bytes=net.peer_queue_bytes,
             queue_bytes=net.queue_bytes,
             patience_s=2 * self._patience_s,  # the peer may be patient with its guest in the meantime
+            awake_s=net.spin_us / 2e6,  # half of its spin: what it did last may be earlier than we heard of it
         )
 
     @property
@@ -149,8 +151,12 @@ class Pump:
         return moved
 
     def before_sleep(self) -> float:
-        self.counters.sleeps += 1
         mpi, bell = self._fabric, self._doorbell
+        if self._rung:  # now that there is time for it; once more round before we sleep, for what came before
+            self._rung = False
+            bell.silence()
+            return 0.0
+        self.counters.sleeps += 1
         if self._on_done is not None:
             self._finish_nap_s = min(1.5 * self._finish_nap_s, _FINISH_NAP_MAX_S)
             return self._finish_nap_s
@@ -172,7 +178,7 @@ class Pump:
 
     def after_sleep(self, ready: list[int]) -> None:
         if self.link is None or ready != [self.link.fileno()]:
-            self._doorbell.silence()
+            self._rung = True
 
     # ── from the guest ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -249,11 +255,11 @@ class Pump:
 
     def on_unicast(self, source: int, chunk: Chunk, size_bytes: int) -> None:
         runs, stop = self._unicast.split(chunk.buffer, size_bytes)
-        for run in runs:
-            if run.route == source:
-                self._to_guest(chunk.view[run.start : run.end], run.frames, chunk)
+        for claimed, start, end, frames in runs:
+            if claimed == source:
+                self._to_guest(chunk.view[start:end], frames, chunk)
             else:
-                self._drop("forged", run.frames)
+                self._drop("forged", frames)
         self._drop("malformed_bytes", size_bytes - stop)
 
     def on_broadcast(self, source: int, chunk: Chunk, size_bytes: int) -> None:
@@ -305,8 +311,9 @@ class Pump:
 
 def _frames(chunk: Chunk, run: Run) -> list[tuple[int, int]]:
     """Where each frame of a run starts (its length, that is) and ends."""
-    found, at = [], run.start
-    while at < run.end:
+    _, at, end, _ = run
+    found = []
+    while at < end:
         after = at + LENGTH_BYTES + int.from_bytes(chunk.buffer[at : at + LENGTH_BYTES], "big")
         found.append((at, after))
         at = after

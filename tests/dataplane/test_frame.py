@@ -28,10 +28,10 @@ def one_by_one(frames: list[bytes]) -> list[Run]:
     for f in frames:
         head = packed([f])
         to = RESOLVE(head[:18]) if len(f) >= 14 else TOO_SHORT
-        if runs and runs[-1].route == to:
-            runs[-1] = Run(to, runs[-1].start, at + len(head), runs[-1].frames + 1)
+        if runs and runs[-1][0] == to:
+            runs[-1] = (to, runs[-1][1], at + len(head), runs[-1][3] + 1)
         else:
-            runs.append(Run(to, at, at + len(head), 1))
+            runs.append((to, at, at + len(head), 1))
         at += len(head)
     return runs
 
@@ -59,9 +59,9 @@ def test_every_byte_boundary() -> None:
         runs, stop = split(data[:cut])
         whole = max(end for end in ends if end <= cut)
         assert stop == whole
-        assert sum(run.frames for run in runs) == ends.index(whole)
+        assert sum(run[3] for run in runs) == ends.index(whole)
         rest, _ = split(data[stop:])
-        assert sum(run.frames for run in rest) == len(frames) - ends.index(whole)
+        assert sum(run[3] for run in rest) == len(frames) - ends.index(whole)
 
 
 @pytest.mark.parametrize("position", [1, 2, 7, 8, 9, 31, 32, 33, 60, 99])
@@ -76,26 +76,24 @@ def test_a_header_that_differs_in_one_byte_ends_the_run(position: int, byte: int
         data[changed] ^= 1
     runs, _ = Splitter(RESOLVE).split(data, len(data))
     if byte < 2:
-        assert runs == [Run(2, 0, position * 1028, position), Run(BROKEN, position * 1028, position * 1028, 0)]
+        assert runs == [(2, 0, position * 1028, position), (BROKEN, position * 1028, position * 1028, 0)]
     elif byte in (16, 17):  # another type of packet for the same rank is no matter of ours, ARP is
-        assert runs[0].route == 2
+        assert runs[0][0] == 2
     else:
-        assert runs[0] == Run(
-            2, 0, position * 1028 + (0 if byte >= 4 else runs[0].end - position * 1028), runs[0].frames
-        )
-        assert runs[0].frames >= position
+        assert runs[0] == (2, 0, position * 1028 + (0 if byte >= 4 else runs[0][2] - position * 1028), runs[0][3])
+        assert runs[0][3] >= position
 
 
 @pytest.mark.parametrize("length", [MAX_FRAME_BYTES + 1, 2**31, 2**32 - 1])
 def test_a_broken_length_is_seen_as_soon_as_it_is_there(length: int) -> None:
     good = packed([frame(1, 2)])
-    assert split(good + length.to_bytes(4, "big")) == ([Run(2, 0, 64, 1), Run(BROKEN, 64, 64, 0)], 64)
-    assert split(length.to_bytes(4, "big") + good) == ([Run(BROKEN, 0, 0, 0)], 0)
+    assert split(good + length.to_bytes(4, "big")) == ([(2, 0, 64, 1), (BROKEN, 64, 64, 0)], 64)
+    assert split(length.to_bytes(4, "big") + good) == ([(BROKEN, 0, 0, 0)], 0)
 
 
 def test_the_longest_frame_is_fine() -> None:
     data = packed([frame(1, 2, MAX_FRAME_BYTES)])
-    assert split(data) == ([Run(2 + route.ABOVE_MTU, 0, len(data), 1)], len(data))
+    assert split(data) == ([(2 + route.ABOVE_MTU, 0, len(data), 1)], len(data))
 
 
 @given(st.binary(max_size=400))
@@ -103,8 +101,8 @@ def test_any_bytes_are_covered_without_gap_or_overlap(data: bytes) -> None:
     runs, stop = split(data)
     at = 0
     for run in runs:
-        assert run.start == at
-        at = run.end
+        assert run[1] == at
+        at = run[2]
     assert at == stop <= len(data)
 
 
@@ -113,7 +111,7 @@ def test_any_bytes_are_covered_without_gap_or_overlap(data: bytes) -> None:
 def test_more_headers_than_are_remembered(count: int) -> None:
     frames = [frame(1, 0, 14, ethertype=n.to_bytes(2, "big")) for n in range(0x1000, 0x1000 + count)]
     data = packed(frames)
-    assert split(data) == ([Run(0, 0, len(data), count)], len(data))
+    assert split(data) == ([(0, 0, len(data), count)], len(data))
 
 
 @pytest.mark.parametrize(
