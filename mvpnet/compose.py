@@ -43,7 +43,7 @@ GROUPS: dict[str, type] = {
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
-    "image": ("path", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
+    "image": ("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path",),
     "logging": ("dir",),
@@ -164,7 +164,7 @@ def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
         return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
     if (section, key) == ("image", "path") and value is not None:
         return absolute_drive(value, folder, "image.path")
-    if value is None or key not in _PATHS.get(section, ()):
+    if value is None or key not in _PATHS.get(section, ()) or "://" in value:
         return value
     return str(folder / Path(value).expanduser())
 

@@ -93,9 +93,7 @@ class Image:
     initrd: str | None = None  # with image.kernel
     kernel_args: str | None = None  # with image.kernel
     user: str | None = None  # who logs in on the guest; default root on tiny, else your own name
-    cache_dir: str | None = (
-        None  # where built and fetched images are kept; default $XDG_CACHE_HOME/mvpnet, else ~/.cache/mvpnet
-    )
+    cache_dir: str | None = None  # built and fetched images; default $XDG_CACHE_HOME/mvpnet, else ~/.cache/mvpnet
 
 
 @dataclass(frozen=True)
