@@ -40,8 +40,10 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 PING, PONG = 4, 5
 ETHERTYPE = b"\x88\xb5"
@@ -78,6 +80,17 @@ def behaviour_of(rank: int, text: str) -> dict[str, str]:
 def fail(message: str) -> None:
     print(f"qemu-system-x86_64: {message}", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def json_stream(text: str) -> tuple[list[dict[str, Any]], str]:
+    """The complete objects, which need no space or line between them, and the rest."""
+    objects = []
+    with suppress(json.JSONDecodeError):
+        while text := text.lstrip():
+            value, end = json.JSONDecoder().raw_decode(text)
+            objects.append(value)
+            text = text[end:]
+    return objects, text
 
 
 class Link:
@@ -227,17 +240,20 @@ class Standin:
     # QMP: https://www.qemu.org/docs/master/interop/qmp-spec.html
 
     async def serve_qmp(self) -> None:
-        name = next((p.get("chardev") for p in map(properties, option_values(self.argv, "-mon"))), None)
-        if name is None or not (fd := self.chardevs.get(name or "mon", {}).get("fd")) or "no-qmp" in self.does:
+        monitor = properties(",".join(["mon", *option_values(self.argv, "-mon")]))
+        fd = self.chardevs.get(monitor.get("chardev"), {}).get("fd")
+        if fd is None or "no-qmp" in self.does:
             return
         reader, self.qmp = await asyncio.open_connection(sock=socket.socket(fileno=int(fd)))
         self.say({"QMP": {"version": {"qemu": VERSION, "package": "stand-in"}, "capabilities": ["oob"]}})
-        while line := await reader.readline():
-            command = json.loads(line)
-            answer = self.perform(command["execute"])
-            self.say({"id": command["id"], **answer} if "id" in command else answer)
-            if command["execute"] == "system_powerdown" and "ignore-powerdown" not in self.does:
-                self.power_off()
+        unread = ""
+        while data := await reader.read(65536):
+            commands, unread = json_stream(unread + data.decode())
+            for command in commands:
+                answer = self.perform(command["execute"])
+                self.say({"id": command["id"], **answer} if "id" in command else answer)
+                if command["execute"] == "system_powerdown" and "ignore-powerdown" not in self.does:
+                    self.power_off()
 
     def perform(self, command: str) -> dict[str, object]:
         if command == "query-status":
@@ -286,6 +302,9 @@ def main() -> int:
     argv = sys.argv[1:]
     if {"--version", "-version"} & set(argv):
         print("QEMU emulator version 7.2.0 (stand-in)")
+        return 0
+    if argv == ["-netdev", "help"]:
+        print("Available netdev backend types:\nuser\nstream\ndgram")
         return 0
     return asyncio.run(Standin(argv, dict(os.environ)).run())
 

@@ -1,0 +1,79 @@
+"""A job over several hosts: frames cross, ranks wake each other, and what is kept comes together."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from hosts.conftest import Hosts
+from mvpnet.dataplane import address
+from support import Finished, RunningJob, poll_until
+
+STANDIN = Path(__file__).parent.parent / "standin.py"
+ETHERTYPE = b"\x88\xb5"
+
+
+def frame(source: int, to: int, text: bytes) -> bytes:
+    return (address.mac(to) + address.mac(source) + ETHERTYPE + text).ljust(60, b"\0")
+
+
+@pytest.fixture
+def job(hosts: Hosts, start_mvpnet, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> RunningJob:
+    """Two ranks a host, one host after the other, with stand-ins for guests that answer pings."""
+    disk = short_dir / "blank.raw"
+    disk.write_bytes(bytes(512))
+    ranks = 2 * len(hosts.addresses)
+    options = [f"image.path={disk}", "image=file", "image.use=readonly", f"qemu.binary={STANDIN}", "vm.accel=tcg"]
+    job = start_mvpnet(
+        *options,
+        "hydra.run.dir=run",
+        program=[*hosts.mpiexec, "-n", str(ranks), sys.executable, "-m", "mvpnet"],
+        ranks=None,
+        env={"STANDIN_DIR": str(short_dir), "STANDIN_BEHAVIOUR": "answer"},
+    )
+    job.wait_for(f"{ranks}/{ranks} guests up")
+    return job
+
+
+def ended(job: RunningJob) -> Finished:
+    job.signal(signal.SIGTERM)
+    return job.finish()
+
+
+@pytest.mark.parametrize("hosts", [2, 4], indirect=True)
+def test_frames_cross_between_all_hosts(hosts: Hosts, job: RunningJob, short_dir: Path) -> None:
+    ranks = 2 * len(hosts.addresses)
+    for source in range(ranks):
+        lines = [frame(source, to, b"from %d" % source).hex() for to in range(ranks) if to != source]
+        (short_dir / f"new.{source}").write_text("\n".join(lines) + "\n")
+        (short_dir / f"new.{source}").rename(short_dir / f"send.{source}")
+    for to in range(ranks):
+        wanted = {frame(source, to, b"from %d" % source).hex() for source in range(ranks) if source != to}
+        came = short_dir / f"received.{to}"
+
+        def arrived(came: Path = came, wanted: set[str] = wanted) -> bool:
+            return came.exists() and wanted <= set(came.read_text().split())
+
+        poll_until(arrived, 30, f"frames of all ranks at rank {to}")
+    assert ended(job).code == 0
+
+    facts = json.loads((job.cwd / "run/job.json").read_text())
+    assert sorted(set(facts["hosts"])) == [f"host{n}" for n in range(1, len(hosts.addresses) + 1)]
+    stats = json.loads((job.cwd / "run/stats.json").read_text())
+    assert all(rank["frames_to_guest"] >= ranks - 1 for rank in stats["ranks"])
+    assert all(rank["doorbells_rung"] > 0 for rank in stats["ranks"])
+    assert {path.name for path in (job.cwd / "run").glob("rank-*")} == {f"rank-{rank:04d}" for rank in range(ranks)}
+
+
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_guests_on_other_hosts_are_reached_through_their_host(hosts: Hosts, job: RunningJob) -> None:
+    blocks = (job.cwd / "run/ssh_config").read_text().split("Host ")[1:]
+    jumps = {block.split()[0]: "ProxyJump host2" in block for block in blocks}
+    assert ended(job).code == 0
+    placed = json.loads((job.cwd / "run/job.json").read_text())["hosts"]
+    assert jumps == {f"n{rank:04d}": host == "host2" for rank, host in enumerate(placed)}
+    assert "host2" in placed
