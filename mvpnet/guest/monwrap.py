@@ -137,7 +137,10 @@ class EventPipe:
         if stat.S_ISFIFO(os.fstat(fd).st_mode) or stat.S_ISSOCK(os.fstat(fd).st_mode):
             os.set_blocking(fd, False)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """While there is a loop, it sends on what did not fit into the pipe at once."""
+        if self._loop:
+            self._loop.remove_writer(self._fd)
         self._loop = loop
 
     def send(self, event: str, **fields: object) -> None:
@@ -224,6 +227,7 @@ class Wrapper:
             self._greeting = asyncio.create_task(self._connect(self._options.qmp_fd))
         await self._exited.wait()
         await self._hear_the_last_of_qmp()
+        self._events.attach(None)
 
     def stop(self, why: str) -> None:
         """Go down the ladder; once."""
@@ -336,7 +340,9 @@ class Wrapper:
         client.logger.disabled = True
         client.events.event_filter = self._heard
         try:
-            await client.connect(socket.socket(fileno=fd))
+            connection = socket.socket(fileno=fd)
+            connection.setblocking(False)
+            await client.connect(connection)
             version: Any = await client.execute("query-version")
             status: Any = await client.execute("query-status")
         except (QMPError, OSError, EOFError) as error:

@@ -1,0 +1,101 @@
+"""Why a guest did not come up: the phase it reached, its last words, and the likely cause."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvpnet.guest.life import GuestState
+
+TAIL_BYTES = 16384
+TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\^_]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # ECMA-48
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What there is to say about a guest that did not come up, or did not stay."""
+
+    reached: GuestState
+    reason: str
+    cause: str | None
+    qemu_lines: tuple[str, ...]
+    console_lines: tuple[str, ...]
+
+
+def last_lines(path: Path | None, count: int = 20, *, start: int = 0) -> tuple[str, ...]:
+    """The last `count` lines of a log that are not blank, without terminal codes, from byte `start` on.
+
+    A log that is not there has no lines.
+    """
+    try:
+        with (path or Path(os.devnull)).open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(start, size - TAIL_BYTES))
+            text = log.read(TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return ()
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", TERMINAL_CODES.sub("", text))]
+    return tuple(line for line in lines if line)[-count:]
+
+
+# What qemu says, up to 7.2 to 10.0, and what it means here.
+QEMU_SAYS = [
+    (
+        "Could not set up host forwarding rule",
+        "the ssh port is taken by another program on this host; set net.ssh_port",
+    ),
+    ("Could not access KVM kernel module", "KVM cannot be used here; set vm.accel=tcg or get access to /dev/kvm"),
+    ("failed to initialize kvm", "KVM cannot be used here; set vm.accel=tcg"),
+    (r'Failed to get (shared )?"\w+" lock', "the image is in use by another qemu; set image.use=overlay"),
+    (
+        r"cannot set up guest memory|Cannot allocate memory",
+        "this host has too little memory for the guest; lower vm.memory or the guests per host",
+    ),
+    ("No space left on device", "the disk is full; set job.scratch_dir to one with room"),
+    ("network backend 'user' is not compiled", "this qemu was built without its user network (slirp)"),
+    (r"(stream|dgram).*(netdev backend type|Invalid parameter)", "this qemu is older than 7.2; set qemu.binary"),
+    (r"unable to find CPU model|CPU model .* requires", "this qemu, or this host, does not have vm.cpu_model"),
+    ("unsupported machine type", "this qemu does not have vm.machine"),
+    (r"invalid option|Invalid parameter|not a valid device model name", "qemu refused an option; see qemu.extra_args"),
+    (r"Could not open .*Permission denied", "an image may not be read, or written where image.use=direct"),
+    (r"Could not open .*No such file", "an image, or the file that an overlay stands on, is not there"),
+    ("could not load kernel", "image.kernel cannot be read, or is not a kernel"),
+]
+
+# What a guest says on its console.
+CONSOLE_SAYS = [
+    (
+        r"No bootable device|not a bootable disk|Boot failed",
+        "the boot disk is not bootable, or needs UEFI; see image.path",
+    ),
+    (
+        r"VFS: Unable to mount root|Cannot open root device|ALERT!.*does not exist|dracut.*(timeout|Could not boot)",
+        "the guest's kernel did not find its root disk; see image.path and image.kernel_args",
+    ),
+    (
+        r"Out of memory: Killed process|System is deadlocked on memory|Initramfs unpacking failed: write error",
+        "the guest ran out of memory; raise vm.memory",
+    ),
+    ("Kernel panic", "the guest's kernel panicked"),
+    (r"emergency mode|emergency shell", "the guest's boot stopped in its emergency shell"),
+    (r"DataSourceNone|cloud-init.*(Traceback|ERROR|[Ff]ailed)", "cloud-init in the guest failed; see its seed"),
+    (r"(?<!Last )login:", "the guest is up, but no ssh server answers: is it enabled, and has its user NIC DHCP?"),
+]
+
+
+def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: Iterable[str]) -> str | None:
+    """What is most likely wrong, and what to do; None when the last words tell nothing."""
+    said = list(console_lines)
+    if cause := _first_match(QEMU_SAYS, qemu_lines) or _first_match(CONSOLE_SAYS, said):
+        return cause
+    if reached is GuestState.booting and not said:
+        return "nothing came on its serial console: the image may not boot, or not use it (console=ttyS0)"
+    return None
+
+
+def _first_match(table: list[tuple[str, str]], lines: Iterable[str]) -> str | None:
+    text = "\n".join(lines)
+    return next((cause for pattern, cause in table if re.search(pattern, text)), None)
