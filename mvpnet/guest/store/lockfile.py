@@ -1,0 +1,66 @@
+"""The lock file, mvpnet-images.lock: which digest a URL stands for, to be kept beside an experiment and under version
+control. Vendors move their "latest" URLs; a job that runs under a lock boots the same image next year, or none.
+
+    {"version": 1,
+     "images": {"https://…/latest.qcow2": {"sha256": "…", "size_bytes": 123, "locked_at": "2026-01-31T12:00:00+0000"}}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mvpnet.errors import ConfigError, HostError
+
+LOCK_FILE = "mvpnet-images.lock"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What a URL stands for: the digest and the size, in bytes, of the file as it is fetched."""
+
+    sha256: str
+    size_bytes: int
+    locked_at: str  # ISO 8601
+
+
+def read_lock(path: Path) -> dict[str, Pin]:
+    """The pins, by URL; none where there is no such file. Raises ConfigError for a file that is no lock file."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"image.lock_file: {path} cannot be read: {error.strerror}") from error
+    try:
+        whole = json.loads(text)
+        if whole["version"] != _VERSION:
+            raise ConfigError(f"image.lock_file: {path} is of version {whole['version']!r}, and {_VERSION} is known")
+        pins = {url: Pin(**entry) for url, entry in whole["images"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"image.lock_file: {path} is no lock file: {type(error).__name__}: {error}",
+            hint="mvpnet image lock writes one; remove this one first",
+        ) from error
+    for url, pin in pins.items():
+        if not isinstance(pin.sha256, str) or not SHA256.fullmatch(pin.sha256):
+            raise ConfigError(f"image.lock_file: {path}: {pin.sha256!r} of {url} is no SHA-256 digest")
+    return pins
+
+
+def write_lock(path: Path, pins: Mapping[str, Pin]) -> None:
+    """Write the whole file, in the order of the URLs, so that a change is a small diff. Raises HostError."""
+    whole = {"version": _VERSION, "images": {url: asdict(pins[url]) for url in sorted(pins)}}
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(json.dumps(whole, indent=2) + "\n")
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise HostError(f"image.lock_file: {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,57 @@
+"""How far something long is: a bar on a terminal, else a line of plain text every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+Say = Callable[[str], None]
+#: advance(bytes)
+Advance = Callable[[int], None]
+#: meter(what, total bytes or None, bytes that are there already), a context manager that gives an Advance
+Meter = Callable[[str, int | None, int], AbstractContextManager[Advance]]
+
+_FIRST_AFTER_S, _EVERY_S = 2.0, 5.0
+
+
+def default_meter(say: Say) -> Meter:
+    """A bar where standard error is a terminal, else lines to `say`."""
+    return bar_meter if sys.stderr.isatty() else line_meter(say)
+
+
+def line_meter(say: Say, clock: Callable[[], float] = time.monotonic) -> Meter:
+    """Lines to `say`, the first after two seconds, then one every five: a quick thing needs none."""
+
+    @contextmanager
+    def meter(what: str, total: int | None, done: int) -> Iterator[Advance]:
+        due = clock() + _FIRST_AFTER_S
+
+        def advance(count: int) -> None:
+            nonlocal done, due
+            done += count
+            if clock() >= due:
+                due = clock() + _EVERY_S
+                say(f"{what}: {done / 2**20:.0f}{f' of {total / 2**20:.0f}' if total else ''} MiB")
+
+        yield advance
+
+    return meter
+
+
+@contextmanager
+def bar_meter(what: str, total: int | None, done: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total, completed=done)
+        yield lambda count: progress.advance(task, count)
