@@ -62,7 +62,10 @@ QEMU_SAYS = [
     (r"invalid option|Invalid parameter|not a valid device model name", "qemu refused an option; see qemu.extra_args"),
     (r"Could not open .*Permission denied", "an image may not be read, or written where image.use=direct"),
     (r"Could not open .*No such file", "an image, or the file that an overlay stands on, is not there"),
-    ("could not load kernel", "image.kernel cannot be read, or is not a kernel"),
+    (
+        r"could not (open|load) kernel|invalid kernel|error reading initrd",
+        "image.kernel or image.initrd is not there, or not one",
+    ),
 ]
 
 # What a guest says on its console.
@@ -86,12 +89,15 @@ CONSOLE_SAYS = [
 ]
 
 
-def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: Iterable[str]) -> str | None:
-    """What is most likely wrong, and what to do; None when the last words tell nothing."""
-    said = list(console_lines)
-    if cause := _first_match(QEMU_SAYS, qemu_lines) or _first_match(CONSOLE_SAYS, said):
+def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: Iterable[str] | None) -> str | None:
+    """What is most likely wrong, and what to do; None when the last words tell nothing.
+
+    `console_lines` is None when nobody kept them.
+    """
+    said = None if console_lines is None else list(console_lines)
+    if cause := _first_match(QEMU_SAYS, qemu_lines) or _first_match(CONSOLE_SAYS, said or ()):
         return cause
-    if reached is GuestState.booting and not said:
+    if reached is GuestState.booting and said == []:
         return "nothing came on its serial console: the image may not boot, or not use it (console=ttyS0)"
     return None
 

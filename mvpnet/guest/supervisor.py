@@ -216,7 +216,8 @@ class Guest:
         qemu_lines, console_lines = self._tail(self.launch.qemu_log), self._tail(self.launch.console_log)
         reached = [state for state in GuestState if state in self.times and state.precedes(GuestState.stopping)][-1]
         reason = self.end.reason if self.end else f"it is {self.state.value}"
-        return Failure(reached, reason, likely_cause(reached, qemu_lines, console_lines), qemu_lines, console_lines)
+        cause = likely_cause(reached, qemu_lines, console_lines if self.launch.console_log else None)
+        return Failure(reached, reason, cause, qemu_lines, console_lines)
 
     # ── its states ───────────────────────────────────────────────────────────────────────────────────────────────
 
