@@ -49,10 +49,11 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
     from mvpnet import compose
     from mvpnet.guest.argv import shell_text
     from mvpnet.guest.drives import check_shared_writes
+    from mvpnet.guest.store import planned as with_stored_image
 
     job = compose.compose(list(overrides), ranks, config_dir)
     specs = [job.for_rank(rank) for rank in range(ranks)]
-    check_shared_writes(specs)
+    check_shared_writes([with_stored_image(spec) for spec in specs])
     planned = [planned_rank(spec) for spec in specs]
     for warning in job.warnings():
         click.echo(f"warning: {warning}", err=True)
@@ -72,6 +73,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
     from mvpnet.guest import host
     from mvpnet.guest.argv import LinkFd, LinkPath, qemu_argv
     from mvpnet.guest.drives import plan_drives
+    from mvpnet.guest.store import planned as with_stored_image
     from mvpnet.paths import RankLogs, RunFolder, scratch_base
     from mvpnet.schema import NetSocket
     from mvpnet.spec import plain
@@ -93,7 +95,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
         folder=folder,
         logs=logs,
         boot=planned_boot(spec, folder),
-        drives=plan_drives(spec, folder),
+        drives=plan_drives(with_stored_image(spec), folder),
     )
     return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
 

@@ -26,6 +26,7 @@ from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.pump import Pump
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment.app import HostApp, app_argv
+from mvpnet.guest import store
 from mvpnet.guest.drives import check_shared_writes
 from mvpnet.guest.life import Ending, GuestState
 from mvpnet.guest.supervisor import Guest
@@ -57,7 +58,9 @@ def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
     """
     for warning in spec.warnings():
         _say(f"warning: {warning}")
-    check_shared_writes([spec.for_rank(rank) for rank in range(spec.world_size)], world.hosts)
+    with signals.raising():
+        spec = store.pinned(spec, _say)
+    check_shared_writes([store.planned(spec.for_rank(rank)) for rank in range(spec.world_size)], world.hosts)
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
     order = Order(spec, keys)
     world.broadcast(order)

@@ -16,7 +16,7 @@ from mvpnet.access import Door
 from mvpnet.dataplane.link import Link
 from mvpnet.dataplane.pump import open_link
 from mvpnet.errors import ConfigError, HostError
-from mvpnet.guest import host, tiny
+from mvpnet.guest import host, store, tiny
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, expand, plan_drives
@@ -95,6 +95,7 @@ def prepare(
         scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
     )
     boot = boot_files(spec, write_keys(scratch.folder, keys), say)
+    spec = store.provided(spec, stack, say)
     drives = plan_drives(spec, scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
     stack.callback(remove_leftovers, drives, say)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ImageError
-from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.drives import DrivePlan, growth
 from mvpnet.guest.host import find_qemu_img
 from mvpnet.guest.imagefile import check_readable, copy_error, copy_image, no_space
 from mvpnet.schema import ImageUse
@@ -92,7 +92,30 @@ def _make_overlay(plan: DrivePlan, qemu_binary: str) -> Path:
         if "No space left on device" in done.stderr or "Disk quota exceeded" in done.stderr:
             raise no_space(plan.target, plan.target.parent, _OVERLAY_BYTES, plan.key)
         raise ImageError(f"{plan.key}: no overlay of {plan.source} could be made: {_complaint(done)}")
+    try:
+        _grow(plan, plan.target, qemu_binary)
+    except BaseException:
+        plan.target.unlink()
+        raise
     return plan.target
+
+
+def _grow(plan: DrivePlan, target: Path, qemu_binary: str) -> None:
+    """Grow the overlay or copy to image.size, counted from the size of the image; one that is as large is left."""
+    if plan.size is None:
+        return
+    assert plan.source is not None and plan.source_format is not None and plan.format is not None
+    size, added = growth(plan.size)
+    image_size = _chain(plan.source, plan.source_format, plan.key, qemu_binary)[0]["virtual-size"]
+    wanted = image_size + size if added else size
+    if wanted < image_size:
+        raise ImageError(
+            f"image.size: {plan.size} is {wanted} bytes, and {plan.source} has {image_size}: shrinking would lose data"
+        )
+    if wanted > _chain(target, plan.format, plan.key, qemu_binary)[0]["virtual-size"]:
+        done = _qemu_img(qemu_binary, ["resize", "-q", "-f", plan.format, str(target), str(wanted)])
+        if done.returncode:
+            raise ImageError(f"image.size: {target} could not be grown to {wanted} bytes: {_complaint(done)}")
 
 
 def _make_copy(plan: DrivePlan, say: Say, qemu_binary: str) -> list[Path]:
@@ -100,6 +123,7 @@ def _make_copy(plan: DrivePlan, say: Say, qemu_binary: str) -> list[Path]:
     assert plan.source is not None and plan.target is not None
     _check_folder(plan.target.parent, plan.key)
     if plan.target.exists():
+        _grow(plan, plan.target, qemu_binary)
         return _use_existing(plan.target, say)
     try:
         handle, name = tempfile.mkstemp(dir=plan.target.parent, prefix=f".{plan.target.name}.", suffix=".part")
@@ -110,6 +134,7 @@ def _make_copy(plan: DrivePlan, say: Say, qemu_binary: str) -> list[Path]:
     try:
         copy_image(plan.source, part, plan.key, say)
         _check_copy(plan, part, qemu_binary)
+        _grow(plan, part, qemu_binary)
         _publish(part, plan.target)
     except FileExistsError:
         return _use_existing(plan.target, say)

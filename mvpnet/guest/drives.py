@@ -21,7 +21,7 @@ from mvpnet.errors import ConfigError, ImageError
 from mvpnet.guest import options
 from mvpnet.guest.imagefile import image_format
 from mvpnet.schema import ImageKind, ImageUse
-from mvpnet.spec import RankSpec
+from mvpnet.spec import RankSpec, parse_size
 
 MVPCTL_FLAGS = {
     "c": "copy the image to image.copy_dir",
@@ -61,6 +61,7 @@ class DriveRequest:
     properties: Mapping[str, str]  # of -drive, without file and format
     image_format: str | None  # as the user says; None: told by its first bytes
     remove: tuple[Path, ...]  # files to remove when the job ends
+    size: str | None = None  # image.size, to which target is grown
 
     @property
     def writes(self) -> bool:
@@ -82,6 +83,7 @@ class DrivePlan:
     format: str | None = None  # of target
     writes: bool = False  # whether the guest's writes change target itself
     remove: tuple[Path, ...] = ()  # files to remove when the job ends
+    size: str | None = None  # image.size, to which target is grown
 
 
 def parse_drive(text: str, key: str) -> DriveText:
@@ -205,8 +207,30 @@ def requested_images(spec: RankSpec, scratch: Path) -> dict[str, DriveRequest]:
     for index, (key, text) in enumerate(_written(spec)):
         drive = parse_drive(text, key)
         if drive.path is not None:
-            images[key] = _request(spec, key, drive.path, drive, scratch / f"drive{index}-{spec.rank}.qcow2")
+            request = _request(spec, key, drive.path, drive, scratch / f"drive{index}-{spec.rank}.qcow2")
+            images[key] = _sized(request, spec.image.size) if index == 0 and spec.image.size else request
+        elif index == 0 and spec.image.size:
+            raise ConfigError(f"image.size: the boot drive {text!r} is passed to qemu as it is, and not grown")
     return images
+
+
+def _sized(boot: DriveRequest, size: str) -> DriveRequest:
+    """The boot drive, to be grown. Raises ConfigError for a size that is none, or that has nothing of ours to grow."""
+    growth(size)
+    if boot.use not in (ImageUse.overlay, ImageUse.copy):
+        raise ConfigError(
+            f"image.size: with image.use={boot.use.name} there is no overlay and no copy to grow, and the image itself "
+            "is left as it is",
+            hint="image.use=overlay or copy; mvpnet image resize grows a file of yours",
+        )
+    return replace(boot, size=size)
+
+
+def growth(size: str) -> tuple[int, bool]:
+    """A size as qemu-img resize takes it: bytes, and whether they are added ("+3G"). Raises ConfigError."""
+    if size.startswith("-"):
+        raise ConfigError(f"image.size: {size!r} would shrink the disk, which loses data; it can only grow")
+    return parse_size(size.removeprefix("+"), "image.size"), size.startswith("+")
 
 
 def _written(spec: RankSpec) -> list[tuple[str, str]]:
@@ -215,6 +239,8 @@ def _written(spec: RankSpec) -> list[tuple[str, str]]:
     written += [(f"image.drives[{i}]", text) for i, text in enumerate(spec.image.drives)]
     if not written and spec.image.kind is ImageKind.file and spec.image.kernel is None:
         raise ConfigError("image.path: there is nothing to boot", hint="as in image=file image.path=disk.qcow2")
+    if spec.image.size and not written:
+        raise ConfigError("image.size: there is no boot drive to grow: set image.path or image.source")
     if spec.image.properties:
         if not written:
             raise ConfigError("image.properties: there is no boot drive to add them to: set image.path")
@@ -325,6 +351,7 @@ def _planned(drive: DriveRequest) -> DrivePlan:
         format=opened,
         writes=drive.writes,
         remove=drive.remove,
+        size=drive.size,
     )
 
 

@@ -1,0 +1,95 @@
+"""Images from the store, for a job: what each is, decided once for all hosts, and then had on each of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from mvpnet.guest import options
+from mvpnet.guest.store.fetching import ensure, find
+from mvpnet.guest.store.meter import Say
+from mvpnet.guest.store.wanted import Wanted, check_architecture, wanted
+from mvpnet.schema import Compression, Image
+from mvpnet.spec import JobSpec, Override, RankSet, RankSpec
+
+
+def pinned(job: JobSpec, say: Say) -> JobSpec:
+    """The job with a digest for every image from the store, the same for all ranks; on rank 0, before any rank starts.
+
+    An image of which nothing says what it is, is fetched here for that.
+    Raises ConfigError, HostError and ImageError.
+    """
+    ranks_of: dict[Wanted, list[int]] = defaultdict(list)
+    for rank in range(job.world_size):
+        spec = job.for_rank(rank)
+        check_architecture(spec.image, spec.qemu.binary)
+        if want := wanted(spec.image):
+            ranks_of[want].append(rank)
+    pins = tuple(
+        Override(
+            name=f"image_{want.name}",
+            on=_rank_set(ranks, job.world_size),
+            changes={"image": {"sha256": want.sha256 or ensure(want, say).sha256}},
+        )
+        for want, ranks in ranks_of.items()
+    )
+    return replace(job, overrides=(*job.overrides, *pins))
+
+
+def _rank_set(ranks: list[int], world_size: int) -> RankSet:
+    if len(ranks) == world_size:
+        return RankSet.parse("all")
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return RankSet.parse(",".join(f"{first}-{last}" for first, last in runs))
+
+
+def provided(spec: RankSpec, stack: ExitStack, say: Say) -> RankSpec:
+    """The rank's spec with its image at hand: fetched if need be, and kept from being removed until `stack` closes.
+
+    Raises ConfigError, HostError and ImageError.
+    """
+    want = wanted(spec.image)
+    if want is None:
+        return planned(spec)
+    image = ensure(want, say)
+    try:
+        stack.enter_context(want.store.in_use(image))
+    except FileNotFoundError:  # pruned between the two
+        image = ensure(want, say)
+        stack.enter_context(want.store.in_use(image))
+    return _with_disk(spec, image.disk, image.format)
+
+
+def planned(spec: RankSpec) -> RankSpec:
+    """The rank's spec with the path that its image has or will have in the store. Fetches nothing.
+
+    Raises ConfigError, and ImageError for an image of another architecture.
+    """
+    check_architecture(spec.image, spec.qemu.binary)
+    want = wanted(spec.image)
+    if want is None:
+        return spec if spec.image.format is None else replace(spec, image=_with_format(spec.image, spec.image.format))
+    image = find(want)
+    if image:
+        return _with_disk(spec, image.disk, image.format)
+    # What is not here yet is planned as what vendors ship, unless its name says otherwise.
+    guess = spec.image.format or ("raw" if ".raw" in want.name else "qcow2")
+    return _with_disk(spec, want.store.folder(want.sha256 or "not-fetched-yet") / "disk", guess)
+
+
+def _with_disk(spec: RankSpec, disk: Path, format_name: str) -> RankSpec:
+    """The spec with a path that is written as a user would write it: {rank} and commas mean something there."""
+    path = options.escaped(disk).replace("{", "{{").replace("}", "}}")
+    image = replace(spec.image, source=None, sha256=None, checksums=None, compression=Compression.auto, locked=False)
+    return replace(spec, image=replace(_with_format(image, format_name), path=path))
+
+
+def _with_format(image: Image, format_name: str) -> Image:
+    return replace(image, format=None, properties={**image.properties, "format": format_name})
