@@ -21,9 +21,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import mpi4py
 import pytest
 
 from support import Finished, Process, RunningJob, mpiexec_command, processes_marked
+
+# A test module may import what imports MPI. Were MPI started here, the mpiexecs of the tests would inherit its
+# environment and take themselves for part of this process's world: Open MPI's then ends with 1 and not a word.
+mpi4py.rc.initialize = False
 
 MARK = "MVPNET_TEST_ID"
 LEAK_DEADLINE_S = 30.0  # what the issue grants a killed job for cleaning up

@@ -12,7 +12,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 library() { # library NAME: its path, as the dynamic linker knows it; ldconfig is not in every user's PATH
-    PATH=$PATH:/usr/sbin:/sbin ldconfig -p | awk -v name="$1" '$1 == name {print $NF; exit}' | grep . || {
+    PATH=$PATH:/usr/sbin:/sbin ldconfig -p |
+        awk -v name="$1" '$1 == name && !found {print $NF; found = 1} END {exit !found}' || {
         echo "$1 is not installed here" >&2
         return 1
     }
