@@ -11,6 +11,7 @@ import click
 
 from mvpnet import __version__
 from mvpnet.errors import ConfigError
+from mvpnet.image_cli import image
 
 
 def run(argv: list[str]) -> int:
@@ -28,6 +29,9 @@ def run(argv: list[str]) -> int:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def verbs() -> None:
     """Virtual machines as one MPI job. Without a verb: mpirun -n RANKS mvpnet [GROUP=OPTION ...] [KEY=VALUE ...]"""
+
+
+verbs.add_command(image)
 
 
 @verbs.command()

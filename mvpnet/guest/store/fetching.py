@@ -29,6 +29,10 @@ _NEW_HINT = (
     "mvpnet image lock --update pins the new one"
 )
 _CHANGED_HINT = "it was changed on the way, or the vendor is just publishing a new one: try again later"
+_UNCHECKED = {
+    False: "checked by nothing: taken on first use; mvpnet image lock or image.sha256 pins it",
+    True: "a local file, checked by nothing",
+}
 _STORE_HINT = "mvpnet image prune frees some, or choose another folder by image.cache_dir"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -103,12 +107,8 @@ def _fetch(want: Wanted, say: Say, meter: Meter) -> StoredImage:
 
 
 def _arrival(want: Wanted, image: StoredImage, checked_by: str) -> str:
-    trust = (
-        f"checked by {checked_by}"
-        if checked_by
-        else "nothing said what it should be: taken on first use. mvpnet image lock, or image.sha256, pins it"
-    )
-    return f"{want.name}: sha256 {image.sha256}, {image.size_bytes / 2**20:.0f} MiB, {trust}"
+    trust = f"checked by {checked_by}" if checked_by else _UNCHECKED[want.local_path is not None]
+    return f"{want.name}: sha256 {image.sha256}, {image.size_bytes / 2**20:.1f} MiB, {trust}"
 
 
 def _published(want: Wanted, say: Say) -> Published | None:
@@ -137,7 +137,7 @@ def _received(want: Wanted, say: Say, meter: Meter, *, proven: bool) -> tuple[Pa
     part = want.store.part(want.address)
     if want.local_path is None:
         say(f"fetching {want.address}")
-        download(want.url, part, meter, proven=proven)
+        download(want.url, part, meter, proven=proven, expected_bytes=want.size_bytes)
         return part, _record(want, "")
     check_readable(want.local_path, "image.source")
     record = _record(want, "")  # before the copy: a file that changes meanwhile is another one next time
@@ -210,7 +210,7 @@ def _made_ready(want: Wanted, part: Path, disk: Path, digest: str, checked_by: s
         "compression": how.name,
         "source": want.address,
         "fetched_at": now(),
-        "checked_by": checked_by or "nothing: taken on first use",
+        "checked_by": checked_by or "nothing",
         "backing": facts.backing.parent.name if facts.backing else None,
     }
 

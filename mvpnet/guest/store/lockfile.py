@@ -26,8 +26,8 @@ class Pin:
     """What a URL stands for: the digest and the size, in bytes, of the file as it is fetched."""
 
     sha256: str
-    size_bytes: int
-    locked_at: str  # ISO 8601
+    size_bytes: int | None = None
+    locked_at: str | None = None  # ISO 8601
 
 
 def read_lock(path: Path) -> dict[str, Pin]:

@@ -266,6 +266,11 @@ class Store:
                 alone = False
             yield alone
 
+    def remove_aside(self, path: Path) -> bool:
+        """Remove what is in quarantine; true, as nobody uses that."""
+        remove(path)
+        return True
+
     def quarantined(self) -> list[Path]:
         """What is in quarantine."""
         return sorted((self.root / "quarantine").glob("*"))

@@ -48,15 +48,16 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def download(url: str, part: Path, meter: Meter, *, proven: bool) -> None:
+def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes: int | None = None) -> None:
     """Get all of `url` into `part`; `proven` says that its digest is known and will be checked.
 
-    Raises ImageError that says what the server, the connection or the disk did. What came is kept for the next time,
-    unless the disk was full.
+    A file of another size than `expected_bytes` is refused before it is fetched. What came of a broken transfer is kept
+    for the next time, unless the disk was full.
+    Raises ImageError that says what the server, the connection or the disk did.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
-            _attempt(url, part, meter, proven)
+            _attempt(url, part, meter, proven, expected_bytes)
             return
         except _Anew:
             part.unlink(missing_ok=True)
@@ -82,9 +83,9 @@ def download_text(url: str) -> str:
     return sink.getvalue().decode(errors="replace")
 
 
-def _attempt(url: str, part: Path, meter: Meter, proven: bool) -> None:
+def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: int | None) -> None:
     with part.open("ab") as file, ExitStack() as stack:
-        sink = _Sink(url, part, file, meter, stack, proven)
+        sink = _Sink(url, part, file, meter, stack, proven, expected_bytes)
         if sink.is_whole():
             return
         try:
@@ -102,8 +103,18 @@ def _attempt(url: str, part: Path, meter: Meter, proven: bool) -> None:
 class _Sink:
     """Where a transfer goes: the part's file, and what is known of the whole."""
 
-    def __init__(self, url: str, part: Path, file: IO[bytes], meter: Meter, stack: ExitStack, proven: bool) -> None:
-        self._url, self._file, self._meter, self._stack, self._proven = url, file, meter, stack, proven
+    def __init__(
+        self,
+        url: str,
+        part: Path,
+        file: IO[bytes],
+        meter: Meter,
+        stack: ExitStack,
+        proven: bool,
+        expected_bytes: int | None,
+    ) -> None:
+        self._url, self._file, self._meter, self._stack = url, file, meter, stack
+        self._proven, self._expected_bytes = proven, expected_bytes
         self._folder = part.parent
         self._state = part.with_suffix(".json")
         self._advance: Advance = lambda count: None
@@ -139,6 +150,12 @@ class _Sink:
             self.size = 0
         length = response.headers.get("Content-Length")
         self.total = self.size + int(length) if length is not None else None
+        if None not in (self.total, self._expected_bytes) and self.total != self._expected_bytes:
+            raise ImageError(
+                f"{shown(self._url)} has {self.total} bytes now, and {self._expected_bytes} where it was locked: the "
+                "vendor has published another one",
+                hint="mvpnet image lock --update pins the new one; for the old one, image.source is its dated URL",
+            )
         if self.missing_bytes() > shutil.disk_usage(self._folder).free:
             raise _no_space(self._url, self._folder, self.missing_bytes())
         state = {"url": shown(self._url), "validator": _validator(response.headers), "total_bytes": self.total}

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.guest.store.inspection import architecture, architecture_in_name
-from mvpnet.guest.store.lockfile import LOCK_FILE, SHA256, read_lock
+from mvpnet.guest.store.lockfile import LOCK_FILE, SHA256, Pin, read_lock
 from mvpnet.guest.store.store import Store
 from mvpnet.guest.store.transfer import shown
 from mvpnet.paths import cache_base
@@ -26,6 +26,7 @@ class Wanted:
     name: str  # the file's, in its folder or on its server
     sha256: str | None  # what pins it, where something does
     pinned_by: str
+    size_bytes: int | None  # of the file as it is fetched, where the lock file says it
     checksums: str | None
     compression: Compression
     format: str | None
@@ -55,13 +56,14 @@ def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
     if image.path is not None or image.source is None:
         return None
     url = source_url(image.source)
-    sha256, pinned_by = _pin(image, shown(url), under_lock)
+    pin, pinned_by = _pin(image, shown(url), under_lock)
     return Wanted(
         root=cache_base(image.cache_dir) / "images",
         url=url,
         name=unquote(urlsplit(url).path.rpartition("/")[2]) or "image",
-        sha256=sha256,
+        sha256=pin.sha256 if pin else None,
         pinned_by=pinned_by,
+        size_bytes=pin.size_bytes if pin else None,
         checksums=image.checksums,
         compression=image.compression,
         format=image.format,
@@ -125,21 +127,21 @@ def source_url(source: str) -> str:
     return source
 
 
-def _pin(image: Image, address: str, under_lock: bool) -> tuple[str | None, str]:
-    """The digest that the source must have, and what says so."""
-    given = image.sha256.lower() if image.sha256 else None
+def _pin(image: Image, address: str, under_lock: bool) -> tuple[Pin | None, str]:
+    """What the source has to give, and what says so."""
+    given = Pin(image.sha256.lower()) if image.sha256 else None
     if not under_lock or (given and not image.locked):
         return given, "image.sha256"
     path = lock_path(image)
     pin = read_lock(path).get(address)
-    if given and pin and given != pin.sha256:
-        raise ConfigError(f"image.sha256: {given} is not what {path} pins {address} to, which is {pin.sha256}")
+    if given and pin and given.sha256 != pin.sha256:
+        raise ConfigError(f"image.sha256: {given.sha256} is not what {path} pins {address} to, which is {pin.sha256}")
     if image.locked and not (given or pin):
         raise ConfigError(
             f"image.locked: {address} is not in {path}, and image.sha256 is not set",
             hint="mvpnet image lock, with the same arguments, pins it",
         )
-    return (pin.sha256, str(path)) if pin else (given, "image.sha256")
+    return (pin, str(path)) if pin else (given, "image.sha256")
 
 
 def lock_path(image: Image) -> Path:
