@@ -55,6 +55,22 @@ class OnGuestExit(Enum):
     stop = "stop"  # the first guest that leaves ends the job
 
 
+class Seed(Enum):
+    """Whether mvpnet makes a seed for cloud-init in the guest."""
+
+    auto = "auto"  # for cloud images, unless cloud_init.path is given
+    make = "make"
+    none = "none"
+
+
+class Validate(Enum):
+    """Whether user-data is checked against cloud-init's own schema before a guest starts."""
+
+    auto = "auto"  # where the program cloud-init is on the PATH
+    always = "always"  # refuse to start without it
+    never = "never"
+
+
 @dataclass(frozen=True)
 class Job:
     """The job as a whole."""
@@ -142,9 +158,34 @@ class Net:
 
 @dataclass(frozen=True)
 class CloudInit:
-    """What cloud-init in the guest is given."""
+    """What cloud-init in the guest is given: a seed that mvpnet makes, one a rank, or a ready one (docs/cloud-init.md).
+
+    Texts may hold ${rank}, ${world_size}, ${host_name} and ${address}, each rank's own, beside ${job.name} and whatever
+    else Hydra resolves; a ${…} that is for a shell in the guest is written \\${…}.
+    """
 
     path: str | None = None  # a folder with user-data and meta-data, or an image of one, passed as it is
+    seed: Seed = Seed.auto
+    validate: Validate = Validate.auto
+    # Who gets in. image.user is made, with sudo; root gets in with the job's own key.
+    user_keys: bool = True  # let in whom the starting user's ~/.ssh/*.pub and ~/.ssh/authorized_keys name
+    ssh_authorized_keys: list[str] = field(default_factory=list)  # more public keys, a line each
+    sudo: str | None = "ALL=(ALL) NOPASSWD:ALL"  # image.user's rule in sudoers; null for none
+    # What is done at the first boot.
+    hosts: bool = True  # write /etc/hosts and /etc/hosts.mpi with all ranks
+    growpart: bool = True  # grow the root partition and file system to the size of the disk
+    packages: list[Any] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # path in the guest: file on the host, copied with its mode
+    write_files: list[Any] = field(default_factory=list)  # as cloud-init's: [{path: /etc/motd, content: …}]
+    runcmd: list[Any] = field(default_factory=list)  # as cloud-init's: a text for sh, or a list of arguments
+    proxy: str | None = None  # for packages and logins: a URL; env takes what the starting user's environment has
+    no_proxy: str | None = None  # with a proxy URL: hosts and domains that are reached without it, with commas
+    timezone: str | None = None  # Europe/Berlin
+    locale: str | None = "C.UTF-8"  # null leaves the image's
+    # Anything else, merged over what the above makes: mappings key by key, lists after ours, null removes.
+    user_data: dict[str, Any] = field(default_factory=dict)
+    meta_data: dict[str, Any] = field(default_factory=dict)  # {dsmode: local}
+    network_config: dict[str, Any] = field(default_factory=dict)  # version 2; ours are ethernets `user` and `mvpnet`
 
 
 @dataclass(frozen=True)
