@@ -17,7 +17,7 @@ from mvpnet.signals import StopSignals, die_with_parent
 from mvpnet.spec import JobSpec
 from mvpnet.world import World, launched_size
 
-_INSPECTING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")
+_INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     logs.silence()
     try:
-        if argv and argv[0].isidentifier():
+        if argv and (argv[0].isidentifier() or argv == ["--version"]):
             from mvpnet import cli
 
             return cli.run(argv)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mvpnet import __version__
-from mvpnet.errors import ConfigError
+from mvpnet.errors import ConfigError, ImageError
 from mvpnet.image_cli import image
 
 
@@ -27,17 +27,12 @@ def run(argv: list[str]) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="mvpnet %(version)s")
 def verbs() -> None:
     """Virtual machines as one MPI job. Without a verb: mpirun -n RANKS mvpnet [GROUP=OPTION ...] [KEY=VALUE ...]"""
 
 
 verbs.add_command(image)
-
-
-@verbs.command()
-def version() -> None:
-    """Print mvpnet's version."""
-    click.echo(f"mvpnet {__version__}")
 
 
 @verbs.command()
@@ -90,6 +85,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
         ours, *qemus = rank.socket_paths(spec)
         link = LinkPath(ours, qemus[0] if qemus else None)
     accel, _ = host.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    spec, boot = planned_boot(spec, folder)
     wiring = rank.wire(
         spec,
         accel=accel,
@@ -98,23 +94,31 @@ def planned_rank(spec: Any) -> dict[str, Any]:
         qmp_fd=11,
         folder=folder,
         logs=logs,
-        boot=planned_boot(spec, folder),
+        boot=boot,
         drives=plan_drives(with_stored_image(spec), folder),
     )
     return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
 
 
 def planned_boot(spec: Any, folder: Path) -> Any:
-    """What the guest would boot; a tiny image that is not built yet is named after its recipe."""
+    """The spec with its disk, and what the guest would boot; a tiny image not built yet is named after its recipe.
+
+    Raises ImageError for a Debian image that is not built yet: its disk has to be looked at.
+    """
     from mvpnet import rank
-    from mvpnet.guest import tiny
+    from mvpnet.guest import buildcache, debian, tiny
     from mvpnet.paths import cache_base
     from mvpnet.schema import ImageKind
 
+    cache = cache_base(spec.image.cache_dir)
+    if spec.image.kind is ImageKind.debian:
+        found = buildcache.find(cache / "debian", debian.image_digest(spec.image.packages))
+        if found is None:
+            raise ImageError("image=debian12-built: is not built yet", hint="mvpnet image fetch image=debian12-built")
+        return rank.debian_boot(spec, debian.image_in(found))
     if spec.image.kind is not ImageKind.tiny:
-        return rank.disk_boot(spec)
-    cache = cache_base(spec.image.cache_dir) / "tiny"
+        return spec, rank.disk_boot(spec)
     recipe = tiny.recipe_digest()
-    named = cache / recipe
-    built = tiny.newest(cache, recipe) or tiny.TinyImage(named / "vmlinuz", named / "initrd", recipe)
-    return rank.tiny_boot(built, spec.image.kernel_args, (folder / "authorized_keys", folder / "id_ed25519"))
+    named = cache / "tiny" / recipe
+    built = tiny.newest(cache / "tiny", recipe) or tiny.TinyImage(named / "vmlinuz", named / "initrd", recipe)
+    return spec, rank.tiny_boot(built, spec.image.kernel_args, (folder / "authorized_keys", folder / "id_ed25519"))

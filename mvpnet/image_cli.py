@@ -55,14 +55,14 @@ def image() -> None:
 def fetch(overrides: tuple[str, ...], config_dir: str | None, refresh: bool, as_json: bool) -> None:
     """Have the images of a job in the store, as in: mvpnet image fetch image=centos9
 
-    With image=tiny, build that. Several may be named: image=centos9,debian12.
+    With image=tiny or image=debian12-built, build that. Several may be named: image=centos9,debian12.
     """
     from mvpnet.guest.store.fetching import ensure
 
     had = []
     for one, want in _wanted(overrides, config_dir):
         if want is None:
-            had.append(_build_tiny(one))
+            had.append(_build(one))
         else:
             had.append(ensure(want, _say, refresh=refresh).as_dict())
     _print(had, as_json, lambda entry: f"{entry['sha256'] or ''}  {entry['folder']}".strip())
@@ -228,7 +228,7 @@ def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, a
 def _wanted(
     overrides: tuple[str, ...], config_dir: str | None, *, under_lock: bool = True
 ) -> Iterator[tuple[Image, Wanted | None]]:
-    """The images of the jobs that these overrides compose, each with what is asked of the store; None for tiny.
+    """The images of the jobs that these overrides compose, each with what is asked of the store; None for one that is built.
 
     Raises ConfigError, also for an image that is used where it is.
     """
@@ -244,9 +244,9 @@ def _wanted(
             one = config.image if under_lock else replace(config.image, locked=False)
             check_architecture(one, config.qemu.binary)
             want = wanted(one, under_lock=under_lock)
-            if want is None and one.kind is not ImageKind.tiny:
+            if want is None and one.kind not in (ImageKind.tiny, ImageKind.debian):
                 raise ConfigError("image.path: is used where it is: there is nothing to fetch")
-            if want not in seen:
+            if want is None or want not in seen:
                 seen.add(want)
                 yield one, want
 
@@ -258,11 +258,16 @@ def _compositions(overrides: tuple[str, ...]) -> list[list[str]]:
     return [[f"image={name}", *others] for name in names] or [others]
 
 
-def _build_tiny(one: Image) -> dict[str, Any]:
-    from mvpnet.guest import tiny
+def _build(one: Image) -> dict[str, Any]:
+    from mvpnet.guest import debian, tiny
+    from mvpnet.schema import ImageKind
 
-    built = tiny.ensure(cache_base(one.cache_dir) / "tiny", _say)
-    return {"sha256": None, "folder": str(built.kernel.parent)}
+    cache = cache_base(one.cache_dir)
+    if one.kind is ImageKind.debian:
+        kernel = debian.ensure(cache / "debian", one.packages, _say).kernel
+    else:
+        kernel = tiny.ensure(cache / "tiny", _say).kernel
+    return {"sha256": None, "folder": str(kernel.parent)}
 
 
 def _job_facts(one: Image, want: Wanted | None) -> dict[str, Any]:

@@ -16,15 +16,16 @@ from mvpnet.access import Door
 from mvpnet.dataplane.link import Link
 from mvpnet.dataplane.pump import open_link
 from mvpnet.errors import ConfigError, HostError
-from mvpnet.guest import host, store, tiny
+from mvpnet.guest import debian, host, store, tiny
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, expand, plan_drives
+from mvpnet.guest.options import escaped
 from mvpnet.guest.supervisor import Launch
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
 from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket
 from mvpnet.scratch import scratch_folder
-from mvpnet.spec import RankSpec
+from mvpnet.spec import RankSpec, changed
 
 Say = Callable[[str], None]
 
@@ -94,7 +95,7 @@ def prepare(
     scratch = stack.enter_context(
         scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
     )
-    boot = boot_files(spec, write_keys(scratch.folder, keys), say)
+    spec, boot = boot_files(spec, write_keys(scratch.folder, keys), say)
     spec = store.provided(spec, stack, say)
     drives = plan_drives(spec, scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
@@ -212,20 +213,29 @@ def write_keys(folder: Path, keys: Keys) -> tuple[Path, Path]:
     return public, private
 
 
-def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
-    """What the guest boots from outside its disk; the tiny guest's image is built here if there is none yet.
+def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> tuple[RankSpec, Boot]:
+    """What the guest boots from outside its disk, and the spec with the disk; built here if it is to be and is not.
 
     Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
     """
     image = spec.image
+    cache = cache_base(image.cache_dir)
     if image.kind is ImageKind.tiny:
-        built = tiny.ensure(cache_base(image.cache_dir) / "tiny", say)
-        return tiny_boot(built, image.kernel_args, key_files)
+        return spec, tiny_boot(tiny.ensure(cache / "tiny", say), image.kernel_args, key_files)
+    if image.kind is ImageKind.debian:
+        return debian_boot(spec, debian.ensure(cache / "debian", image.packages, say))
     boot = disk_boot(spec)
     for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
         if path and not path.is_file():
             raise ConfigError(f"{key}: there is no file {path}")
-    return boot
+    return spec, boot
+
+
+def debian_boot(spec: RankSpec, built: debian.DebianImage) -> tuple[RankSpec, Boot]:
+    """The spec with the built disk as its boot disk, and the kernel that goes with it."""
+    arguments = " ".join(filter(None, [debian.KERNEL_COMMAND_LINE, spec.image.kernel_args]))
+    disk = escaped(built.disk)
+    return changed(spec, {"image": {"path": disk}}), Boot(built.kernel, built.initrd, arguments)
 
 
 def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:

@@ -15,6 +15,7 @@ from typing import Any
 class ImageKind(Enum):
     tiny = "tiny"  # the small guest that mvpnet builds itself
     file = "file"  # disk images that already exist
+    debian = "debian"  # a Debian cloud image that mvpnet builds itself, set up by cloud-init
     cloud = "cloud"  # a vendor's image, made to be set up by cloud-init; fetched into the image store
 
 
@@ -94,6 +95,7 @@ class Image:
     compression: Compression = Compression.auto  # of source
     locked: bool = False  # take only what is pinned, by the lock file or by image.sha256
     lock_file: str | None = None  # pins URLs to digests; default mvpnet-images.lock in the folder of the launch
+    packages: list[str] = field(default_factory=list)  # more Debian packages in the image that kind=debian builds
     # Of the boot disk, from the store or not:
     format: str | None = None  # qcow2, raw, vmdk, …; default: told by its first bytes
     arch: str | None = None  # x86_64, aarch64, …; refused unless qemu.binary is of it. Default: what source's name says
