@@ -228,7 +228,7 @@ def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, a
 def _wanted(
     overrides: tuple[str, ...], config_dir: str | None, *, under_lock: bool = True
 ) -> Iterator[tuple[Image, Wanted | None]]:
-    """The images of the jobs that these overrides compose, each with what is asked of the store; None for one that is built.
+    """The images of the jobs that these overrides compose, each with what is asked of the store; None for a built one.
 
     Raises ConfigError, also for an image that is used where it is.
     """

@@ -31,6 +31,7 @@ PACKAGES = [
 #: The disk is one file system without partitions; ds=nocloud spares cloud-init a search for its seed.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 ds=nocloud"
 
+_RECIPE_VERSION = 1  # raise it when something else about the image changes
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _DISK_BYTES = 2 * 2**30  # sparse; image.size grows the overlay
 _SLOW_AND_USELESS = "apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer dpkg-db-backup.timer"
@@ -50,7 +51,7 @@ class DebianImage:
 
 def image_digest(packages: Sequence[str]) -> str:
     """Stands for how the image is made and what is in it, not for the packages' versions."""
-    made_of = [Path(__file__).read_text(), sorted({*PACKAGES, *packages})]
+    made_of = [_RECIPE_VERSION, _DISK_BYTES, mmdebstrap_argv(Path("root.tar"), sorted(set(packages)), [])]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
 
 
