@@ -35,6 +35,14 @@ def verbs() -> None:
 verbs.add_command(image)
 
 
+@verbs.command(name="help")
+@click.pass_context
+def show_help(context: click.Context) -> None:
+    """List the verbs."""
+    assert context.parent
+    click.echo(context.parent.get_help())
+
+
 @verbs.command()
 @click.option("-n", "--ranks", default=1, show_default=True, metavar="N", help="plan for a world of N ranks")
 @click.option("--json", "as_json", is_flag=True, help="print JSON: a list with an object for each rank")

@@ -91,8 +91,9 @@ def check_installed(python: Path, folder: Path, package: Path) -> None:
 
     said = run(python, "mvpnet", "--help", folder=folder)
     assert said.returncode == 0, said
-    assert "image: file, " in said.stdout, said.stdout
-    assert "recipe: demo" in said.stdout, said.stdout
+    options = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in said.stdout.splitlines()}
+    assert {"file", "tiny"} <= set(options["image"]), said.stdout
+    assert "demo" in options["recipe"], said.stdout
 
     said = run(python, "mvpnet", "--cfg", "job", "--resolve", "recipe=demo", folder=folder)
     assert said.returncode == 0, said
