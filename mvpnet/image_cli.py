@@ -181,7 +181,7 @@ def import_(path: Path, sha256: str | None, format_name: str | None, cache_dir: 
     _print([ensure(want, _say).as_dict()], as_json, lambda entry: f"{entry['sha256']}  {entry['folder']}")
 
 
-@image.command()
+@image.command(context_settings={"ignore_unknown_options": True})  # -3G is no option, and refused as a size
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("size")
 @_cache_dir

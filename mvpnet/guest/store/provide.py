@@ -18,7 +18,8 @@ from mvpnet.spec import JobSpec, Override, RankSet, RankSpec
 def pinned(job: JobSpec, say: Say) -> JobSpec:
     """The job with a digest for every image from the store, the same for all ranks; on rank 0, before any rank starts.
 
-    An image of which nothing says what it is, is fetched here for that.
+    Images of rank 0's own, and those of which nothing says yet what they are, are fetched here: what cannot be had is
+    then found out once, and not by every rank.
     Raises ConfigError, HostError and ImageError.
     """
     ranks_of: dict[Wanted, list[int]] = defaultdict(list)
@@ -31,11 +32,15 @@ def pinned(job: JobSpec, say: Say) -> JobSpec:
         Override(
             name=f"image_{want.name}",
             on=_rank_set(ranks, job.world_size),
-            changes={"image": {"sha256": want.sha256 or ensure(want, say).sha256}},
+            changes={"image": {"sha256": _decided(want, ranks, say)}},
         )
         for want, ranks in ranks_of.items()
     )
     return replace(job, overrides=(*job.overrides, *pins))
+
+
+def _decided(want: Wanted, ranks: list[int], say: Say) -> str:
+    return want.sha256 if want.sha256 and 0 not in ranks else ensure(want, say).sha256
 
 
 def _rank_set(ranks: list[int], world_size: int) -> RankSet:

@@ -154,7 +154,11 @@ class Store:
 
     @contextmanager
     def locked(self, url: str, what: str, say: Say) -> Iterator[None]:
-        """Be the only one who fetches this URL. Raises HostError where the folder cannot be written or locked."""
+        """Be the only one who fetches this URL; whoever waited for one who failed, fails with the same ImageError.
+
+        So a host's many ranks do not all wait for the same dead server, one after another.
+        Raises HostError where the folder cannot be written or locked.
+        """
         path = self.part(url).with_suffix(".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,13 +172,19 @@ class Store:
             try:
                 if not _try_lock(lock.fileno(), fcntl.LOCK_EX):
                     say(f"another process is fetching {what}; waiting for it")
+                    waiting_since = os.fstat(lock.fileno()).st_mtime_ns
                     fcntl.flock(lock, fcntl.LOCK_EX)
+                    _fail_with(path, since_ns=waiting_since)
             except OSError as error:
                 raise HostError(
                     f"image.cache_dir: the file system of {self.root} has no locks: {error.strerror}",
                     hint="choose a folder on another one by image.cache_dir",
                 ) from error
-            yield
+            try:
+                yield
+            except ImageError as error:
+                path.write_text(json.dumps([Exception.__str__(error), error.hint]))
+                raise
 
     @contextmanager
     def staging(self, url: str) -> Iterator[Path]:
@@ -314,6 +324,14 @@ def remove(path: Path) -> None:
 def file_digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _fail_with(lock: Path, *, since_ns: int) -> None:
+    """Raise the ImageError that was written into the lock file, if it was written after `since_ns`."""
+    if lock.stat().st_mtime_ns == since_ns:
+        return
+    message, hint = json.loads(lock.read_text())
+    raise ImageError(message, hint=hint)
 
 
 def _key(url: str) -> str:

@@ -25,7 +25,7 @@ from mvpnet.guest.store.meter import Advance, Meter
 
 _TRIES = 5  # of one transfer that breaks off and gets somewhere each time
 _TIMEOUT_S = 30  # for the connection, and for silence on it
-_CHUNK = 2**20
+_CHUNK = 64 * 1024  # bytes; what is lost of a transfer that breaks off is less than one
 _TEXT_BYTES = 4 * 2**20  # the longest checksum file that is read
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OFFLINE_HINT = (
@@ -96,7 +96,7 @@ def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: i
                 raise
             part.unlink(missing_ok=True)
             raise _no_space(url, part.parent, sink.missing_bytes()) from error
-        if not sink.is_whole():
+        if sink.total is not None and not sink.is_whole():
             raise _CutOff(f"{sink.size} bytes came of {sink.total}")
 
 

@@ -58,7 +58,7 @@ def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Calla
 def _open(file: IO[bytes], how: Compression) -> AbstractContextManager[Any]:
     """A reader with read(bytes). All three read streams that were joined, and raise EOFError for one that was cut."""
     if how is Compression.xz:
-        return lzma.open(file)
+        return lzma.open(file, format=lzma.FORMAT_XZ)
     if how is Compression.gz:
         return gzip.open(file)
     reader: AbstractContextManager[Any] = _zstd().ZstdFile(file)
