@@ -1,14 +1,16 @@
-"""How people and programs get into the guests: the job's own key pair and `ssh_config`."""
+"""How people and programs get into the guests: the job's key pair, `ssh_config`, and an inventory for Ansible."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.dataplane.address import host_name
+from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.errors import HostError
+from mvpnet.guest.yamltext import yaml_text
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,24 @@ def make_key_pair(path: Path, comment: str) -> None:
 def ssh_config(doors: Sequence[Door], key: Path, here: str) -> str:
     """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`."""
     return "\n".join(_host_block(door, key, here) for door in doors)
+
+
+def inventory(doors: Sequence[Door], ssh_config_file: Path) -> str:
+    """An Ansible inventory with all guests in the group mvpnet, by name.
+
+    How they are reached stands in `ssh_config_file` alone; Ansible gives its name to ssh, scp and sftp.
+    """
+    hosts = {
+        host_name(door.rank): {
+            "ansible_user": door.user,
+            "mvpnet_rank": door.rank,
+            "mvpnet_address": ipv4_text(door.rank),
+            "mvpnet_host": door.host,
+        }
+        for door in doors
+    }
+    reached = {"ansible_ssh_common_args": shlex.join(["-F", str(ssh_config_file)])}
+    return yaml_text({"mvpnet": {"vars": reached, "hosts": hosts}})
 
 
 def _host_block(door: Door, key: Path, here: str) -> str:

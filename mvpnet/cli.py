@@ -12,6 +12,7 @@ import click
 from mvpnet import __version__
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.image_cli import image
+from mvpnet.seed_cli import seed
 
 
 def run(argv: list[str]) -> int:
@@ -33,6 +34,7 @@ def verbs() -> None:
 
 
 verbs.add_command(image)
+verbs.add_command(seed)
 
 
 @verbs.command(name="help")
@@ -80,12 +82,15 @@ def planned_rank(spec: Any) -> dict[str, Any]:
     from mvpnet.guest import host
     from mvpnet.guest.argv import LinkFd, LinkPath, qemu_argv
     from mvpnet.guest.drives import plan_drives
+    from mvpnet.guest.seedfiles import rank_seed, seed_facts
     from mvpnet.guest.store import planned as with_stored_image
     from mvpnet.paths import RankLogs, RunFolder, scratch_base
     from mvpnet.schema import NetSocket
     from mvpnet.spec import plain
 
     rank.check_host(spec)
+    if spec.makes_seed:
+        rank_seed(spec, spec.image.user or host.default_user(), seed_facts("", "", Path.home(), os.environ))
     folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
     logs = RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir, spec.job_name))
     link: LinkFd | LinkPath = LinkFd(10)
@@ -103,7 +108,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
         folder=folder,
         logs=logs,
         boot=boot,
-        drives=plan_drives(with_stored_image(spec), folder),
+        drives=rank.with_made_seed(spec, plan_drives(with_stored_image(spec), folder), folder),
     )
     return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
 

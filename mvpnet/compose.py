@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -40,12 +41,14 @@ GROUPS: dict[str, type] = {
     "logging": schema.Logging,
     "app": schema.App,
 }
+# The values of a rank that cloud_init may refer to, as guest.seed puts them in; not where they are escaped already.
+_RANK_VALUE = re.compile(r"(?<!\\)\$\{(rank|world_size|host_name|address)\}")
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
     "image": ("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
     "net": ("socket_dir", "tftp_dir"),
-    "cloud_init": ("path",),
+    "cloud_init": ("path", "files"),
     "logging": ("dir",),
 }
 
@@ -109,6 +112,7 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     """
     if unknown := next(_unknown(config), None):
         raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
+    _keep_rank_values(config)
     try:
         whole = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -121,6 +125,26 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     check_job(spec)
     app_argv(spec.config.app.command)
     return spec
+
+
+def _keep_rank_values(config: DictConfig) -> None:
+    """Escape references to a rank's own values in cloud_init, so that they are still there when seeds are made."""
+
+    def escape(node: Any) -> None:
+        for child in _children(node).values():
+            if isinstance(text := child._value(), str):
+                child._set_value(_RANK_VALUE.sub(r"\\\g<0>", text))
+            escape(child)
+
+    with flag_override(config, "readonly", False):
+        for place in (config, *_children(config.ranks).values()):
+            escape(_children(place).get("cloud_init"))
+
+
+def _children(node: Any) -> dict[Any, Any]:
+    """The nodes in a mapping or list, none in anything else, and none of them resolved."""
+    content = vars(node)["_content"] if isinstance(node, (DictConfig, ListConfig)) else None
+    return dict(enumerate(content)) if isinstance(content, list) else content if isinstance(content, dict) else {}
 
 
 def _override(name: str, entry: Any) -> Override:
@@ -164,6 +188,8 @@ def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
         return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
     if (section, key) == ("image", "path") and value is not None:
         return absolute_drive(value, folder, "image.path")
+    if (section, key) == ("cloud_init", "files"):
+        return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
     if value is None or key not in _PATHS.get(section, ()) or "://" in value:
         return value
     return str(folder / Path(value).expanduser())

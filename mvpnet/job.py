@@ -20,7 +20,7 @@ from typing import Any
 
 from loguru import logger
 
-from mvpnet.access import make_key_pair, ssh_config
+from mvpnet.access import inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.pump import Pump
@@ -29,7 +29,9 @@ from mvpnet.experiment.app import HostApp, app_argv
 from mvpnet.guest import store
 from mvpnet.guest.drives import check_shared_writes
 from mvpnet.guest.life import Ending, GuestState
+from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
+from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import rank_logs
 from mvpnet.loop import Loop
 from mvpnet.paths import RankLogs, RunFolder
@@ -49,6 +51,7 @@ class Order:
 
     spec: JobSpec
     keys: Keys
+    facts: SeedFacts
 
 
 def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
@@ -62,7 +65,7 @@ def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
         spec = store.pinned(spec, _say)
     check_shared_writes([store.planned(spec.for_rank(rank)) for rank in range(spec.world_size)], world.hosts)
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
-    order = Order(spec, keys)
+    order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ))
     world.broadcast(order)
     return _live(world, signals, order)
 
@@ -78,7 +81,7 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
     run = RunFolder(order.spec.run_dir)
     logs = RankLogs(run.rank_folder(world.rank, spec.logging.dir, spec.job_name))
     with ExitStack() as stack:
-        ready, problem = _prepared(world, signals, spec, order.keys, logs, stack)
+        ready, problem = _prepared(world, signals, spec, order, logs, stack)
         answers = world.allgather((problem, ready.door if ready else None))
         problems = {rank: error for rank, (error, _) in enumerate(answers) if error}
         if problems:
@@ -91,6 +94,7 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
         if world.rank == 0:
             doors = [door for _, door in answers]
             run.ssh_config.write_text(ssh_config(doors, run.ssh_key, world.hosts[0]))
+            run.inventory.write_text(inventory(doors, run.ssh_config))
         part = Part(world, signals, order.spec, ready, run)
         stack.callback(part.close)
         part.run()
@@ -98,14 +102,15 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
 
 
 def _prepared(
-    world: World, signals: StopSignals, spec: RankSpec, keys: Keys, logs: RankLogs, stack: ExitStack
+    world: World, signals: StopSignals, spec: RankSpec, order: Order, logs: RankLogs, stack: ExitStack
 ) -> tuple[Prepared | None, MvpnetError | None]:
     """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
     try:
         with signals.raising():
             logs.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(rank_logs(world.rank, spec.logging, logs))
-            return prepare(spec, keys, logs, world.most_ranks_on_one_host(), stack, _say), None
+            most = world.most_ranks_on_one_host()
+            return prepare(spec, order.keys, order.facts, logs, most, stack, _say), None
     except MvpnetError as error:
         return None, error
     except OSError as error:

@@ -28,6 +28,10 @@ class RunFolder:
         return self.root / "ssh_config"
 
     @property
+    def inventory(self) -> Path:
+        return self.root / "inventory.yaml"
+
+    @property
     def ssh_key(self) -> Path:
         return self.root / "id_ed25519"
 

@@ -9,8 +9,10 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from loguru import logger
 
 from mvpnet.access import Door
 from mvpnet.dataplane.link import Link
@@ -21,7 +23,10 @@ from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, expand, plan_drives
 from mvpnet.guest.options import escaped
+from mvpnet.guest.seedcheck import check_user_data
+from mvpnet.guest.seedfiles import made_seed_drive, rank_seed, write_image
 from mvpnet.guest.supervisor import Launch
+from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
 from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket
 from mvpnet.scratch import scratch_folder
@@ -37,7 +42,7 @@ class Keys:
     """The job's own ssh key pair, as ssh-keygen wrote it."""
 
     public: str
-    private: str
+    private: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,13 @@ class Prepared:
 
 
 def prepare(
-    spec: RankSpec, keys: Keys, logs: RankLogs, most_ranks_on_one_host: int, stack: ExitStack, say: Say
+    spec: RankSpec,
+    keys: Keys,
+    facts: SeedFacts,
+    logs: RankLogs,
+    most_ranks_on_one_host: int,
+    stack: ExitStack,
+    say: Say,
 ) -> Prepared:
     """Check this host and make everything that the guest needs.
 
@@ -95,9 +106,11 @@ def prepare(
     scratch = stack.enter_context(
         scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
     )
+    if spec.makes_seed:
+        write_seed(spec, user, facts, seed_image(scratch.folder))
     spec, boot = boot_files(spec, write_keys(scratch.folder, keys), say)
     spec = store.provided(spec, stack, say)
-    drives = plan_drives(spec, scratch.folder)
+    drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
     stack.callback(remove_leftovers, drives, say)
     descriptors = Descriptors()
@@ -211,6 +224,27 @@ def write_keys(folder: Path, keys: Keys) -> tuple[Path, Path]:
         path.touch(0o600, exist_ok=False)
         path.write_text(text)
     return public, private
+
+
+def write_seed(spec: RankSpec, user: str, facts: SeedFacts, path: Path) -> None:
+    """Make the rank's cloud-init seed, and see that cloud-init takes it.
+
+    Raises ConfigError, ImageError or HostError.
+    """
+    shown = rank_seed(spec, user, facts.without_secrets())
+    if trouble := check_user_data(shown.user_data, spec.cloud_init.validate):
+        logger.debug("user-data was not checked: {}", trouble)
+    write_image(rank_seed(spec, user, facts), path)
+
+
+def seed_image(scratch: Path) -> Path:
+    return scratch / "seed.iso"
+
+
+def with_made_seed(spec: RankSpec, drives: tuple[DrivePlan, ...], scratch: Path) -> tuple[DrivePlan, ...]:
+    """The drives with that of the rank's seed, where it has one, behind the boot drive."""
+    seed = (made_seed_drive(seed_image(scratch)),) if spec.makes_seed else ()
+    return (*drives[:1], *seed, *drives[1:])
 
 
 def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> tuple[RankSpec, Boot]:

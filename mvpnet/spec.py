@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.schema import Boot, CloudInit, Config, Image, Logging, Net, Qemu, Shutdown, Vm
+from mvpnet.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, Seed, Shutdown, Vm
 
 MAX_WORLD_SIZE = 2**24 - 3  # 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's
 
@@ -116,6 +117,13 @@ class RankSpec:
     boot: Boot
     shutdown: Shutdown
 
+    @property
+    def makes_seed(self) -> bool:
+        """Whether mvpnet makes this guest a cloud-init seed. A ready one, cloud_init.path, takes its place."""
+        asked = self.cloud_init.seed
+        by_image = self.image.kind in (ImageKind.cloud, ImageKind.debian)
+        return self.cloud_init.path is None and (asked is Seed.make or (asked is Seed.auto and by_image))
+
 
 @dataclass(frozen=True)
 class JobSpec:
@@ -154,11 +162,17 @@ class JobSpec:
 
     def warnings(self) -> list[str]:
         """What was asked for and has no effect."""
-        return [
+        empty = [
             f"ranks.{o.name}.on: no rank of this world of {self.world_size} is in {o.on.text!r}; nothing is overridden"
             for o in self.overrides
             if o.on.is_empty_in(self.world_size)
         ]
+        seed_keys = ", ".join(_changed_keys(self.config.cloud_init, CloudInit(), apart=("path", "seed", "validate")))
+        if seed_keys and not any(self.for_rank(rank).makes_seed for rank in range(self.world_size)):
+            empty.append(
+                f"cloud_init: mvpnet makes no guest a seed that {seed_keys} could go into; see cloud_init.seed"
+            )
+        return empty
 
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
@@ -180,6 +194,11 @@ def changed(section: T, changes: Mapping[str, Any]) -> T:
         else:
             new[key] = value
     return dataclasses.replace(section, **new)  # type: ignore[type-var]
+
+
+def _changed_keys(section: Any, default: Any, apart: tuple[str, ...]) -> list[str]:
+    names = (f.name for f in dataclasses.fields(section) if f.name not in apart)
+    return [name for name in names if getattr(section, name) != getattr(default, name)]
 
 
 def plain(value: Any) -> Any:
@@ -223,6 +242,12 @@ def _check_sections(prefix: str, config: Config) -> None:
         raise ConfigError(f"{prefix}net.mtu: {config.net.mtu} is not between 68 and 65521 bytes")
     if not 1 <= config.net.ssh_port <= 65535:
         raise ConfigError(f"{prefix}net.ssh_port: {config.net.ssh_port} is no TCP port")
+    if config.cloud_init.proxy and urlsplit(config.cloud_init.proxy).password is not None:
+        raise ConfigError(
+            f"{prefix}cloud_init.proxy: has a password, which the run folder would tell",
+            hint="set http_proxy and https_proxy in mpirun's environment, and cloud_init.proxy=env; "
+            "what Hydra wrote into .hydra in the run folder has the password in it already",
+        )
     for key, level in [
         ("level", config.logging.level),
         ("stderr_level", config.logging.stderr_level),

@@ -1,0 +1,39 @@
+"""YAML as people write it: texts of several lines as blocks, mappings in their own order, no line folded."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+
+class Quoted(str):
+    """A text that is always written in quotes: a MAC address of digits alone is a number to YAML 1.1."""
+
+
+def yaml_text(document: Any) -> str:
+    """The document, of JSON's types and `Quoted`, as YAML that reads back the same."""
+    import yaml
+
+    return yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=2**31, indent=2)
+
+
+@functools.cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+            super().increase_indent(flow, False)  # lists stand out from the key that they belong to
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True  # anchors and aliases are for machines
+
+    def text(dumper: Any, value: str) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    def quoted(dumper: Any, value: Quoted) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style='"')
+
+    Dumper.add_representer(str, text)
+    Dumper.add_representer(Quoted, quoted)
+    return Dumper
