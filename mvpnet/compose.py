@@ -43,6 +43,9 @@ GROUPS: dict[str, type] = {
 }
 # The values of a rank that cloud_init may refer to, as guest.seed puts them in; not where they are escaped already.
 _RANK_VALUE = re.compile(r"(?<!\\)\$\{(rank|world_size|host_name|address)\}")
+_SHELL_HINT = (
+    r"a ${…} that is for a shell in the guest is written \${…}; rank, world_size, host_name and address are known"
+)
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
@@ -227,6 +230,8 @@ def _writable(node: type) -> DictConfig:
             child = part._get_node(key)
             if isinstance(child, DictConfig):
                 unlock(child)
+                if not dataclasses.is_dataclass(OmegaConf.get_type(child)):
+                    child._set_flag("struct", False)  # new keys are what it is for; no + in front of them
 
     unlock(config)
     return config
@@ -277,7 +282,8 @@ def explained(error: Exception, place: str = "") -> ConfigError:
     else:
         what = f"{key}: {what}"
     where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
-    return ConfigError(what + where)
+    shell = type(inner).__name__ == "InterpolationKeyError" and "cloud_init" in what
+    return ConfigError(what + where, hint=_SHELL_HINT if shell else None)
 
 
 def _place(outer: str) -> str:
