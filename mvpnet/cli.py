@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mvpnet import __version__
-from mvpnet.errors import ConfigError, ImageError
+from mvpnet.errors import ConfigError, ImageError, Interrupted
 from mvpnet.image_cli import image
 from mvpnet.seed_cli import seed
 
@@ -19,6 +19,8 @@ def run(argv: list[str]) -> int:
     """Run a verb; its exit code. Raises MvpnetError, ConfigError for a command line that click refuses."""
     try:
         result = verbs.main(argv, prog_name="mvpnet", standalone_mode=False)
+    except click.Abort:  # Ctrl-C
+        raise Interrupted("stopped by SIGINT") from None
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:

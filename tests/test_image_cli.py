@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import yaml
 from imageserver import ImageServer, image_server
 from mvpnet.guest.store.store import Store
 from mvpnet.paths import conf_folder
+from waiting import eventually
 
 DISK = bytes(510) + b"\x55\xaa" + os.urandom(2**20)
 DIGEST = hashlib.sha256(DISK).hexdigest()
@@ -172,6 +174,27 @@ def test_lock_keeps_what_else_is_locked(server, mvpnet, tmp_path):
     for name in ("a.img", "b.img"):
         ok(mvpnet("image", "lock", "image=file", f"image.source={server.serve(name, DISK)}", "image.lock_file=my.lock"))
     assert set(json.loads((tmp_path / "my.lock").read_text())["images"]) == {server.url("a.img"), server.url("b.img")}
+
+
+def test_ctrl_c_leaves_a_part_to_go_on_from(server, mvpnet, store, tmp_path):
+    url = server.serve("disk.img", DISK, pause_at=2**18)
+    words = ["image", "fetch", "image=file", f"image.source={url}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "mvpnet", *words],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "no_proxy": "127.0.0.1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        eventually(lambda: store.part(url).exists() and store.part(url).stat().st_size == 2**18, what="a part")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert (process.returncode, "Traceback" in errors) == (130, False), errors
+    server.files["disk.img"].pause_at = None
+    ok(mvpnet(*words))
+    assert server.requests[-1].range == f"bytes={2**18}-"
 
 
 # -- import, list, info, verify, prune, resize -------------------------------------------------------------------------
@@ -335,6 +358,19 @@ def test_a_job_is_refused_before_any_guest_starts(server, run_mvpnet, tmp_path):
     assert "has not the sha256 digest that image.sha256 says" in done.stderr
     assert len(server.requests) == 1
     assert "qemu" not in done.stderr
+
+
+def test_a_job_that_is_stopped_while_it_fetches(server, start_mvpnet, tmp_path):
+    url = server.serve("disk.img", DISK, pause_at=2**18)
+    words = ["image=file", f"image.source={url}", f"image.cache_dir={tmp_path / 'cache'}"]
+    job = start_mvpnet(*words, ranks=2, env={"no_proxy": "127.0.0.1"})
+    job.wait_for("fetching http://")
+    eventually(lambda: server.requests, what="the request")
+    job.signal(signal.SIGTERM)
+    done = job.finish()
+    assert done.code == 128 + signal.SIGTERM, done
+    assert "stopped by SIGTERM" in done.stderr
+    assert Store(tmp_path / "cache" / "images").images() == []
 
 
 def test_a_job_whose_source_is_not_there_is_told_once(run_mvpnet, tmp_path):
