@@ -22,6 +22,7 @@ from mvpnet.schema import ImageUse
 from mvpnet.spec import RankSpec
 
 _KEY_TYPE = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)\S+\s+\S")  # sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
+_LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
@@ -59,7 +60,13 @@ def rank_seed(spec: RankSpec, user: str, facts: SeedFacts) -> Seed:
 
 def _host_file(path: Path, key: str) -> HostFile:
     try:
-        return HostFile(path.read_bytes(), path.stat().st_mode & 0o777)
+        facts = path.stat()
+        if facts.st_size > _LARGEST_FILE_BYTES:
+            raise ImageError(
+                f"{key}: {path} has {facts.st_size} bytes; in a seed it may have {_LARGEST_FILE_BYTES}",
+                hint="bring it on a drive of its own (image.drives), or copy it in by scp",
+            )
+        return HostFile(path.read_bytes(), facts.st_mode & 0o777)
     except OSError as error:
         raise ImageError(f"{key}: cannot read {path}: {error.strerror}") from error
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
+
+# Line breaks to YAML 1.1, which PyYAML would write as they are and read as blanks.
+_OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 
 
 class Quoted(str):
@@ -29,7 +33,8 @@ def _dumper() -> Any:
             return True  # anchors and aliases are for machines
 
     def text(dumper: Any, value: str) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        style = '"' if _OTHER_BREAKS.search(value) else "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     def quoted(dumper: Any, value: Quoted) -> Any:
         return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style='"')
