@@ -115,6 +115,9 @@ def prepare(
     stack.callback(remove_leftovers, drives, say)
     descriptors = Descriptors()
     stack.callback(descriptors.close)
+    if spec.net.socket is NetSocket.path:
+        for path in socket_paths(spec):
+            scratch.own_socket(path)
     link, link_for_qemu = open_rank_link(spec, descriptors)
     stack.callback(link.close)
     our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())

@@ -1,7 +1,8 @@
 """A rank's scratch folder: sockets, overlays and keys on local disk, private, gone when the job ends.
 
 A lock file beside each folder is held (flock) by the rank and by its monwrap. A lock that nobody holds marks the
-leftovers of a job that was killed; the next start removes them and says so.
+leftovers of a job that was killed; the next start removes them and says so. Sockets that have to be elsewhere are
+listed in the lock file, a path a line, and removed with the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ class Scratch:
     folder: Path
     lock: Path
     lock_fd: int
+
+    def own_socket(self, path: Path) -> None:
+        """A socket at this path, outside the folder, is to go with it."""
+        os.write(self.lock_fd, os.fsencode(path) + b"\n")
 
 
 @contextlib.contextmanager
@@ -46,6 +51,7 @@ def scratch_folder(base: Path, name: str, say: Callable[[str], None]) -> Iterato
         yield scratch
     finally:
         shutil.rmtree(scratch.folder, ignore_errors=True)
+        _remove_sockets(scratch.lock)
         scratch.lock.unlink(missing_ok=True)
         os.close(lock_fd)
         with contextlib.suppress(OSError):
@@ -64,12 +70,26 @@ def remove_stale(base: Path, say: Callable[[str], None]) -> None:
             folder = lock.with_suffix("")
             if folder.exists():
                 say(f"removing {folder}, left by a job that was killed")
+            for path in _remove_sockets(lock):
+                say(f"removed the socket {path}, left by a job that was killed")
             shutil.rmtree(folder, ignore_errors=True)
             lock.unlink(missing_ok=True)
         except BlockingIOError:
             pass  # its job is alive
         finally:
             os.close(lock_fd)
+
+
+def _remove_sockets(lock: Path) -> list[Path]:
+    """Unlink the sockets that a lock file lists; those that were there and ours."""
+    removed = []
+    for line in lock.read_bytes().splitlines():
+        path = Path(os.fsdecode(line))
+        with contextlib.suppress(OSError):
+            if path.is_socket() and path.lstat().st_uid == os.getuid():
+                path.unlink()
+                removed.append(path)
+    return removed
 
 
 def _held_lock(path: Path) -> int:

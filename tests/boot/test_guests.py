@@ -1,0 +1,107 @@
+"""Real guests in a real job: they come up with their names and addresses, reach each other, and leave nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support import Finished, RunningJob, poll_until
+
+pytestmark = pytest.mark.timeout(400)
+
+SMALL = ["vm=small", "vm.accel=tcg", "boot.timeout_s=240", "hydra.run.dir=run"]
+
+
+def ssh(job: RunningJob, rank: int, script: str, *, last_words: bool = False) -> str:
+    """What a shell script prints on a guest; AssertionError with all it said when it fails.
+
+    `last_words` may cut off their own connection.
+    """
+    command = ["ssh", "-F", "run/ssh_config", f"n{rank:04d}", script]
+    done = subprocess.run(command, cwd=job.cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 or last_words, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def up(start_mvpnet, ranks: int, *options: str) -> RunningJob:
+    job = start_mvpnet(*SMALL, *options, ranks=ranks)
+    job.wait_for(f"{ranks}/{ranks} guests up", 300)
+    return job
+
+
+def nothing_left(job: RunningJob) -> None:
+    assert not list(job.scratch.iterdir()), "the scratch folder is not empty"
+    poll_until(lambda: not job.processes(), 30, "all processes to end")
+
+
+def verdict(job: RunningJob) -> dict:
+    return json.loads((job.cwd / "run/job.json").read_text())["verdict"]
+
+
+def stopped(job: RunningJob) -> Finished:
+    job.signal(signal.SIGTERM)
+    end = job.finish(120)
+    nothing_left(job)
+    return end
+
+
+@pytest.mark.parametrize("net", ["stream", "dgram"])
+def test_two_guests_know_and_reach_each_other(start_mvpnet, net: str) -> None:
+    job = up(start_mvpnet, 2, f"net={net}")
+    for rank in range(2):
+        other = 1 - rank
+        assert ssh(job, rank, "hostname").strip() == f"n{rank:04d}"
+        assert f"10.0.0.{rank + 1}/8" in ssh(job, rank, "ip addr")
+        assert f"10.0.0.{other + 1} n{other:04d}" in ssh(job, rank, "cat /etc/hosts")
+        assert ssh(job, rank, "cat /etc/hosts.mpi").split() == ["n0000", "n0001"]
+        assert "3 packets received" in ssh(job, rank, f"ping -c 3 n{other:04d}")
+        # from guest to guest as root, without a password or a question
+        assert ssh(job, rank, f"ssh n{other:04d} hostname").strip() == f"n{other:04d}"
+    there = ssh(job, 0, "head -c 2000000 /dev/urandom > /tmp/x; ssh n0001 'cat > /tmp/x' < /tmp/x; sha256sum < /tmp/x")
+    assert ssh(job, 1, "sha256sum < /tmp/x") == there
+    assert stopped(job).code == 0
+    stats = json.loads((job.cwd / "run/stats.json").read_text())
+    assert stats["traffic_bytes"]["0"]["1"] > 2_000_000
+    assert all(not any(reason in rank["drops"] for reason in ("forged", "source_not_own")) for rank in stats["ranks"])
+    for rank in range(2):
+        assert (job.cwd / f"run/rank-{rank:04d}/console.log").stat().st_size > 0
+
+
+def test_four_guests_by_paths_and_a_guest_that_asks_for_the_shutdown_address(start_mvpnet, short_dir: Path) -> None:
+    sockets = short_dir / "sockets"
+    sockets.mkdir()
+    job = up(start_mvpnet, 4, "net=dgram", "net.socket=path", f"net.socket_dir={sockets}", "job.name=four")
+    assert {path.name for path in sockets.iterdir()} == {
+        f"mvp.four.{rank}.{end}" for rank in range(4) for end in ("qo-rsock", "qi-lsock")
+    }
+    for rank in range(4):
+        others = " ".join(f"n{other:04d}" for other in range(4) if other != rank)
+        ssh(job, rank, f"for host in {others}; do ping -c 1 $host || exit 1; done")
+    ssh(job, 2, "mvpnet-shutdown", last_words=True)
+    end = job.finish(120)
+    assert end.code == 0, end
+    assert "n0002 asked for the shutdown address" in verdict(job)["how"]
+    assert list(sockets.iterdir()) == []
+    sockets.rmdir()
+    nothing_left(job)
+
+
+def test_a_job_ends_when_every_guest_has_powered_off(start_mvpnet) -> None:
+    job = up(start_mvpnet, 2, "net.socket=path", "net.socket_dir=/tmp", "net.mtu=9000")
+    assert "mtu 9000" in ssh(job, 0, "ip link")
+    assert "1 packets received" in ssh(job, 0, "ping -c 1 -s 8900 n0001")
+    ssh(job, 1, "poweroff", last_words=True)
+    poll_until(lambda: len(job.processes("qemu-system")) == 2, 60, "guest 1 to be gone")  # one qemu, one monwrap
+    assert job.process.poll() is None, "one guest that leaves does not end the job"
+    assert ssh(job, 0, "hostname").strip() == "n0000"
+    ssh(job, 0, "poweroff", last_words=True)
+    end = job.finish(120)
+    assert end.code == 0, end
+    assert verdict(job)["how"] == "every guest is gone"
+    guests = json.loads((job.cwd / "run/job.json").read_text())["guests"]
+    assert [guest["how"] for guest in guests] == ["powered_off", "powered_off"]
+    nothing_left(job)
