@@ -166,7 +166,7 @@ def _override(name: str, entry: Any) -> Override:
         if not isinstance(keys, Mapping):
             raise ConfigError(f"{place}.{section}: {keys!r} is no group of keys")
     try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), entry))
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), _resolved_already(entry)))
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     assert isinstance(typed, schema.RankOverride)
@@ -176,6 +176,15 @@ def _override(name: str, entry: Any) -> Override:
         for section, keys in given.items()
     }
     return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
+
+
+def _resolved_already(value: Any) -> Any:
+    """The same to be put into a config again, where ${…} would be resolved once more."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _resolved_already(item) for key, item in value.items()}
+    return [_resolved_already(item) for item in value] if isinstance(value, list) else value
 
 
 def _absolute(config: schema.Config, folder: Path) -> schema.Config:

@@ -33,7 +33,7 @@ def seed(
     """Write each rank's cloud-init seed into FOLDER/rank-NNNN, with a key pair for the job in FOLDER.
 
     What is written holds that key and is for you alone to read. Each of the folders can be given to a guest:
-    cloud_init.path=FOLDER/rank-{rank:04d}.
+    'cloud_init.path="FOLDER/rank-{rank:04d}"'.
     """
     from mvpnet import compose
     from mvpnet.schema import Validate

@@ -84,6 +84,8 @@ if [ "$(cat .venv/mvpnet-setup 2>/dev/null)" != "$(wanted)" ]; then
     wanted >.venv/mvpnet-setup
 fi
 
+[ "${MVPNET_SYSTEM:-}" = skip ] || tools/cloud-init.sh
+
 if [ "$extras" = dev ] && ! command -v mpiexec >/dev/null; then
     echo "MVPNET_MPI=site, but there is no mpiexec on the PATH; load the site's MPI, or leave MVPNET_MPI out." >&2
     exit 1
