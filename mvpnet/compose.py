@@ -75,7 +75,9 @@ def run(
     def task(config: DictConfig) -> None:
         facts = HydraConfig.get()
         try:
-            spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(facts.overrides.task))
+            typed = OmegaConf.to_container(facts.overrides.task, resolve=False)  # a typed ${…} is to stay as it is
+            assert isinstance(typed, list)
+            spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
             codes.append(run_job(spec))
         except MvpnetError as error:
             codes.append(tell(error))

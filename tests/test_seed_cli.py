@@ -256,6 +256,21 @@ def test_a_seed_is_there_while_the_guest_runs_and_tells_no_secret(
     poll_until(lambda: not list(short_dir.rglob("seed.iso")), 30, "the seeds to go")
 
 
+def test_rank_values_reach_the_seeds_of_a_job(start_mvpnet: StartMvpnet, tmp_path: Path, short_dir: Path) -> None:
+    typed = 'cloud_init.runcmd=["echo ${rank} of ${world_size} in ${job.name} \\${HOME}"]'
+    job = start_mvpnet(*JOB, typed, "job.name=j1", "hydra.run.dir=run")
+    job.wait_for("to log in")
+    images = sorted(short_dir.rglob("seed.iso"))
+    assert [f"echo {rank} of 2 in j1 ${{HOME}}".encode() in path.read_bytes() for rank, path in enumerate(images)] == [
+        True
+    ] * 2
+    spec = json.loads((tmp_path / "run" / "job.json").read_text())["spec"]
+    assert typed in spec["typed"]
+    assert spec["config"]["cloud_init"]["runcmd"] == ["echo ${rank} of ${world_size} in j1 ${HOME}"]
+    job.process.terminate()
+    assert job.finish().code == 0
+
+
 def test_the_inventory_is_written_beside_ssh_config(start_mvpnet: StartMvpnet, tmp_path: Path) -> None:
     job = start_mvpnet(*JOB, "image.user=alice", "hydra.run.dir=run")
     job.wait_for("to log in")
