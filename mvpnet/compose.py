@@ -83,7 +83,7 @@ def run(
             codes.append(tell(error))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself and exits
-    sys.argv = ["mvpnet", *argv]
+    sys.argv = ["mvpnet", *flags_first(argv)]
     try:
         task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -93,6 +93,15 @@ def run(
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
     return codes
+
+
+def flags_first(argv: list[str]) -> list[str]:
+    """Options before overrides: Hydra's parser does not take `a=1 -m b=2`."""
+
+    def is_override(word: str) -> bool:
+        return not word.startswith("-") and ("=" in word or word.startswith("~"))
+
+    return sorted(argv, key=is_override)
 
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:

@@ -34,7 +34,7 @@ from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import rank_logs
 from mvpnet.loop import Loop
-from mvpnet.paths import RankLogs, RunFolder
+from mvpnet.paths import RankLogs, RunFolder, scratch_base
 from mvpnet.rank import Keys, Prepared, child_environment, prepare
 from mvpnet.schema import OnGuestExit
 from mvpnet.signals import StopSignals
@@ -114,7 +114,8 @@ def _prepared(
     except MvpnetError as error:
         return None, error
     except OSError as error:
-        return None, HostError(str(error), hint="is the disk full, or a folder not writable?")
+        where = f"scratch is {scratch_base(spec.scratch_dir)}, logs go to {logs.folder}"
+        return None, HostError(str(error), hint=f"is a disk full, or a folder not writable? {where}")
 
 
 def _told_together(problems: dict[int, MvpnetError]) -> MvpnetError:

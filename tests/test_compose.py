@@ -167,3 +167,8 @@ def test_the_job_is_named_after_the_batch_job(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_was_typed_is_kept() -> None:
     assert composed("vm.cpus=2", "net=dgram").typed == ("vm.cpus=2", "net=dgram")
+
+
+def test_options_may_stand_among_the_overrides() -> None:
+    argv = ["image=tiny", "-m", "vm.memory=1G,2G", "--config-dir", "more", "net=dgram"]
+    assert compose.flags_first(argv) == ["-m", "--config-dir", "more", "image=tiny", "vm.memory=1G,2G", "net=dgram"]

@@ -27,6 +27,11 @@ def app_argv(command: Any) -> list[str] | None:
     """
     if command is None:
         return None
+    if isinstance(command, list) and any(isinstance(word, bool) or word is None for word in command):
+        raise ConfigError(
+            f"app.command: {command!r} holds a word that YAML reads as something else",
+            hint="put quotes around words such as true, on, no and null: app.command=['\"true\"']",
+        )
     try:
         argv = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
     except (ValueError, TypeError) as error:
