@@ -77,11 +77,13 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "full", folder]).returncode:
         pytest.skip("mounting takes root")
-    with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
-        while True:
-            filler.write(bytes(4096))
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    try:
+        with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_scratch_disk(bench: Bench, full_disk: Path) -> None:
