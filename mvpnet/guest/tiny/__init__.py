@@ -1,22 +1,23 @@
 """The embedded guest, ``image=tiny``: a small Linux made on the user's machine from the distribution's packages.
 
 It boots by -kernel and -initrd, keeps everything in memory, and takes all it needs to know from the numbers that
-never change (MAC addresses) and from a few fw_cfg files. It needs 192 MB of memory.
+never change (MAC addresses) and from two fw_cfg files. It runs in 128 MB of memory; leave it 192 for work.
 
     image = ensure(cache_dir, say)
     qemu … -kernel image.kernel -initrd image.initrd -append KERNEL_COMMAND_LINE
-           -fw_cfg name=opt/mvpnet/authorized_keys,file=… -fw_cfg name=opt/mvpnet/id_ed25519,file=…
+           -fw_cfg VALUE    once for each of fw_cfg(authorized_keys, private_key)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from mvpnet.guest.tiny.cache import TinyImage, ensure
+from mvpnet.guest.options import joined
+from mvpnet.guest.tiny.cache import TinyImage, ensure, newest
 from mvpnet.guest.tiny.errors import TinyBuildError
+from mvpnet.guest.tiny.recipe import recipe_digest
 
-__all__ = ["KERNEL_COMMAND_LINE", "TinyBuildError", "TinyImage", "ensure", "fw_cfg", "qemu_options"]
+__all__ = ["KERNEL_COMMAND_LINE", "TinyBuildError", "TinyImage", "ensure", "fw_cfg", "newest", "recipe_digest"]
 
 #: The console is the first serial port. Without IPv6 an idle guest sends no multicast into the fabric.
 KERNEL_COMMAND_LINE = "console=ttyS0 quiet ipv6.disable=1"
@@ -31,18 +32,5 @@ def fw_cfg(authorized_keys: Path, private_key: Path) -> list[str]:
 
     Both are files as ssh-keygen writes them; the private key must have no passphrase.
     """
-    return [
-        f"name={AUTHORIZED_KEYS},file={_escaped(authorized_keys)}",
-        f"name={PRIVATE_KEY},file={_escaped(private_key)}",
-    ]
-
-
-def qemu_options(image: TinyImage, fw_cfg_values: Iterable[str]) -> list[str]:
-    """The part of qemu's command line that boots the image."""
-    boot = ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", KERNEL_COMMAND_LINE]
-    return boot + [part for value in fw_cfg_values for part in ("-fw_cfg", value)]
-
-
-def _escaped(path: Path) -> str:
-    """A path as an option's value: qemu takes a doubled comma for a comma."""
-    return str(path).replace(",", ",,")
+    files = {AUTHORIZED_KEYS: authorized_keys, PRIVATE_KEY: private_key}
+    return [joined([f"name={name}", f"file={path}"]) for name, path in files.items()]

@@ -73,7 +73,7 @@ def whole_images(cache_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             build = json.loads(record.read_text())
             sizes = {name: (record.parent / name).stat().st_size for name in build["size_bytes"]}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, LookupError, TypeError):
             continue
         if sizes == build["size_bytes"]:
             yield record.parent, build
@@ -86,7 +86,7 @@ def image_in(folder: Path) -> TinyImage:
 @contextmanager
 def locked(cache_dir: Path, say: Say) -> Iterator[None]:
     """Hold the cache's lock. The kernel lets it go with the process that holds it, however that ends."""
-    with open(cache_dir / ".lock", "w") as lock:
+    with (cache_dir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -126,14 +126,15 @@ def _put_in_place(cache_dir: Path, work: Path, recipe: str, used: list[Package],
     new.mkdir()
     (new / "vmlinuz").write_bytes(tree.kernel().read_bytes())
     (new / "initrd").write_bytes(initrd(tree, build_id=digest))
+    size_bytes = {path.name: path.stat().st_size for path in new.iterdir()}
     build = {
         "recipe": recipe,
         "built_at": time.time(),
-        "size_bytes": {path.name: path.stat().st_size for path in new.iterdir()},
+        "size_bytes": size_bytes,
         "packages": packages.versions(used),
     }
     (new / "build.json").write_text(json.dumps(build, indent=1))
     shutil.rmtree(cache_dir / digest, ignore_errors=True)  # one that is not whole, or no longer
     new.rename(cache_dir / digest)
-    say(f"tiny: built {cache_dir / digest} ({sum(build['size_bytes'].values()) / 1e6:.0f} MB)")
+    say(f"tiny: built {cache_dir / digest} ({sum(size_bytes.values()) / 1e6:.0f} MB)")
     return image_in(cache_dir / digest)

@@ -16,6 +16,7 @@ class TinyBuildError(ImageError):
     """The tiny guest cannot be built here; the message says what is missing and what to use instead."""
 
     def __init__(self, reason: str) -> None:
+        self.reason = reason
         super().__init__(f"image=tiny cannot be built on this machine: {reason}", hint=INSTEAD)
 
 

@@ -43,36 +43,50 @@ class Apt:
     folder: Path
     own_lists: bool
 
-    def update(self) -> None:
-        """Fetch the package lists; only for lists of our own."""
+    def update(self) -> str:
+        """Fetch the package lists; only for lists of our own. Returns what apt complained about.
+
+        It says that a source was out of reach and yet succeeds, as the other sources may hold all that is needed.
+        """
         (self.folder / "state/lists/partial").mkdir(parents=True, exist_ok=True)
-        self._run("apt-get", "update")
+        return complaints(self._run("apt-get", "update").stderr)
 
     def show(self, names: Iterable[str]) -> dict[str, Package]:
         """The candidates of those of the packages that apt knows."""
         shown = self._run("apt-cache", "show", "--no-all-versions", *sorted(names), may_fail=True)
-        return {package.name: package for package in parse_records(shown)}
+        return {package.name: package for package in parse_records(shown.stdout)}
 
     def download(self, packages: Iterable[Package], target: Path) -> None:
         """Fetch the packages' .deb files into the folder; apt checks signatures and digests."""
         target.mkdir(exist_ok=True)
         self._run("apt-get", "download", *(f"{package.name}={package.version}" for package in packages), cwd=target)
 
-    def _run(self, program: str, *arguments: str, cwd: Path | None = None, may_fail: bool = False) -> str:
+    def _run(
+        self, program: str, *arguments: str, cwd: Path | None = None, may_fail: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         (self.folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
         options = [*_APT_OPTIONS, "-o", f"Dir::Cache={self.folder}/cache"]
         if self.own_lists:
-            options += ["-o", f"Dir::State={self.folder}/state"]
+            options += ["-o", f"Dir::State={self.folder}/state", "-o", f"Dir::State::lists={self.folder}/state/lists"]
         if os.geteuid() == 0:  # else apt becomes the user _apt, who may not write here
             options += ["-o", "APT::Sandbox::User=root"]
-        argv = [program, *options, *arguments]
         done = subprocess.run(
-            argv, cwd=cwd, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            [program, *options, *arguments],
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode and not may_fail:
-            said = "\n".join(line for line in done.stderr.splitlines() if line.startswith("E:")) or done.stderr.strip()
-            raise AptError(f"`{program} {arguments[0]}` failed:\n{said}")
-        return done.stdout
+            raise AptError(f"`{program} {arguments[0]}` failed:\n{complaints(done.stderr)}")
+        return done
+
+
+def complaints(stderr: str) -> str:
+    """apt's warnings and errors, without what else it prints there."""
+    return "\n".join(line for line in stderr.splitlines() if line.startswith(("E:", "W:")))
 
 
 def parse_records(text: str) -> list[Package]:
@@ -139,8 +153,11 @@ def find(folder: Path, say: Say) -> tuple[Apt, list[Package]]:
 def with_own_lists(folder: Path, say: Say) -> tuple[Apt, list[Package]]:
     say("tiny: fetching package lists (this machine's have none of the packages, or are out of date)")
     apt = Apt(folder, own_lists=True)
-    apt.update()
-    return apt, resolve(apt)
+    trouble = apt.update()
+    try:
+        return apt, resolve(apt)
+    except AptError as error:
+        raise AptError(f"{error.reason}\n{trouble}".strip()) from error
 
 
 def fetch(apt: Apt, wanted: list[Package], debs: Path, say: Say) -> list[Package]:

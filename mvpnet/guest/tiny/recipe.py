@@ -1,4 +1,4 @@
-"""What the tiny guest is made of: package names, programs, kernel modules, and the digest that tells one recipe from another.
+"""What the tiny guest is made of: packages, programs, kernel modules; and the digest that tells recipes apart.
 
 The files under ``root/`` are the guest's own (its init script and the like); everything else comes from the
 distribution's packages. Change anything in this folder and the next ``ensure`` builds a new image.
