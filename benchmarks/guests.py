@@ -126,10 +126,16 @@ def direct(folder: Path, kind: str, like: Pair) -> Iterator[Pair]:
         qemus, ports = [], []
         for rank, end in enumerate(ends):
             stack.enter_context(end)
-            monitor, qemus_monitor = (stack.enter_context(s) for s in socket.socketpair())
+            _, qemus_monitor = (stack.enter_context(s) for s in socket.socketpair())
             ports.append(free_port())
-            argv = cmdline(like.qemus[rank])
-            argv = rewired(argv, kind, end.fileno(), qemus_monitor.fileno(), ports[-1], folder / f"direct.{rank}")
+            argv = rewired(
+                cmdline(like.qemus[rank]),
+                kind,
+                end.fileno(),
+                qemus_monitor.fileno(),
+                ports[-1],
+                folder / f"direct.{rank}",
+            )
             log = stack.enter_context((folder / f"direct.{rank}.log").open("wb"))
             fds = (end.fileno(), qemus_monitor.fileno())
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds)

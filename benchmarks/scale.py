@@ -41,7 +41,9 @@ class Row:
     ranks: int
     prepared_s: float  # from mpiexec's start until the last rank starts its guest
     up_s: float  # until rank 0 says that all guests are up
-    reached_s: float  # from the word to go until every guest has a frame of every other; the word is looked for every 0.1 s
+    reached_s: (
+        float  # from the word to go until every guest has a frame of every other; the word is looked for every 0.1 s
+    )
     stopped_s: float  # from SIGTERM until mpiexec has ended
     rank_mb: float  # resident memory of a rank, median; what ranks share is counted for each
     rank_own_mb: float  # the same, shared memory divided by those who share it (PSS)
@@ -87,7 +89,7 @@ def one_job(folder: Path, ranks: int, options: list[str], idle_s: float) -> Row:
         went = time.time()
         (folder / "go").touch()
         reached_s = wait(lambda: len(list(folder.glob("reached.*"))) == ranks, job, log) - went
-        parts = [pid for pid in marked(f"{MARK}={mark}")]
+        parts = list(marked(f"{MARK}={mark}"))
         monwraps = [pid for pid in parts if "monwrap" in command(pid)]
         rank_pids = [pid for pid in parts if "-m mvpnet" in command(pid)]
         before, since = cpu_s(rank_pids + monwraps), time.time()
@@ -167,7 +169,17 @@ def memory_mb(pid: int) -> dict[str, float]:
 
 def table(rows: list[Row]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD)
-    for name in ("ranks", "guests start", "all up", "all reached", "stopped", "rank", "rank's own", "monwrap's", "idle"):
+    for name in (
+        "ranks",
+        "guests start",
+        "all up",
+        "all reached",
+        "stopped",
+        "rank",
+        "rank's own",
+        "monwrap's",
+        "idle",
+    ):
         shown.add_column(name, justify="right")
     for row in rows:
         shown.add_row(

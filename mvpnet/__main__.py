@@ -1,6 +1,7 @@
 """The program: a verb, or a job. The only place that exits.
 
 mvpnet VERB …                       see `cli`
+mpirun -n 4 mvpnet bench …          the one verb that all ranks run
 mpirun -n 4 mvpnet GROUP=OPTION …   a job: rank 0 composes it, all ranks run it
 """
 
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 
 from mvpnet import logs
 from mvpnet.errors import MvpnetError
@@ -27,13 +29,16 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     logs.silence()
     try:
+        inspecting = any(word.split("=")[0] in _INSPECTING for word in argv) and launched_size(os.environ) is None
+        if argv[:1] == ["bench"] and not inspecting:
+            return launch(argv, lead_bench, follow_bench)
         if argv and (argv[0].isidentifier() or argv == ["--version"]):
             from mvpnet import cli
 
             return cli.run(argv)
-        if any(word.split("=")[0] in _INSPECTING for word in argv) and launched_size(os.environ) is None:
+        if inspecting:
             return inspect(argv)
-        return launch(argv)
+        return launch(argv, lead, follow)
     except MvpnetError as error:
         return tell(error)
 
@@ -45,7 +50,11 @@ def inspect(argv: list[str]) -> int:
     return _worst(compose.run(argv, 1, lambda spec: 0, tell))
 
 
-def launch(argv: list[str]) -> int:
+def launch(
+    argv: list[str],
+    lead: Callable[[World, StopSignals, list[str]], int],
+    follow: Callable[[World, StopSignals], int],
+) -> int:
     """Run what `argv` asks for on all ranks of this launch; the same exit code on every rank.
 
     An error that nobody foresaw on any rank prints its traceback and ends all ranks.
@@ -95,6 +104,25 @@ def follow(world: World, signals: StopSignals) -> int:
     while not isinstance(order := world.broadcast(), int):
         job.follow(world, signals, order)
     return order
+
+
+def lead_bench(world: World, signals: StopSignals, argv: list[str]) -> int:
+    """Rank 0 of `mvpnet bench`."""
+    from mvpnet import cli
+    from mvpnet.bench.command import Launch
+
+    try:
+        code = cli.run(argv, Launch(world, signals))
+    except MvpnetError as error:
+        code = tell(error)
+    world.broadcast(code)
+    return code
+
+
+def follow_bench(world: World, signals: StopSignals) -> int:
+    from mvpnet.bench.command import follow
+
+    return follow(world, signals)
 
 
 def tell(error: MvpnetError) -> int:

@@ -10,15 +10,19 @@ from typing import Any
 import click
 
 from mvpnet import __version__
+from mvpnet.bench.command import Launch, bench
 from mvpnet.errors import ConfigError, ImageError, Interrupted
 from mvpnet.image_cli import image
 from mvpnet.seed_cli import seed
 
 
-def run(argv: list[str]) -> int:
-    """Run a verb; its exit code. Raises MvpnetError, ConfigError for a command line that click refuses."""
+def run(argv: list[str], launch: Launch | None = None) -> int:
+    """Run a verb, in a launch where it needs one; its exit code.
+
+    Raises MvpnetError, ConfigError for a command line that click refuses.
+    """
     try:
-        result = verbs.main(argv, prog_name="mvpnet", standalone_mode=False)
+        result = verbs.main(argv, prog_name="mvpnet", standalone_mode=False, obj=launch)
     except click.Abort:  # Ctrl-C
         raise Interrupted("stopped by SIGINT") from None
     except click.exceptions.Exit as end:
@@ -35,6 +39,7 @@ def verbs() -> None:
     """Virtual machines as one MPI job. Without a verb: mpirun -n RANKS mvpnet [GROUP=OPTION ...] [KEY=VALUE ...]"""
 
 
+verbs.add_command(bench)
 verbs.add_command(image)
 verbs.add_command(seed)
 

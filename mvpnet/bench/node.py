@@ -1,0 +1,178 @@
+"""A rank's part in `mvpnet bench`: its guest, link and pump, and rank 0's asking of all guests.
+
+Rank 0 sends an order to a rank as a control message; that rank hands it to its guest, and sends the guest's answer
+back with what it knows of itself. At most one order is on its way to a rank.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mvpnet.dataplane.address import host_name
+from mvpnet.dataplane.pump import Pump, open_link
+from mvpnet.errors import HostError, Interrupted
+from mvpnet.loop import Loop
+from mvpnet.schema import Net
+from mvpnet.signals import StopSignals
+from mvpnet.world import World
+
+PATIENCE_S = 30.0  # beyond what an order takes by itself
+_GUEST_END_S = 5.0
+_LOOK_S = 0.1  # for signals, and for the time
+_END = b"end"
+
+Order = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+class Node:
+    """All ranks make theirs; rank 0 asks and then `end`s, the others `follow`; all `close`.
+
+    Raises OSError where sockets or the guest's process cannot be made.
+    """
+
+    def __init__(self, world: World, signals: StopSignals, net: Net) -> None:
+        self._world = world
+        self._signals = signals
+        self._answers: dict[int, Answer] = {}
+        self._stop_when: Callable[[], bool] = lambda: False
+        self._loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
+        link = open_link(world.rank, world.size, net)
+        assert link.qemu_fd is not None
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            words = [net.kind.name, str(world.rank), str(link.qemu_fd), str(theirs.fileno())]
+            self._guest = subprocess.Popen(
+                [sys.executable, "-m", "mvpnet.bench.guest", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[link.qemu_fd, theirs.fileno()],
+                start_new_session=True,  # a Ctrl-C is for us alone
+            )
+        link.detach_qemu_end()
+        self._pump = Pump(world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None)
+        self._loop.worker = self._pump
+        self._loop.watch(self._control.fileno(), self._guest_answered)
+
+    # ── rank 0 ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self, orders: Mapping[int, Order], takes_s: float = 0.0) -> dict[int, Answer]:
+        """Give each rank its order, and wait for all answers.
+
+        Raises HostError for a guest that ended or did not answer, Interrupted after a signal.
+        """
+        self._answers.clear()
+        for rank, order in orders.items():
+            self._pump.send_control(rank, json.dumps(order).encode())
+        timeout_s = takes_s + PATIENCE_S
+        if not self._run_until(lambda: len(self._answers) == len(orders), timeout_s):
+            late = sorted(orders.keys() - self._answers.keys())
+            more = f" and {len(late) - 1} more ranks" if len(late) > 1 else ""
+            raise HostError(f"no answer in {timeout_s:g} s from {self.named(late[0])}{more}")
+        for rank, answer in self._answers.items():
+            if "failed" in answer:
+                raise HostError(f"{self.named(rank)}: {answer['failed']}")
+        return dict(self._answers)
+
+    def ask_all(self, order: Order, takes_s: float = 0.0) -> dict[int, Answer]:
+        return self.ask(dict.fromkeys(range(self._world.size), order), takes_s)
+
+    def wait(self, seconds: float) -> None:
+        """Let that time pass. Raises Interrupted after a signal."""
+        end_s = time.monotonic() + seconds
+        self._run_until(lambda: time.monotonic() >= end_s, seconds + 1)
+
+    def end(self) -> None:
+        """Send the others home."""
+        for rank in range(1, self._world.size):
+            self._pump.send_control(rank, _END)
+
+    def named(self, rank: int) -> str:
+        return f"{host_name(rank)} on {self._world.hosts[rank]}"
+
+    def _run_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+
+        def look() -> None:
+            if condition() or self._signals.received or time.monotonic() > deadline_s:
+                self._loop.stop()
+            else:
+                timers[0] = self._loop.call_later(min(_LOOK_S, timeout_s / 10), look)
+
+        timers = [self._loop.call_later(0.0, look)]
+        self._stop_when = condition
+        self._loop.run()
+        timers[0].cancel()
+        if self._signals.received:
+            error = Interrupted(f"stopped by {self._signals.received.name}")
+            error.exit_code = 128 + self._signals.received
+            raise error
+        return condition()
+
+    # ── every rank ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def follow(self) -> None:
+        """Do what rank 0 says until it sends us home."""
+        self._loop.run()
+
+    def close(self) -> None:
+        """End the guest, and this node's part in the data path together with all others'.
+
+        Raises HostError when the others do not end theirs.
+        """
+        self._loop.unwatch(self._control.fileno())
+        self._control.close()
+        deadline = self._loop.call_later(PATIENCE_S, self._stuck)
+        self._pump.finish(self._loop.stop)
+        self._loop.run()
+        deadline.cancel()
+        try:
+            self._guest.wait(_GUEST_END_S)
+        except subprocess.TimeoutExpired:
+            self._guest.kill()
+            self._guest.wait()
+
+    def _stuck(self) -> None:
+        raise HostError(f"{self.named(self._world.rank)}: other ranks did not end their part in {PATIENCE_S:g} s")
+
+    def _heard(self, source: int, payload: bytes) -> None:
+        if payload == _END:
+            self._loop.stop()
+        elif b'"answer"' in payload[:10]:
+            self._answers[source] = json.loads(payload)["answer"]
+            if self._stop_when():
+                self._loop.stop()
+        else:
+            try:
+                self._control.send(payload)
+            except OSError as error:
+                self._answer({"failed": f"the bench's guest cannot be told what to do: {error.strerror}"})
+
+    def _guest_answered(self) -> None:
+        try:
+            answer = self._control.recv(1 << 16)
+        except ConnectionError:
+            answer = b""
+        if answer:
+            self._answer(json.loads(answer) | self._facts())
+        else:
+            self._loop.unwatch(self._control.fileno())
+            self._answer({"failed": "the bench's guest has ended"})
+
+    def _answer(self, answer: Answer) -> None:
+        self._pump.send_control(0, json.dumps({"answer": answer}).encode())
+
+    def _facts(self) -> Answer:
+        """What a rank says of itself with every answer. ru_maxrss is in KiB (getrusage(2))."""
+        return {
+            "cpu_s": time.process_time(),
+            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "dropped": sum(self._pump.counters.drops.values()),
+        }

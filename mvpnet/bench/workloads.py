@@ -1,0 +1,177 @@
+"""What `mvpnet bench` measures, step by step. Runs on rank 0, which asks the others' guests; see `node`.
+
+Every workload yields results: plain dictionaries, for JSON as they are and for the tables of `report`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mvpnet.dataplane.address import host_name
+from mvpnet.schema import Net, NetKind
+
+if TYPE_CHECKING:
+    from mvpnet.bench.node import Answer, Node
+
+WORKLOADS = ("flood", "roundtrip", "all-to-all", "broadcast")
+PING_FRAME_BYTES = 64
+
+_LOOK_S = 0.05
+_SETTLED_S = 0.5  # nothing came for so long: what has not come is lost
+
+Result = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    workloads: tuple[str, ...]
+    nets: tuple[Net, ...]  # one a kind of link
+    frame_bytes: tuple[int, ...]
+    gaps_ms: tuple[float, ...]
+    seconds: float
+    source: int
+    to: int
+
+    def steps(self) -> int:
+        """How many results a run will have."""
+        each = {"roundtrip": len(self.gaps_ms)}
+        return len(self.nets) * sum(each.get(name, len(self.frame_bytes)) for name in self.workloads)
+
+
+@dataclass
+class Bench:
+    """One run of a plan over one kind of link."""
+
+    node: Node
+    plan: Plan
+    kind: NetKind
+    world_size: int
+    say: Say
+    _cpu_s: dict[int, float] = field(default_factory=dict)
+
+    def results(self) -> Iterator[Result]:
+        """Runs the workloads in turn. Raises what `Node.ask` does."""
+        runs: dict[str, Callable[[], Iterator[Result]]] = {
+            "flood": self._floods,
+            "roundtrip": self._roundtrips,
+            "all-to-all": self._all_to_alls,
+            "broadcast": self._broadcasts,
+        }
+        for name in self.plan.workloads:
+            for result in runs[name]():
+                yield {"workload": name, "link": self.kind.name, **result}
+
+    def _floods(self) -> Iterator[Result]:
+        source, to = self.plan.source, self.plan.to
+        for size in self.plan.frame_bytes:
+            self.say(f"flood of {size}-byte frames, {host_name(source)} to {host_name(to)}")
+            sent, took, got = self._flood({source: [to]}, [to], size)
+            yield {
+                "frame_bytes": size,
+                "from": source,
+                "to": to,
+                **_rate(got[to], size),
+                "sent": sent[source],
+                "lost": sent[source] - got[to]["frames"],
+                "cpu_percent": {"from": took[source], "to": took[to]},
+                "rss_mb": max(got[to]["rss_mb"], self._report()[source]["rss_mb"]),
+            }
+
+    def _roundtrips(self) -> Iterator[Result]:
+        source, to = self.plan.source, self.plan.to
+        for gap_ms in self.plan.gaps_ms:
+            self.say(f"round trips {gap_ms:g} ms apart, {host_name(source)} to {host_name(to)} and back")
+            order = {
+                "do": "ping",
+                "to": to,
+                "frame_bytes": PING_FRAME_BYTES,
+                "seconds": self.plan.seconds,
+                "gap_s": gap_ms / 1e3,
+            }
+            answer = self.node.ask({source: order}, self.plan.seconds)[source]
+            names = ("pings", "lost", "p50_us", "p99_us", "max_us")
+            yield {"gap_ms": gap_ms, "from": source, "to": to, **{name: answer[name] for name in names}}
+
+    def _all_to_alls(self) -> Iterator[Result]:
+        ranks = range(self.world_size)
+        orders: dict[int, list[int] | None] = {rank: [other for other in ranks if other != rank] for rank in ranks}
+        for size in self.plan.frame_bytes:
+            self.say(f"{size}-byte frames from all {self.world_size} ranks to all others, one of each, then a flood")
+            _, _, met = self._flood(orders, list(ranks), size, seconds=0.0)
+            sent, took, got = self._flood(orders, list(ranks), size)
+            rates = [_rate(got[rank], size)["frames_per_s"] for rank in ranks]
+            yield {
+                "frame_bytes": size,
+                "pairs": self.world_size * (self.world_size - 1),
+                "pairs_reached": sum(met[rank]["sources"] for rank in ranks),
+                "frames_per_s": sum(rates),
+                "gbit_per_s": sum(rates) * size * 8 / 1e9,
+                "slowest_frames_per_s": min(rates),
+                "fastest_frames_per_s": max(rates),
+                "sent": sum(sent.values()),
+                "lost": sum(sent.values()) - sum(got[rank]["frames"] for rank in ranks),
+                "cpu_percent": sum(took.values()),
+                "rss_mb": max(got[rank]["rss_mb"] for rank in ranks),
+            }
+
+    def _broadcasts(self) -> Iterator[Result]:
+        source = self.plan.source
+        others = [rank for rank in range(self.world_size) if rank != source]
+        for size in self.plan.frame_bytes:
+            self.say(f"broadcast flood of {size}-byte frames, {host_name(source)} to all")
+            sent, took, got = self._flood({source: None}, others, size)
+            rates = {rank: _rate(got[rank], size)["frames_per_s"] for rank in others}
+            slowest = min(others, key=lambda rank: rates[rank])
+            yield {
+                "frame_bytes": size,
+                "from": source,
+                "sent": sent[source],
+                "slowest": slowest,
+                "slowest_frames_per_s": rates[slowest],
+                "fastest_frames_per_s": max(rates.values()),
+                "most_lost": max(sent[source] - got[rank]["frames"] for rank in others),
+                "cpu_percent": sum(took.values()),
+                "rss_mb": max(got[rank]["rss_mb"] for rank in others),
+            }
+
+    def _flood(
+        self, senders: dict[int, list[int] | None], receivers: list[int], size: int, seconds: float | None = None
+    ) -> tuple[dict[int, int], dict[int, float], dict[int, Answer]]:
+        """Frames sent by each sender, CPU of each rank in percent of a core, and the report of each receiver."""
+        seconds = self.plan.seconds if seconds is None else seconds
+        before = self.node.ask_all({"do": "reset"})
+        began_s = time.monotonic()
+        orders = {r: {"do": "flood", "to": to, "frame_bytes": size, "seconds": seconds} for r, to in senders.items()}
+        sent = {rank: answer["sent"] for rank, answer in self.node.ask(orders, seconds).items()}
+        expected = sum(sent.values()) * (len(receivers) if None in senders.values() else 1)
+        after = self._settled(receivers, expected)
+        took_s = time.monotonic() - began_s
+        took = {rank: 100 * (after[rank]["cpu_s"] - before[rank]["cpu_s"]) / took_s for rank in after}
+        return sent, took, after
+
+    def _settled(self, receivers: list[int], expected: int) -> dict[int, Answer]:
+        """The reports, once all that was sent has come or no more comes."""
+        came, came_at_s = -1, time.monotonic()
+        while True:
+            reports = self._report()
+            frames = sum(reports[rank]["frames"] for rank in receivers)
+            if frames != came:
+                came, came_at_s = frames, time.monotonic()
+            if frames >= expected or time.monotonic() - came_at_s > _SETTLED_S:
+                return reports
+            self.node.wait(_LOOK_S)
+
+    def _report(self) -> dict[int, Answer]:
+        return self.node.ask_all({"do": "report"})
+
+
+def _rate(report: Answer, frame_bytes: int) -> dict[str, float]:
+    """Frames a second as they came, and the same in Gbit/s of Ethernet frames."""
+    rate = report["timed_frames"] / report["seconds"] if report["seconds"] else 0.0
+    return {"frames_per_s": rate, "gbit_per_s": rate * frame_bytes * 8 / 1e9}
