@@ -66,9 +66,10 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
     from mvpnet.guest.argv import shell_text
     from mvpnet.guest.drives import check_shared_writes
     from mvpnet.guest.store import planned as with_stored_image
+    from mvpnet.rank import with_built_disk
 
     job = compose.compose(list(overrides), ranks, config_dir)
-    specs = [job.for_rank(rank) for rank in range(ranks)]
+    specs = [with_built_disk(job.for_rank(rank)) for rank in range(ranks)]
     check_shared_writes([with_stored_image(spec) for spec in specs])
     planned = [planned_rank(spec) for spec in specs]
     for warning in job.warnings():
@@ -105,7 +106,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
         ours, *qemus = rank.socket_paths(spec)
         link = LinkPath(ours, qemus[0] if qemus else None)
     accel, _ = host.resolve_accel(spec.vm.accel, spec.qemu.binary)
-    spec, boot = planned_boot(spec, folder)
+    boot = planned_boot(spec, folder)
     wiring = rank.wire(
         spec,
         accel=accel,
@@ -121,7 +122,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
 
 
 def planned_boot(spec: Any, folder: Path) -> Any:
-    """The spec with its disk, and what the guest would boot; a tiny image not built yet is named after its recipe.
+    """What the guest would boot; a tiny image that is not built yet is named after its recipe.
 
     Raises ImageError for a Debian image that is not built yet: its disk has to be looked at.
     """
@@ -137,8 +138,8 @@ def planned_boot(spec: Any, folder: Path) -> Any:
             raise ImageError("image=debian12-built: is not built yet", hint="mvpnet image fetch image=debian12-built")
         return rank.debian_boot(spec, debian.image_in(found))
     if spec.image.kind is not ImageKind.tiny:
-        return spec, rank.disk_boot(spec)
+        return rank.disk_boot(spec)
     recipe = tiny.recipe_digest()
     named = cache / "tiny" / recipe
     built = tiny.newest(cache / "tiny", recipe) or tiny.TinyImage(named / "vmlinuz", named / "initrd", recipe)
-    return spec, rank.tiny_boot(built, spec.image.kernel_args, (folder / "authorized_keys", folder / "id_ed25519"))
+    return rank.tiny_boot(built, spec.image.kernel_args, (folder / "authorized_keys", folder / "id_ed25519"))

@@ -35,7 +35,7 @@ from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import rank_logs
 from mvpnet.loop import Loop
 from mvpnet.paths import RankLogs, RunFolder, scratch_base
-from mvpnet.rank import Keys, Prepared, child_environment, prepare
+from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
 from mvpnet.signals import StopSignals
 from mvpnet.spec import JobSpec, RankSpec, plain
@@ -63,7 +63,8 @@ def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
         _say(f"warning: {warning}")
     with signals.raising():
         spec = store.pinned(spec, _say)
-    check_shared_writes([store.planned(spec.for_rank(rank)) for rank in range(spec.world_size)], world.hosts)
+    asked = (spec.for_rank(rank) for rank in range(spec.world_size))
+    check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts)
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
     order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ))
     world.broadcast(order)

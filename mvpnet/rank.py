@@ -108,8 +108,8 @@ def prepare(
     )
     if spec.makes_seed:
         write_seed(spec, user, facts, seed_image(scratch.folder))
-    spec, boot = boot_files(spec, write_keys(scratch.folder, keys), say)
-    spec = store.provided(spec, stack, say)
+    boot = boot_files(spec, write_keys(scratch.folder, keys), say)
+    spec = store.provided(with_built_disk(spec), stack, say)
     drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
     stack.callback(remove_leftovers, drives, say)
@@ -250,29 +250,35 @@ def with_made_seed(spec: RankSpec, drives: tuple[DrivePlan, ...], scratch: Path)
     return (*drives[:1], *seed, *drives[1:])
 
 
-def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> tuple[RankSpec, Boot]:
-    """What the guest boots from outside its disk, and the spec with the disk; built here if it is to be and is not.
+def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
+    """What the guest boots from outside its disk; images that mvpnet builds are built here if they are not yet.
 
     Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
     """
     image = spec.image
     cache = cache_base(image.cache_dir)
     if image.kind is ImageKind.tiny:
-        return spec, tiny_boot(tiny.ensure(cache / "tiny", say), image.kernel_args, key_files)
+        return tiny_boot(tiny.ensure(cache / "tiny", say), image.kernel_args, key_files)
     if image.kind is ImageKind.debian:
         return debian_boot(spec, debian.ensure(cache / "debian", image.packages, say))
     boot = disk_boot(spec)
     for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
         if path and not path.is_file():
             raise ConfigError(f"{key}: there is no file {path}")
-    return spec, boot
+    return boot
 
 
-def debian_boot(spec: RankSpec, built: debian.DebianImage) -> tuple[RankSpec, Boot]:
-    """The spec with the built disk as its boot disk, and the kernel that goes with it."""
+def with_built_disk(spec: RankSpec) -> RankSpec:
+    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not."""
+    if spec.image.kind is not ImageKind.debian:
+        return spec
+    folder = cache_base(spec.image.cache_dir) / "debian" / debian.image_digest(spec.image.packages)
+    return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})
+
+
+def debian_boot(spec: RankSpec, built: debian.DebianImage) -> Boot:
     arguments = " ".join(filter(None, [debian.KERNEL_COMMAND_LINE, spec.image.kernel_args]))
-    disk = escaped(built.disk)
-    return changed(spec, {"image": {"path": disk}}), Boot(built.kernel, built.initrd, arguments)
+    return Boot(built.kernel, built.initrd, arguments)
 
 
 def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:

@@ -31,7 +31,7 @@ PACKAGES = [
 #: The disk is one file system without partitions; ds=nocloud spares cloud-init a search for its seed.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 ds=nocloud"
 
-_RECIPE_VERSION = 1  # raise it when something else about the image changes
+_RECIPE_VERSION = 2  # raise it when something else about the image changes
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _DISK_BYTES = 2 * 2**30  # sparse; image.size grows the overlay
 _SLOW_AND_USELESS = "apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer dpkg-db-backup.timer"
@@ -94,7 +94,11 @@ def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
     say("debian: packing the disk")
     tree.mkdir()
     raw = new.parent / "disk.raw"
-    script = 'tar -xf "$1" -C "$2" && mke2fs -q -t ext4 -F -L root -d "$2" "$3" "$4" && chmod -R u+rwX "$2/boot"'
+    # xattrs: file capabilities, such as ping's
+    script = (
+        'tar --xattrs --xattrs-include="*" -xf "$1" -C "$2" && '
+        'mke2fs -q -t ext4 -F -L root -d "$2" "$3" "$4" && chmod -R u+rwX "$2/boot"'
+    )
     words = [str(archive), str(tree), str(raw), f"{_DISK_BYTES // 1024}k"]
     _run([*_as_root_inside(), "sh", "-c", script, "sh", *words])
     _run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(new / "disk.qcow2")])

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from job.conftest import Bench, nothing_left, record
+from job.conftest import Bench, nothing_left, record, scratch_files
 from job.test_ways_to_stop import pid_of_rank
+from mvpnet.dataplane.address import SHUTDOWN_FRAME
 from support import RunningJob, poll_until
+
+pytestmark = pytest.mark.mpi
 
 
 def no_guest_is_left(job: RunningJob) -> None:
@@ -19,7 +22,7 @@ def no_guest_is_left(job: RunningJob) -> None:
 
 
 def folders_left(job: RunningJob) -> list[Path]:
-    return [path for path in job.scratch.rglob("*") if path.is_dir() and path.name != f"mvpnet-{os.getuid()}"]
+    return [path for path in scratch_files(job) if path.is_dir() and path.name != f"mvpnet-{os.getuid()}"]
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -99,7 +102,7 @@ def test_sockets_by_path_of_a_killed_job_go_with_the_next_start(bench: Bench, sh
 
 def test_guests_that_ignore_everything_are_killed(bench: Bench) -> None:
     job = bench.up(behaviour="ignore-powerdown+ignore-term", ranks=2)
-    job.signal(signal.SIGTERM)
+    bench.tell("send.0", SHUTDOWN_FRAME.hex())
     end = job.finish(60)
     assert end.code == 0, end
     assert [guest["how"] for guest in record(job)["guests"]] == ["killed", "killed"]
