@@ -42,7 +42,8 @@ class Node:
         self._world = world
         self._signals = signals
         self._answers: dict[int, Answer] = {}
-        self._stop_when: Callable[[], bool] = lambda: False
+        self._failed: dict[int, str] = {}
+        self._stop_when: Callable[[], object] = lambda: False
         self._loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
         link = open_link(world.rank, world.size, net)
         assert link.qemu_fd is not None
@@ -72,13 +73,13 @@ class Node:
         for rank, order in orders.items():
             self._pump.send_control(rank, json.dumps(order).encode())
         timeout_s = takes_s + PATIENCE_S
-        if not self._run_until(lambda: len(self._answers) == len(orders), timeout_s):
+        answered = self._run_until(lambda: self._failed or orders.keys() <= self._answers.keys(), timeout_s)
+        for rank, failure in self._failed.items():
+            raise HostError(f"{self.named(rank)}: {failure}")
+        if not answered:
             late = sorted(orders.keys() - self._answers.keys())
             more = f" and {len(late) - 1} more ranks" if len(late) > 1 else ""
             raise HostError(f"no answer in {timeout_s:g} s from {self.named(late[0])}{more}")
-        for rank, answer in self._answers.items():
-            if "failed" in answer:
-                raise HostError(f"{self.named(rank)}: {answer['failed']}")
         return dict(self._answers)
 
     def ask_all(self, order: Order, takes_s: float = 0.0) -> dict[int, Answer]:
@@ -97,7 +98,7 @@ class Node:
     def named(self, rank: int) -> str:
         return f"{host_name(rank)} on {self._world.hosts[rank]}"
 
-    def _run_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+    def _run_until(self, condition: Callable[[], object], timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
 
         def look() -> None:
@@ -109,12 +110,13 @@ class Node:
         timers = [self._loop.call_later(0.0, look)]
         self._stop_when = condition
         self._loop.run()
+        self._stop_when = lambda: False  # an answer that comes late stops nothing else
         timers[0].cancel()
         if self._signals.received:
             error = Interrupted(f"stopped by {self._signals.received.name}")
             error.exit_code = 128 + self._signals.received
             raise error
-        return condition()
+        return bool(condition())
 
     # ── every rank ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,7 +148,11 @@ class Node:
         if payload == _END:
             self._loop.stop()
         elif b'"answer"' in payload[:10]:
-            self._answers[source] = json.loads(payload)["answer"]
+            answer = json.loads(payload)["answer"]
+            if "failed" in answer:
+                self._failed[source] = answer["failed"]
+            else:
+                self._answers[source] = answer
             if self._stop_when():
                 self._loop.stop()
         else:
