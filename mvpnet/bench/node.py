@@ -50,7 +50,7 @@ class Node:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             words = [net.kind.name, str(world.rank), str(link.qemu_fd), str(theirs.fileno())]
-            self._guest = subprocess.Popen(
+            self.guest = subprocess.Popen(
                 [sys.executable, "-m", "mvpnet.bench.guest", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -58,8 +58,8 @@ class Node:
                 start_new_session=True,  # a Ctrl-C is for us alone
             )
         link.detach_qemu_end()
-        self._pump = Pump(world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None)
-        self._loop.worker = self._pump
+        self.pump = Pump(world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None)
+        self._loop.worker = self.pump
         self._loop.watch(self._control.fileno(), self._guest_answered)
 
     # ── rank 0 ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +71,7 @@ class Node:
         """
         self._answers.clear()
         for rank, order in orders.items():
-            self._pump.send_control(rank, json.dumps(order).encode())
+            self.pump.send_control(rank, json.dumps(order).encode())
         timeout_s = takes_s + PATIENCE_S
         answered = self._run_until(lambda: self._failed or orders.keys() <= self._answers.keys(), timeout_s)
         for rank, failure in self._failed.items():
@@ -93,7 +93,7 @@ class Node:
     def end(self) -> None:
         """Send the others home."""
         for rank in range(1, self._world.size):
-            self._pump.send_control(rank, _END)
+            self.pump.send_control(rank, _END)
 
     def named(self, rank: int) -> str:
         return f"{host_name(rank)} on {self._world.hosts[rank]}"
@@ -132,14 +132,14 @@ class Node:
         self._loop.unwatch(self._control.fileno())
         self._control.close()
         deadline = self._loop.call_later(PATIENCE_S, self._stuck)
-        self._pump.finish(self._loop.stop)
+        self.pump.finish(self._loop.stop)
         self._loop.run()
         deadline.cancel()
         try:
-            self._guest.wait(_GUEST_END_S)
+            self.guest.wait(_GUEST_END_S)
         except subprocess.TimeoutExpired:
-            self._guest.kill()
-            self._guest.wait()
+            self.guest.kill()
+            self.guest.wait()
 
     def _stuck(self) -> None:
         raise HostError(f"{self.named(self._world.rank)}: other ranks did not end their part in {PATIENCE_S:g} s")
@@ -173,12 +173,12 @@ class Node:
             self._answer({"failed": "the bench's guest has ended"})
 
     def _answer(self, answer: Answer) -> None:
-        self._pump.send_control(0, json.dumps({"answer": answer}).encode())
+        self.pump.send_control(0, json.dumps({"answer": answer}).encode())
 
     def _facts(self) -> Answer:
         """What a rank says of itself with every answer. ru_maxrss is in KiB (getrusage(2))."""
         return {
             "cpu_s": time.process_time(),
             "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "dropped": sum(self._pump.counters.drops.values()),
+            "dropped": sum(self.pump.counters.drops.values()),
         }
