@@ -1,7 +1,7 @@
 # mvpnet's commands; `make help` lists them. Each first installs what is missing (`make setup`).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-mpi-matrix check
+.PHONY: help setup demo test test-mpi-matrix check fuzz
 
 # The programs of .venv come first, and so does its mpiexec where PyPI's mpich is in there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -28,3 +28,10 @@ check: setup ## check style and types
 	ruff check .
 	ruff format --check .
 	mypy --strict mvpnet
+
+FUZZ_SECONDS ?= 120
+
+fuzz: setup ## fuzz the data plane for FUZZ_SECONDS=120, guided by coverage; what is found is in .fuzz/crash-*
+	pip install --quiet --disable-pip-version-check 'atheris>=3'
+	mkdir -p .fuzz/corpus
+	cd .fuzz && python ../fuzz/dataplane.py -max_total_time=$(FUZZ_SECONDS) -max_len=8192 corpus
