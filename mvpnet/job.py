@@ -54,6 +54,15 @@ class Order:
     facts: SeedFacts
 
 
+@dataclass(frozen=True)
+class Problem:
+    """An error of one rank's, told to the others: errors themselves need not survive pickling."""
+
+    exit_code: int
+    message: str
+    hint: str | None
+
+
 def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
     """Rank 0's part: mvpnet's exit code for this job.
 
@@ -104,7 +113,7 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
 
 def _prepared(
     world: World, signals: StopSignals, spec: RankSpec, order: Order, logs: RankLogs, stack: ExitStack
-) -> tuple[Prepared | None, MvpnetError | None]:
+) -> tuple[Prepared | None, Problem | None]:
     """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
     try:
         with signals.raising():
@@ -113,20 +122,21 @@ def _prepared(
             most = world.most_ranks_on_one_host()
             return prepare(spec, order.keys, order.facts, logs, most, stack, _say), None
     except MvpnetError as error:
-        return None, error
+        return None, Problem(error.exit_code, Exception.__str__(error), error.hint)
     except OSError as error:
         where = f"scratch is {scratch_base(spec.scratch_dir)}, logs go to {logs.folder}"
-        return None, HostError(str(error), hint=f"is a disk full, or a folder not writable? {where}")
+        hint = f"is a disk full, or a folder not writable? {where}"
+        return None, Problem(HostError.exit_code, str(error), hint)
 
 
-def _told_together(problems: dict[int, MvpnetError]) -> MvpnetError:
+def _told_together(problems: dict[int, Problem]) -> MvpnetError:
     """One error for what failed on several ranks: the first in full, with the ranks that say the same."""
     first = next(iter(problems.values()))
-    same = [rank for rank, error in problems.items() if str(error) == str(first)]
+    same = [rank for rank, problem in problems.items() if problem == first]
     others = len(problems) - len(same)
     ranks = f"{host_name(same[0])}" if len(same) == 1 else f"{len(same)} ranks, {host_name(same[0])} first"
-    more = f"\n  and {others} more ranks failed in other ways" if others else ""
-    error = type(first)(f"{Exception.__str__(first)}\n  on: {ranks}{more}", hint=first.hint)
+    more = f"\n  and {_count(others, 'more rank')} failed in other ways" if others else ""
+    error = MvpnetError(f"{first.message}\n  on: {ranks}{more}", hint=first.hint)
     error.exit_code = first.exit_code
     return error
 

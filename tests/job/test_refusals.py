@@ -51,6 +51,12 @@ def test_what_is_not_there_is_named(bench: Bench, option: str, code: int, says: 
     assert record(job)["verdict"]["code"] == code
 
 
+def test_a_tiny_image_that_cannot_be_built(bench: Bench) -> None:
+    job, end = bench.run("image.kind=tiny", f"image.cache_dir={bench.disk}/below-a-file")
+    refused(job, end, 4, "image=tiny cannot be built", "image=file")
+    assert end.stderr.count("cannot be built") == 1
+
+
 def test_a_socket_folder_that_is_not_there(bench: Bench) -> None:
     refused(*bench.run("net.socket=path", "net.socket_dir=nowhere"), 3, "net.socket_dir", "nowhere")
 
