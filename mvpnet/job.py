@@ -42,6 +42,7 @@ from mvpnet.spec import JobSpec, RankSpec, plain
 from mvpnet.world import World
 
 _PROGRESS_EVERY_S = 1.0
+_SAME_SIGNAL_S = 1.0  # Ctrl-C may reach a rank twice, from the terminal and from mpiexec
 _LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
 
 
@@ -238,6 +239,7 @@ class Part:
         self._app = HostApp(self._loop, run.root / "app.log", job.config.app.show_output, self._app_ended)
         self._told_to_stop = False
         self._link_lost_why: str | None = None
+        self._signalled_s: float | None = None
         self._said = ""
         if world.rank == 0:
             self.conductor = Conductor(
@@ -301,8 +303,15 @@ class Part:
         self._tell({"stop": f"{host_name(self._world.rank)} asked for the shutdown address", "code": 0})
 
     def _signalled(self, number: signal.Signals) -> None:
-        self._tell({"stop": f"{number.name} received", "code": 128 + number, "signal": True})
-        if self._signals.count > 1 and self.conductor:
+        """In the signal handler, between any two lines of ours: leave it to the loop."""
+        self._loop.call_later(0.0, lambda: self._stop_at_signal(number))
+
+    def _stop_at_signal(self, number: signal.Signals) -> None:
+        now_s = time.monotonic()
+        if self._signalled_s is None:
+            self._signalled_s = now_s
+            self._tell({"stop": f"{number.name} received", "code": 128 + number, "signal": True})
+        elif self.conductor and now_s - self._signalled_s > _SAME_SIGNAL_S:
             self.conductor.hurry()
 
     # -- between the ranks -------------------------------------------------------------------------------------------

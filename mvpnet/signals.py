@@ -22,7 +22,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.count = 0
         self.on_signal: Callable[[signal.Signals], None] | None = None
 
     def install(self) -> None:
@@ -31,7 +30,6 @@ class StopSignals:
 
     def _got(self, number: signal.Signals) -> None:
         self.received = self.received or number
-        self.count += 1
         if self.on_signal:
             self.on_signal(number)
 
