@@ -16,12 +16,12 @@ pytestmark = pytest.mark.timeout(400)
 SMALL = ["vm=small", "vm.accel=tcg", "boot.timeout_s=240", "hydra.run.dir=run"]
 
 
-def ssh(job: RunningJob, rank: int, script: str, *, last_words: bool = False) -> str:
+def ssh(job: RunningJob, rank: int, script: str, *, last_words: bool = False, config: str = "run/ssh_config") -> str:
     """What a shell script prints on a guest; AssertionError with all it said when it fails.
 
     `last_words` may cut off their own connection.
     """
-    command = ["ssh", "-F", "run/ssh_config", f"n{rank:04d}", script]
+    command = ["ssh", "-F", config, f"n{rank:04d}", script]
     done = subprocess.run(command, cwd=job.cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 or last_words, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout

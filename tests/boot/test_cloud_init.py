@@ -1,0 +1,97 @@
+"""Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from boot.test_guests import nothing_left, ssh
+from mvpnet.guest import debian
+from mvpnet.paths import cache_base
+from support import RunningJob
+
+pytestmark = pytest.mark.timeout(900)
+
+COMMON = ["image.user=alice", "vm.accel=tcg", "vm.memory=512M", "boot.timeout_s=400", "net.mtu=9000"]
+UNTIL_TOLD = 'app.command=["sh","-c","while [ ! -e finish ]; do sleep 0.2; done; exit 3"]'
+
+OPTION = """
+defaults: [schema]
+files: {/srv/hello.txt: hello.txt}
+runcmd: ["echo ${rank} of ${world_size} > /srv/rank"]
+"""
+
+
+def up(start_mvpnet, *options: str) -> RunningJob:
+    job = start_mvpnet(*COMMON, UNTIL_TOLD, *options, ranks=2)
+    job.wait_for("2/2 guests up", 500)
+    return job
+
+
+def finished(job: RunningJob) -> None:
+    """The app's exit code is the job's."""
+    (job.cwd / "finish").touch()
+    end = job.finish(180)
+    (job.cwd / "finish").unlink()
+    assert end.code == 3, end
+    nothing_left(job)
+
+
+def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("from the host\n")
+    (tmp_path / "mvpnet.d/cloud_init").mkdir(parents=True)
+    (tmp_path / "mvpnet.d/cloud_init/mine.yaml").write_text(OPTION)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    job = up(
+        start_mvpnet,
+        "image=debian12-built",
+        "image.size=+1G",
+        "image.use=copy",
+        f"image.copy_dir={copies}",
+        "image.keep_copies=true",
+        "job.name=first",
+        "cloud_init=mine",
+        "hydra.run.dir=run",
+    )
+    for rank in range(2):
+        other = f"n{1 - rank:04d}"
+        assert "status: done" in ssh(job, rank, "cloud-init status --wait --long")
+        result = json.loads(ssh(job, rank, "cat /run/cloud-init/result.json"))
+        assert result["v1"]["errors"] == []
+        assert ssh(job, rank, "hostname; whoami").split() == [f"n{rank:04d}", "alice"]
+        for number in range(2):
+            assert f"10.0.0.{number + 1} " in ssh(job, rank, f"getent hosts n{number:04d}").replace("\t", " ")
+        assert ssh(job, rank, "cat /etc/hosts.mpi").split() == ["n0000", "n0001"]
+        links = ssh(job, rank, "ip -o link; ip -o addr")
+        assert f"10.0.0.{rank + 1}/8" in links and "mtu 9000" in links
+        # guest to guest, as the user and as root, in both directions and without a question
+        assert ssh(job, rank, f"ssh {other} hostname").strip() == other
+        assert ssh(job, rank, f"sudo ssh {other} whoami").strip() == "root"
+        assert ssh(job, rank, f"ssh root@{other} whoami").strip() == "root"
+        assert ssh(job, rank, "cat /srv/hello.txt /srv/rank").splitlines() == ["from the host", f"{rank} of 2"]
+        assert int(ssh(job, rank, "df --output=size -BM / | tail -1").strip().rstrip("M")) > 2500
+        assert "3 received" in ssh(job, rank, f"ping -c 3 -s 8900 -M do {other}")
+    ssh(job, 0, "echo kept | sudo tee /srv/kept; sync")
+    finished(job)
+
+    disks = sorted(copies.iterdir())
+    assert len(disks) == 2
+    built = debian.image_in(cache_base(None) / "debian" / debian.image_digest([]))
+    again = up(
+        start_mvpnet,
+        "image=file",
+        f'image.path="{copies}/disk.first.{{rank}}.qcow2"',
+        "image.use=direct",
+        f"image.kernel={built.kernel}",
+        f"image.initrd={built.initrd}",
+        f'image.kernel_args="{debian.KERNEL_COMMAND_LINE}"',
+        "cloud_init=default",
+        "job.name=second",
+        "hydra.run.dir=run2",
+    )
+    config = "run2/ssh_config"
+    assert ssh(again, 0, "cat /srv/kept; ssh n0001 hostname", config=config).split() == ["kept", "n0001"]
+    finished(again)

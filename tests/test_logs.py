@@ -1,0 +1,80 @@
+"""Where messages go: the rank's file, the terminal, and what was recent at a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from mvpnet.logs import Recent, part_of, rank_logs, silence
+from mvpnet.paths import RankLogs
+from mvpnet.schema import Logging
+
+
+@pytest.fixture(autouse=True)
+def only_our_sinks() -> None:
+    silence()
+
+
+def as_part(part: str, level: str, message: str) -> None:
+    logger.patch(lambda record: record.update(name=f"mvpnet.{part}")).log(level, message)
+
+
+def test_levels_for_file_and_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with rank_logs(3, Logging(level="INFO", stderr_level="ERROR"), RankLogs(tmp_path)):
+        as_part("guest.supervisor", "DEBUG", "too fine")
+        as_part("guest.supervisor", "INFO", "for the file")
+        as_part("guest.supervisor", "ERROR", "for both")
+    lines = (tmp_path / "mvpnet.log").read_text().splitlines()
+    assert [line.rsplit(": ", 1)[1] for line in lines] == ["for the file", "for both"]
+    assert capsys.readouterr().err == "n0003 ERROR: for both\n"
+
+
+def test_the_level_of_one_part(tmp_path: Path) -> None:
+    with rank_logs(0, Logging(level="WARNING", levels={"dataplane": "TRACE"}), RankLogs(tmp_path)):
+        as_part("dataplane.pump", "TRACE", "wanted")
+        as_part("guest.probe", "INFO", "not wanted")
+    assert "wanted" in (tmp_path / "mvpnet.log").read_text()
+    assert "not wanted" not in (tmp_path / "mvpnet.log").read_text()
+
+
+def test_without_a_file_none_is_made(tmp_path: Path) -> None:
+    with rank_logs(0, Logging(file=False), RankLogs(tmp_path / "logs")):
+        as_part("job", "INFO", "nowhere")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_recent_messages_are_written_out_at_a_crash(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), rank_logs(0, Logging(level="ERROR", recent="1K"), RankLogs(tmp_path)):
+        for number in range(100):
+            as_part("job", "TRACE", f"message {number}")
+        raise ZeroDivisionError
+    kept = (tmp_path / "recent.log").read_text()
+    assert "message 99" in kept and "message 0\n" not in kept
+    assert len(kept) <= 1024
+
+
+def test_and_not_without_one(tmp_path: Path) -> None:
+    with rank_logs(0, Logging(), RankLogs(tmp_path)):
+        as_part("job", "INFO", "well")
+    assert not (tmp_path / "recent.log").exists()
+
+
+def test_recent_is_bounded(tmp_path: Path) -> None:
+    recent = Recent(10)
+    for text in ("12345", "67890", "abc"):
+        recent.add(text)
+    recent.write_to(tmp_path / "recent")
+    assert (tmp_path / "recent").read_text() == "67890abc"
+    recent.add("x" * 11)
+    recent.write_to(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_parts() -> None:
+    assert (part_of("mvpnet.dataplane.pump"), part_of("mvpnet.job"), part_of("mvpnet")) == (
+        "dataplane",
+        "job",
+        "mvpnet",
+    )
