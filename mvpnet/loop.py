@@ -28,8 +28,8 @@ Callback = Callable[[], object]
 class Worker(Protocol):
     """Something that is called in turns, and says how it wants to be woken when there is nothing to do."""
 
-    def turn(self) -> bool:
-        """Do a bounded amount of work without blocking; True if there was any."""
+    def turn(self, now_s: float) -> bool:
+        """Do a bounded amount of work without blocking; True if there was any. `now_s` is time.monotonic()."""
         ...
 
     def before_sleep(self) -> float:
@@ -129,7 +129,7 @@ class Loop:
             if now >= look_at:
                 self._look(0.0)
                 look_at = now + _LOOK_EVERY_S
-            if turn():
+            if turn(now):
                 busy_at = now
                 os.sched_yield()
             elif now - busy_at <= self._window_s:

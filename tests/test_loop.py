@@ -26,7 +26,7 @@ class Bell:
         self.turns = self.sleeps = self.woken = 0
         self.loop = loop
 
-    def turn(self) -> bool:
+    def turn(self, now_s: float) -> bool:
         self.turns += 1
         self.work -= 1
         return self.work >= 0

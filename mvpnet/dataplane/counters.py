@@ -16,7 +16,8 @@ class Counters:
     to a peer            peer_full: the peer did not take messages for net.patience_ms; job_ended: this rank has
                          ended its part in the job
     from a peer          forged: not from that peer's guest, not for this rank, or down the wrong branch of the tree;
-                         malformed_bytes: what could not be cut into frames; unknown_message: a tag of no meaning
+                         malformed_bytes: what could not be cut into frames; unknown_message: a tag of no meaning;
+                         too_long_message: longer than net.chunk_bytes (both count messages)
     to the own guest     guest_full: the guest did not read for net.patience_ms; guest_gone: there is none (any more)
     """
 

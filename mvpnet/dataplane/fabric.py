@@ -59,15 +59,8 @@ class _Peer:
         self.dead = False  # took nothing for too long
 
 
-class _Flight:
-    """A message that the peer has not taken yet."""
-
-    __slots__ = ("part", "peer", "request")
-
-    def __init__(self, peer: _Peer, request: MPI.Request, part: Part | bytes) -> None:
-        self.peer = peer
-        self.request = request
-        self.part = part  # MPI reads from it until then
+# A message that the peer has not taken yet, and what it lies in; plain, as each costs time. The request keeps bytes.
+_Flight = tuple[MPI.Request, _Peer, Chunk | Part | None]
 
 
 class Fabric:
@@ -91,6 +84,7 @@ class Fabric:
         self.rank: Final = comm.Get_rank()
         self.size: Final = comm.Get_size()
         self.doorbell = doorbell
+        self.now_s = 0.0  # its owner's time.monotonic() at the start of this turn
         self._comm = comm
         self._pool = pool
         self._counters = counters
@@ -102,6 +96,7 @@ class Fabric:
         self._awake_s = awake_s
         self._peers: dict[int, _Peer] = {}
         self._flights: deque[_Flight] = deque()
+        self._posted: tuple[MPI.Request, Chunk] | None = None  # a receive of any message
         self._arriving: deque[tuple[MPI.Request, int, int, Chunk, int]] = deque()
         self._to_self: deque[bytes] = deque()
         self._full: set[_Peer] = set()
@@ -134,9 +129,13 @@ class Fabric:
         """
         if self._barrier is not None:
             return self._drop(frames, "job_ended")
-        peer = self._peer(to)
+        peer = self._peers.get(to) or self._peer(to)
         if peer.in_flight < self._credits and not peer.queue:
-            self._issue(peer, tag, Part.of(view, frames, chunk))
+            if len(view) < COPY_BELOW_BYTES:
+                self._issue(peer, tag, view.tobytes(), None)
+            else:
+                chunk.hold()
+                self._issue(peer, tag, view, chunk)
             return True
         if peer.dead or (not patiently and peer.queue_bytes >= self._peer_queue_bytes):
             return self._drop(frames, "peer_full")
@@ -163,20 +162,21 @@ class Fabric:
         self._ring(peer, time.monotonic())
         request = self._comm.Issend([payload, MPI.BYTE], to, CONTROL)
         peer.in_flight += 1
-        self._flights.append(_Flight(peer, request, payload))
+        self._flights.append((request, peer, None))
         return True
 
-    def retire(self, now_s: float) -> bool:
+    def retire(self) -> bool:
         """Take back the credits of messages that were taken, send what waited for them, ring who sleeps."""
         moved = False
+        now_s = self.now_s
         flights = self._flights
         for _ in range(min(len(flights), _TESTS_A_TURN)):
             flight = flights.popleft()
-            peer = flight.peer
-            if flight.request.Test():
+            request, peer, held = flight
+            if request.Test():
                 moved = True
-                if isinstance(flight.part, Part):
-                    flight.part.release()
+                if held is not None:
+                    held.release()
                 peer.in_flight -= 1
                 peer.heard_s = now_s
                 peer.ring_wait_s = _RING_AFTER_S
@@ -185,19 +185,18 @@ class Fabric:
                     self._issue_batch(peer)
             else:
                 flights.append(flight)
-                if now_s - peer.rung_s > peer.ring_wait_s and now_s - peer.heard_s > peer.ring_wait_s:
+                if now_s - peer.heard_s > peer.ring_wait_s and now_s - peer.rung_s > peer.ring_wait_s:
                     peer.ring_wait_s = min(2 * peer.ring_wait_s, _RING_AGAIN_MAX_S)
                     self._ring(peer, now_s)
                 if peer.queue and now_s - peer.heard_s > self._patience_s:
                     self._give_up(peer)
         return moved
 
-    def ring_all(self, now_s: float) -> None:
+    def ring_all(self) -> None:
         """Ring every peer that has yet to take something: this rank is going to sleep."""
-        for flight in self._flights:
-            peer = flight.peer
+        for _, peer, _ in self._flights:
             if peer.rung_s < peer.heard_s:
-                self._ring(peer, now_s)
+                self._ring(peer, self.now_s)
 
     def _peer(self, rank: int) -> _Peer:
         try:
@@ -208,15 +207,15 @@ class Fabric:
             peer = self._peers[rank] = _Peer(rank)
             return peer
 
-    def _issue(self, peer: _Peer, tag: int, part: Part) -> None:
-        now = time.monotonic()
+    def _issue(self, peer: _Peer, tag: int, data: memoryview | bytes, held: Chunk | Part | None) -> None:
         if not peer.in_flight:
-            if now - peer.heard_s > self._awake_s:
-                self._ring(peer, now)  # first, so that it wakes while the message is made
-            peer.heard_s = now  # patience starts here
-        request = self._comm.Issend([part.data, MPI.BYTE], peer.rank, tag)
+            now_s = self.now_s
+            if now_s - peer.heard_s > self._awake_s:
+                self._ring(peer, now_s)  # first, so that it wakes while the message is made
+            peer.heard_s = now_s  # patience starts here
+        request = self._comm.Issend([data, MPI.BYTE], peer.rank, tag)
         peer.in_flight += 1
-        self._flights.append(_Flight(peer, request, part))
+        self._flights.append((request, peer, held))
         self._counters.messages_sent += 1
 
     def _issue_batch(self, peer: _Peer) -> None:
@@ -237,7 +236,7 @@ class Fabric:
         self._queue_bytes -= total
         if peer.queue_bytes < self._peer_queue_bytes:
             self._full.discard(peer)
-        self._issue(peer, tag, part)
+        self._issue(peer, tag, part.data, part)
 
     def _ring(self, peer: _Peer, now_s: float) -> None:
         peer.rung_s = now_s
@@ -261,15 +260,63 @@ class Fabric:
     # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, wants_unicast: Callable[[], bool]) -> bool:
-        """Take messages and pass them on; those for the guest only while `wants_unicast`, the others always."""
-        moved = False
+        """Take messages and pass them on; those for the guest only while `wants_unicast`, the others always.
+
+        One receive of any message is always posted, except while unicasts are unwanted: it costs less than half of
+        what a matched probe costs, and lets the message move while this rank does something else.
+        """
         if self._to_self:
             self._receiver.on_control(self.rank, self._to_self.popleft())
-            moved = True
-        if self.size == 1 or self._all_sent:
-            return moved
+            return True
+        if self._all_sent:
+            return False
+        if self._posted is None and not self._post(wants_unicast):
+            return self._take_others()
+        moved = False
         for _ in range(_MESSAGES_A_TURN):
-            if not self._take(wants_unicast()):
+            if not self._posted_done():
+                break
+            moved = True
+            if not self._post(wants_unicast):
+                break
+        return moved
+
+    def _post(self, wants_unicast: Callable[[], bool]) -> bool:
+        """Post the receive, unless messages for the guest are unwanted, there can be none, or older ones arrive."""
+        if self.size == 1 or self._arriving or not wants_unicast():
+            return False
+        chunk = self._pool.get()
+        self._posted = self._comm.Irecv([chunk.view, MPI.BYTE], MPI.ANY_SOURCE, MPI.ANY_TAG), chunk
+        return True
+
+    def _posted_done(self) -> bool:
+        """Deliver what came for the posted receive, if anything did."""
+        assert self._posted is not None
+        request, chunk = self._posted
+        status = self._status
+        try:
+            if not request.Test(status):
+                return False
+        except MPI.Exception as error:
+            if error.Get_error_class() != MPI.ERR_TRUNCATE:
+                raise
+            self._posted = None
+            self._counters.drops["too_long_message"] += 1
+            chunk.release()
+        else:
+            self._posted = None
+            source = status.Get_source()
+            (self._peers.get(source) or self._peer(source)).heard_s = self.now_s
+            self._deliver(source, status.Get_tag(), chunk, status.Get_count(MPI.BYTE))
+        return True
+
+    def _take_others(self) -> bool:
+        """Take broadcasts and control messages by probing for them, as the posted receive would take any."""
+        if self.size == 1:
+            return False
+        moved = False
+        for _ in range(_MESSAGES_A_TURN):
+            if not self._take():
                 break
             moved = True
         while self._arriving and self._arriving[0][0].Test():
@@ -278,23 +325,20 @@ class Fabric:
             moved = True
         return moved
 
-    def _take(self, unicast: bool) -> bool:
-        """Match one message and receive it, or start to."""
+    def _take(self) -> bool:
+        """Match one message that is not for the guest alone and receive it, or start to."""
         if len(self._arriving) >= _MESSAGES_A_TURN:
             return False
         status = self._status
         improbe = self._comm.Improbe
-        if unicast:
-            message = improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
-        else:
-            message = improbe(MPI.ANY_SOURCE, BROADCAST, status) or improbe(MPI.ANY_SOURCE, CONTROL, status)
+        message = improbe(MPI.ANY_SOURCE, BROADCAST, status) or improbe(MPI.ANY_SOURCE, CONTROL, status)
         if message is None:
             return False
         size = status.Get_count(MPI.BYTE)
         source, tag = status.Get_source(), status.Get_tag()
         chunk = self._pool.get_for(size)
         request = message.Irecv([chunk.view[:size], MPI.BYTE])
-        self._peer(source).heard_s = time.monotonic()
+        self._peer(source).heard_s = self.now_s
         if self._arriving or not request.Test():
             self._arriving.append((request, source, tag, chunk, size))
         else:
@@ -330,5 +374,26 @@ class Fabric:
             if self._arriving or not self._barrier.Test():
                 return False
             self._all_sent = True
+            if self._posted is not None:
+                self._posted[0].Cancel()
+            else:
+                self._barrier = self._comm.Ibarrier()
+        if self._posted is not None:
+            if not self._unpost():
+                return False
             self._barrier = self._comm.Ibarrier()
         return self._barrier.Test()
+
+    def _unpost(self) -> bool:
+        """Whether the posted receive is over, be it cancelled or with the last message of this job."""
+        assert self._posted is not None
+        request, chunk = self._posted
+        status = self._status
+        if not request.Test(status):
+            return False
+        self._posted = None
+        if status.Is_cancelled():
+            chunk.release()
+        else:
+            self._deliver(status.Get_source(), status.Get_tag(), chunk, status.Get_count(MPI.BYTE))
+        return True

@@ -49,8 +49,11 @@ class Splitter:
         A length that no frame can have ends the list with an empty run of route BROKEN: nothing after it can be
         trusted. Frames shorter than an Ethernet header have the route TOO_SHORT, which neighbouring runs may share.
         """
-        runs: list[Run] = []
         known = self._known
+        only = known.get(bytes(buffer[:HEADER_BYTES]))
+        if only is not None and only[0] == end:  # a frame alone, as in every exchange of question and answer
+            return [(only[1], 0, end, 1)], end
+        runs: list[Run] = []
         at = start = frames = 0
         current = TOO_SHORT
         last: tuple[int, int] | None = None

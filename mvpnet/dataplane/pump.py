@@ -128,10 +128,10 @@ class Pump:
 
     # ── Worker ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def turn(self) -> bool:
-        now = time.monotonic()
+    def turn(self, now_s: float) -> bool:
         mpi = self._fabric
-        moved = mpi.waiting and mpi.retire(now)
+        mpi.now_s = now_s
+        moved = mpi.waiting and mpi.retire()
         link = self.link
         if link is not None:
             try:
@@ -163,7 +163,7 @@ class Pump:
         if not bell.settled():
             return _QUICK_NAP_S
         if mpi.waiting:
-            mpi.ring_all(time.monotonic())
+            mpi.ring_all()
             return _QUICK_NAP_S
         if self.link is not None and not (self.link.connected and not self.link.full):
             return _UNCONNECTED_NAP_S

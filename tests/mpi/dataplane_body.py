@@ -253,14 +253,15 @@ def forged_messages(kind: str) -> None:
         job.until(lambda: MPI.Request.Testall(requests), "the lies to be taken")
     # The frame of 65 bytes is an honest broadcast, and went down the tree to the ranks below `victim` as well.
     if victim == RANK and SIZE > 1:
-        job.until(lambda: len(job.guest.got) >= 20_004, "what was true")
+        job.until(lambda: len(job.guest.got) >= 4, "what was true")
         assert [len(f) for f in job.guest.got[:3]] == [61, 62, 63]
-        assert {len(f) for f in job.guest.got[3:]} == {65, 66}
+        assert [len(f) for f in job.guest.got[3:]] == [65]
     job.meet()
     drops = job.finish()
     if victim == RANK and SIZE > 1:
         assert drops.pop("malformed_bytes") == 4 + len(" and more") + 67
         assert drops.pop("unknown_message") == 1
+        assert drops.pop("too_long_message") == 1
         assert drops.pop("forged") == 8
     assert not drops, drops
 
