@@ -24,7 +24,7 @@ from typing import Any
 import mpi4py
 import pytest
 
-from support import Finished, Process, RunningJob, mpiexec_command, processes_marked
+from support import Finished, Process, RunMvpnet, RunningJob, StartMvpnet, mpiexec_command, processes_marked
 
 # A test module may import what imports MPI. Were MPI started here, the mpiexecs of the tests would inherit its
 # environment and take themselves for part of this process's world: Open MPI's then ends with 1 and not a word.
@@ -73,10 +73,6 @@ def short_dir() -> Iterator[Path]:
 def mpiexec() -> list[str]:
     """mpiexec and its options, to be followed by -n N PROGRAM…"""
     return mpiexec_command()
-
-
-StartMvpnet = Callable[..., RunningJob]
-RunMvpnet = Callable[..., Finished]
 
 
 @pytest.fixture

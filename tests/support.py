@@ -134,3 +134,7 @@ class RunningJob:
                 process.kill()
         if self.process.stdin:
             self.process.stdin.close()
+
+
+StartMvpnet = Callable[..., RunningJob]  # what the fixtures of these names in conftest.py give
+RunMvpnet = Callable[..., Finished]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import StartMvpnet
 from mvpnet.access import Door, inventory
+from support import StartMvpnet
 
 DOORS = [Door(0, "h0", 2200, "alice"), Door(1, "h1", 2201, "bob")]
 

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import RunMvpnet, StartMvpnet
 from mvpnet import cli, compose
 from mvpnet.errors import ConfigError, HostError, ImageError
-from support import poll_until
+from support import RunMvpnet, StartMvpnet, poll_until
 
 STANDIN = Path(__file__).with_name("standin.py")
 
