@@ -29,6 +29,7 @@ MAX_CONTROL_BYTES: Final = 64 * 1024
 _MAX_IDLE_PEERS: Final = 1024
 _TESTS_A_TURN: Final = 16
 _MESSAGES_A_TURN: Final = 4
+_ALONE_BELOW_BYTES: Final = 4096
 # A peer that is thought to be awake, but has not taken a message after so long, is rung after all; and again at
 # growing intervals.
 _RING_AFTER_S: Final = 100e-6
@@ -270,14 +271,15 @@ class Fabric:
             return True
         if self._all_sent:
             return False
-        if self._posted is None and not self._post(wants_unicast):
-            return self._take_others()
         moved = False
         for _ in range(_MESSAGES_A_TURN):
-            if not self._posted_done():
+            if self._posted is None and not self._post(wants_unicast):
+                return self._take_others() or moved
+            size = self._posted_done()
+            if size is None:
                 break
             moved = True
-            if not self._post(wants_unicast):
+            if size < _ALONE_BELOW_BYTES:  # who it is for has the core at once; all else comes after
                 break
         return moved
 
@@ -289,26 +291,27 @@ class Fabric:
         self._posted = self._comm.Irecv([chunk.view, MPI.BYTE], MPI.ANY_SOURCE, MPI.ANY_TAG), chunk
         return True
 
-    def _posted_done(self) -> bool:
-        """Deliver what came for the posted receive, if anything did."""
+    def _posted_done(self) -> int | None:
+        """Deliver what came for the posted receive; its size in bytes, or None if nothing came."""
         assert self._posted is not None
         request, chunk = self._posted
         status = self._status
         try:
             if not request.Test(status):
-                return False
+                return None
         except MPI.Exception as error:
             if error.Get_error_class() != MPI.ERR_TRUNCATE:
                 raise
             self._posted = None
             self._counters.drops["too_long_message"] += 1
             chunk.release()
-        else:
-            self._posted = None
-            source = status.Get_source()
-            (self._peers.get(source) or self._peer(source)).heard_s = self.now_s
-            self._deliver(source, status.Get_tag(), chunk, status.Get_count(MPI.BYTE))
-        return True
+            return 0
+        self._posted = None
+        source = status.Get_source()
+        (self._peers.get(source) or self._peer(source)).heard_s = self.now_s
+        size = status.Get_count(MPI.BYTE)
+        self._deliver(source, status.Get_tag(), chunk, size)
+        return size
 
     def _take_others(self) -> bool:
         """Take broadcasts and control messages by probing for them, as the posted receive would take any."""

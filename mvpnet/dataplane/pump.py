@@ -131,7 +131,7 @@ class Pump:
     def turn(self, now_s: float) -> bool:
         mpi = self._fabric
         mpi.now_s = now_s
-        moved = mpi.waiting and mpi.retire()
+        moved = False
         link = self.link
         if link is not None:
             try:
@@ -143,6 +143,8 @@ class Pump:
                     moved = True
             except LinkLostError as lost:
                 self._lost(lost)
+        if mpi.waiting:
+            moved = mpi.retire() or moved
         moved = mpi.receive(self._wants_more) or moved
         if self._on_done is not None and mpi.finished():
             done, self._on_done = self._on_done, None
