@@ -77,6 +77,7 @@ def job(folder: Path, kind: str, mtu: int, overrides: tuple[str, ...]) -> Iterat
     name, run = f"bench{os.getpid()}", folder / "run"
     argv = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2", sys.executable, "-m", "mvpnet"]
     argv += ["image=tiny", "vm=small", f"net={kind}", f"net.mtu={mtu}", f"job.name={name}", f"hydra.run.dir={run}"]
+    argv += [f"net.ssh_port={20000 + 100 * (os.getpid() % 400)}"]  # out of the way of other jobs that start just now
     log = folder / "job.log"
     with log.open("wb") as out:
         process = subprocess.Popen([*argv, *overrides], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder)
