@@ -25,6 +25,8 @@
 
 enum { FRAME = 60, MOST = 69632 + 4, LOOK_MS = 100 };
 
+#define VERSION "\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 0}, \"package\": \"\""
+
 static unsigned rank, size;
 static int link_fd = -1, is_stream, monitor_fd = -1, door_fd = -1;
 static unsigned char inbox[4 * MOST];
@@ -110,9 +112,12 @@ static void hear(void)
         else
             answer[0] = 0;
         char line[512];
-        int status = !strcmp(name, "query-status");
-        snprintf(line, sizeof line, "{%s\"return\": {%s}}\r\n", answer,
-                 status ? "\"status\": \"running\", \"running\": true, \"singlestep\": false" : "");
+        const char *facts = "";
+        if (!strcmp(name, "query-status"))
+            facts = "\"status\": \"running\", \"running\": true, \"singlestep\": false";
+        else if (!strcmp(name, "query-version"))
+            facts = VERSION;
+        snprintf(line, sizeof line, "{%s\"return\": {%s}}\r\n", answer, facts);
         say(line);
         if (!strcmp(name, "system_powerdown") || !strcmp(name, "quit")) {
             say("{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-shutdown\"}, "
@@ -231,8 +236,7 @@ int main(int argc, char **argv)
     seen = calloc(size + 1, 1);
     signal(SIGPIPE, SIG_IGN);
     if (monitor_fd >= 0)
-        say("{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 0}, \"package\": \"\"}, "
-            "\"capabilities\": [\"oob\"]}}\r\n");
+        say("{\"QMP\": {\"version\": {" VERSION "}, \"capabilities\": [\"oob\"]}}\r\n");
     for (;;) {
         int sending = went_at && sent_to < size && link_fd >= 0;
         struct pollfd fds[] = {{link_fd, POLLIN | (sending ? POLLOUT : 0), 0},
