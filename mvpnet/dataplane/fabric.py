@@ -263,8 +263,10 @@ class Fabric:
     def receive(self, wants_unicast: Callable[[], bool]) -> bool:
         """Take messages and pass them on; those for the guest only while `wants_unicast`, the others always.
 
-        One receive of any message is always posted, except while unicasts are unwanted: it costs less than half of
-        what a matched probe costs, and lets the message move while this rank does something else.
+        Among ranks of one host one receive of any message is always posted, except while unicasts are unwanted: it
+        costs less than half of what a matched probe costs, and lets the message move while this rank does something
+        else. Where there are several hosts messages are probed for: MPICH 5 over UCX left messages of other hosts
+        lying for ever once a posted receive from any source had been matched by a rank of the same host.
         """
         if self._to_self:
             self._receiver.on_control(self.rank, self._to_self.popleft())
@@ -274,7 +276,7 @@ class Fabric:
         moved = False
         for _ in range(_MESSAGES_A_TURN):
             if self._posted is None and not self._post(wants_unicast):
-                return self._take_others() or moved
+                return self._take_by_probing(wants_unicast) or moved
             size = self._posted_done()
             if size is None:
                 break
@@ -284,8 +286,9 @@ class Fabric:
         return moved
 
     def _post(self, wants_unicast: Callable[[], bool]) -> bool:
-        """Post the receive, unless messages for the guest are unwanted, there can be none, or older ones arrive."""
-        if self.size == 1 or self._arriving or not wants_unicast():
+        """Post the receive, unless messages are to be probed for, or there can be none, or older ones arrive."""
+        one_host = self.doorbell.settled() and self.doorbell.same_host
+        if self.size == 1 or not one_host or self._arriving or not wants_unicast():
             return False
         chunk = self._pool.get()
         self._posted = self._comm.Irecv([chunk.view, MPI.BYTE], MPI.ANY_SOURCE, MPI.ANY_TAG), chunk
@@ -313,13 +316,13 @@ class Fabric:
         self._deliver(source, status.Get_tag(), chunk, size)
         return size
 
-    def _take_others(self) -> bool:
-        """Take broadcasts and control messages by probing for them, as the posted receive would take any."""
+    def _take_by_probing(self, wants_unicast: Callable[[], bool]) -> bool:
+        """Take messages by probing for them; those for the guest alone only while they are wanted."""
         if self.size == 1:
             return False
         moved = False
         for _ in range(_MESSAGES_A_TURN):
-            if not self._take():
+            if not self._take(wants_unicast()):
                 break
             moved = True
         while self._arriving and self._arriving[0][0].Test():
@@ -328,13 +331,16 @@ class Fabric:
             moved = True
         return moved
 
-    def _take(self) -> bool:
-        """Match one message that is not for the guest alone and receive it, or start to."""
+    def _take(self, unicast: bool) -> bool:
+        """Match one message and receive it, or start to; without `unicast` one that is not for the guest alone."""
         if len(self._arriving) >= _MESSAGES_A_TURN:
             return False
         status = self._status
         improbe = self._comm.Improbe
-        message = improbe(MPI.ANY_SOURCE, BROADCAST, status) or improbe(MPI.ANY_SOURCE, CONTROL, status)
+        if unicast:
+            message = improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        else:
+            message = improbe(MPI.ANY_SOURCE, BROADCAST, status) or improbe(MPI.ANY_SOURCE, CONTROL, status)
         if message is None:
             return False
         size = status.Get_count(MPI.BYTE)
