@@ -67,8 +67,8 @@ def launch(
     try:
         return lead(world, signals, argv) if world.rank == 0 else follow(world, signals)
     except BaseException:
-        sys.stderr.write(f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}")
-        sys.stderr.flush()
+        failed = f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}"
+        logs.put(sys.stderr, failed.encode())
         world.abort(MvpnetError.exit_code)
         raise
 
@@ -78,7 +78,12 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     from mvpnet import compose, job
 
     def run_job(spec: JobSpec) -> int:
-        code = job.lead(world, signals, spec)
+        try:
+            code = job.lead(world, signals, spec)
+        except MvpnetError as error:
+            if not signals.received:
+                raise
+            code = tell(error)
         if signals.received:
             codes_of_stopped.append(code)
             raise compose.SweepStopped
@@ -92,7 +97,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     code = _worst(codes + codes_of_stopped)
     if len(codes) > 1:
         failed = sum(1 for one in codes if one)
-        sys.stderr.write(f"mvpnet: {len(codes)} jobs ran, {failed} of them failed\n")
+        logs.put(sys.stderr, f"mvpnet: {len(codes)} jobs ran, {failed} of them failed\n".encode())
     world.broadcast(code)
     return code
 
@@ -127,8 +132,7 @@ def follow_bench(world: World, signals: StopSignals) -> int:
 
 def tell(error: MvpnetError) -> int:
     """Say what was wrong, plainly; the exit code that it means."""
-    sys.stderr.write(f"mvpnet: {error}\n")
-    sys.stderr.flush()
+    logs.put(sys.stderr, f"mvpnet: {error}\n".encode())
     return error.exit_code
 
 

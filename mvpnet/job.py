@@ -13,7 +13,8 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from mvpnet.guest.life import Ending, GuestState
 from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
-from mvpnet.logs import rank_logs
+from mvpnet.logs import put, rank_logs
 from mvpnet.loop import Loop
 from mvpnet.paths import RankLogs, RunFolder, scratch_base
 from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
@@ -163,8 +164,11 @@ def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
 def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
     whole = {"spec": plain(spec), "digest": spec.digest(), **facts}
     temporary = run.job_json.with_suffix(".new")
-    temporary.write_text(json.dumps(whole, indent=1) + "\n")
-    temporary.rename(run.job_json)
+    try:
+        temporary.write_text(json.dumps(whole, indent=1) + "\n")
+        temporary.rename(run.job_json)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _ended(world: World, spec: JobSpec, run: RunFolder, part: Part) -> int:
@@ -176,7 +180,8 @@ def _ended(world: World, spec: JobSpec, run: RunFolder, part: Part) -> int:
     reports = [report for _, report in sorted(part.conductor.reports.items())]
     _record(run, spec, world, part.conductor.verdict, reports, part.started)
     if spec.config.logging.stats:
-        run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
+        with _warning_of(run.stats_json):
+            run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
     _say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
     if error := part.conductor.boot_error():
         raise error
@@ -198,10 +203,17 @@ def _record(
         "verdict": asdict(verdict),
         "guests": [asdict(report) for report in reports],
     }
-    try:
+    with _warning_of(run.job_json):
         _write_job(run, spec, facts)
+
+
+@contextmanager
+def _warning_of(path: Path) -> Iterator[None]:
+    """A record that cannot be written, say for a full disk, does not undo the job: it is warned of."""
+    try:
+        yield
     except OSError as error:
-        _say(f"warning: cannot write {run.job_json}: {error.strerror}")
+        _say(f"warning: cannot write {path}: {error.strerror}")
 
 
 def traffic(counters: list[dict[str, Any]]) -> dict[str, Any]:
@@ -355,7 +367,7 @@ class Part:
         timeout_s = self._job.config.boot.timeout_s
         self._loop.call_later(timeout_s, lambda: conductor.boot_timed_out(timeout_s))
         if self._job.config.shutdown.on_stdin_eof:
-            self._loop.watch(sys.stdin.fileno(), self._read_stdin)
+            self._watch_stdin(conductor)
         self._show_progress(conductor)
 
     def _show_progress(self, conductor: Conductor) -> None:
@@ -391,11 +403,18 @@ class Part:
             self._app.stop()
         return self._app.running
 
-    def _read_stdin(self) -> None:
-        if not os.read(sys.stdin.fileno(), 65536):
-            self._loop.unwatch(sys.stdin.fileno())
-            assert self.conductor
-            self.conductor.stop("standard input ended", 0)
+    def _watch_stdin(self, conductor: Conductor) -> None:
+        if sys.stdin is None:  # it was closed when we were started
+            conductor.stop("there is no standard input", 0)
+            return
+        fd = sys.stdin.fileno()
+
+        def read() -> None:
+            if not os.read(fd, 65536):
+                self._loop.unwatch(fd)
+                conductor.stop("standard input ended", 0)
+
+        self._loop.watch(fd, read)
 
 
 def _end_report(guest: Guest, host: str, link_lost_why: str | None) -> dict[str, Any]:
@@ -403,20 +422,20 @@ def _end_report(guest: Guest, host: str, link_lost_why: str | None) -> dict[str,
     assert guest.end
     failure = guest.failure()
     how = Ending.crashed if link_lost_why else guest.end.how
+    failed = how.value in FAILURES or failure.reached.precedes(GuestState.up)
     return {
         "host": host,
         "how": how.value,
         "phase": failure.reached.value,
         "reason": link_lost_why or failure.reason,
-        "cause": failure.cause,
+        "cause": failure.cause if failed else None,
         "console": list(failure.console_lines[-5:]),
     }
 
 
 def _say(line: str) -> None:
     """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    put(sys.stderr, f"{line}\n".encode())
 
 
 def _count(number: int, thing: str) -> str:

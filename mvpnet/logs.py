@@ -7,12 +7,13 @@ Loguru carries them. A message's part is the module or package below mvpnet that
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from loguru import logger
 
@@ -69,7 +70,7 @@ def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[Recent]:
     to_terminal = above(settings.stderr_level, settings.levels)
     sinks = [
         add(
-            lambda text: sys.stderr.write(text),
+            lambda text: put(sys.stderr, text.encode()),
             format=f"n{rank:04d} {{level}}: {{message}}",
             filter=to_terminal,
         )
@@ -89,6 +90,22 @@ def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[Recent]:
     finally:
         for sink in sinks:
             logger.remove(sink)
+
+
+def put(stream: TextIO | None, data: bytes) -> None:
+    """Write to standard output or error (None: it was closed when we were started) in one piece, and never fail.
+
+    A reader that has gone (`mvpnet … | head`) or a full disk must not end a job: the stream is led to /dev/null then.
+    """
+    if stream is None:
+        return
+    try:
+        stream.buffer.write(data)
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # what is still buffered goes there too, when Python exits
+        os.close(nowhere)
 
 
 def silence() -> None:
