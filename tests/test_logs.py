@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,23 @@ def test_parts() -> None:
         "job",
         "mvpnet",
     )
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_does_not_matter(stream: str) -> None:
+    script = (
+        "import sys; from mvpnet.logs import put; sys.stdin.read();"
+        f"[put(sys.{stream}, b'x' * 100_000) for _ in range(9)]; sys.exit(4)"
+    )
+    pipes = {"stdin": subprocess.PIPE, stream: subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        getattr(process, stream).close()
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(60) == 4
+
+
+def test_nor_does_a_full_disk() -> None:
+    script = "import sys; from mvpnet.logs import put; put(sys.stdout, b'x' * 100_000); put(None, b'x'); sys.exit(4)"
+    with Path("/dev/full").open("wb") as full:
+        assert subprocess.run([sys.executable, "-c", script], stdout=full, check=False).returncode == 4

@@ -97,6 +97,7 @@ class HostApp:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._signal(signal.SIGKILL)
         if self._process:
+            self._look_no_more()
             self._process.wait()
             self._process = None
 
@@ -142,10 +143,13 @@ class HostApp:
             self._ended(end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status)
 
     def _ended(self, code: int) -> None:
+        self._take_output()
+        self._look_no_more()
+        self._on_end(code)
+
+    def _look_no_more(self) -> None:
         assert self._process and self._process.stdout
         self.running = False
-        self._take_output()
         self._loop.unwatch(self._output_fd)
         self._process.stdout.close()
         self._close_log()
-        self._on_end(code)

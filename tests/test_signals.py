@@ -1,0 +1,76 @@
+"""Signals that ask a job to stop: remembered, told, or raised, by where the job is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from mvpnet.errors import Interrupted
+from mvpnet.signals import ASK_TO_STOP, StopSignals
+from support import poll_until
+
+
+@pytest.fixture
+def signals() -> Iterator[StopSignals]:
+    before = {number: signal.getsignal(number) for number in ASK_TO_STOP}
+    installed = StopSignals()
+    installed.install()
+    yield installed
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ASK_TO_STOP)
+def test_a_signal_is_remembered_and_told(signals: StopSignals, number: signal.Signals) -> None:
+    signals.check()
+    told: list[signal.Signals] = []
+    signals.on_signal = told.append
+    signal.raise_signal(number)
+    assert (signals.received, told) == (number, [number])
+    with pytest.raises(Interrupted, match=number.name) as caught:
+        signals.check()
+    assert caught.value.exit_code == 128 + number
+
+
+def test_the_first_is_the_one_that_counts(signals: StopSignals) -> None:
+    signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGTERM)
+    assert signals.received is signal.SIGUSR1
+
+
+def test_while_preparing_it_is_raised_there_and_then(signals: StopSignals) -> None:
+    with pytest.raises(Interrupted, match="SIGINT"), signals.raising():
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not interrupted")
+    signal.raise_signal(signal.SIGTERM)  # afterwards it is only remembered
+
+
+def test_one_that_came_before_is_raised_too(signals: StopSignals) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+        raise AssertionError("not interrupted")
+
+
+def test_it_ends_a_program_that_is_waited_for(signals: StopSignals) -> None:
+    """As qemu-img is, while an image is prepared."""
+    poke = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"
+    with pytest.raises(Interrupted), signals.raising():
+        subprocess.run([sys.executable, "-c", poke], check=False)
+
+
+def test_a_child_that_dies_with_its_parent() -> None:
+    child = (
+        "import signal; from mvpnet.signals import die_with_parent; die_with_parent(signal.SIGTERM);"
+        "print('ready', flush=True); signal.pause()"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        process.kill()
+        assert process.stdout.read() == "", "its end of the pipe closes when it ends"
+    poll_until(lambda: process.returncode == -signal.SIGKILL, 30, "the parent's end")
