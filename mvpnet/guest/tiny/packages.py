@@ -66,6 +66,9 @@ class Apt:
     ) -> subprocess.CompletedProcess[str]:
         (self.folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
         options = [*_APT_OPTIONS, "-o", f"Dir::Cache={self.folder}/cache"]
+        # As on a machine where nothing is installed: an installed version may be one that no source offers (any more).
+        (self.folder / "status").touch()
+        options += ["-o", f"Dir::State::status={self.folder}/status"]
         if self.own_lists:
             options += ["-o", f"Dir::State={self.folder}/state", "-o", f"Dir::State::lists={self.folder}/state/lists"]
         if os.geteuid() == 0:  # else apt becomes the user _apt, who may not write here
