@@ -243,8 +243,9 @@ def _check_sections(prefix: str, config: Config) -> None:
     # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)
     _at_least(f"{prefix}net.chunk_bytes", config.net.chunk_bytes, 140_000)
     _at_least(f"{prefix}net.credits", config.net.credits, 1)
-    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "spin_us", "nap_ms"):
+    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "nap_ms"):
         _at_least(f"{prefix}net.{key}", getattr(config.net, key), 1)
+    _at_least(f"{prefix}net.spin_us", config.net.spin_us, 0)  # 0: never
     if not 1 <= config.net.ssh_port <= 65535:
         raise ConfigError(f"{prefix}net.ssh_port: {config.net.ssh_port} is no TCP port")
     if config.cloud_init.proxy and urlsplit(config.cloud_init.proxy).password is not None:
