@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from job.conftest import Bench, nothing_left, record
-from job.test_ways_to_stop import app_is_ready, pid_of_rank
-from support import Finished, RunningJob, poll_until
+from support import Finished, RunningJob
 
 
 def refused(job: RunningJob, end: Finished, code: int, *says: str) -> None:
