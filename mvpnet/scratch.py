@@ -18,6 +18,8 @@ from pathlib import Path
 
 from mvpnet.errors import HostError
 
+_TRIES = 10
+
 
 @dataclass(frozen=True)
 class Scratch:
@@ -37,9 +39,7 @@ def scratch_folder(base: Path, name: str, say: Callable[[str], None]) -> Iterato
     Raises HostError when `base` is not ours alone, or cannot be written.
     """
     try:
-        _private(base)
-        remove_stale(base, say)
-        lock_fd = _held_lock(base / f"{name}.lock")
+        lock_fd = _lock_in(base, name, say)
     except OSError as error:
         raise _no_scratch(base, error) from error
     scratch = Scratch(base / name, base / f"{name}.lock", lock_fd)
@@ -51,7 +51,7 @@ def scratch_folder(base: Path, name: str, say: Callable[[str], None]) -> Iterato
         yield scratch
     finally:
         shutil.rmtree(scratch.folder, ignore_errors=True)
-        _remove_sockets(scratch.lock)
+        _remove_sockets(lock_fd)
         scratch.lock.unlink(missing_ok=True)
         os.close(lock_fd)
         with contextlib.suppress(OSError):
@@ -70,7 +70,7 @@ def remove_stale(base: Path, say: Callable[[str], None]) -> None:
             folder = lock.with_suffix("")
             if folder.exists():
                 say(f"removing {folder}, left by a job that was killed")
-            for path in _remove_sockets(lock):
+            for path in _remove_sockets(lock_fd):
                 say(f"removed the socket {path}, left by a job that was killed")
             shutil.rmtree(folder, ignore_errors=True)
             lock.unlink(missing_ok=True)
@@ -80,16 +80,30 @@ def remove_stale(base: Path, say: Callable[[str], None]) -> None:
             os.close(lock_fd)
 
 
-def _remove_sockets(lock: Path) -> list[Path]:
-    """Unlink the sockets that a lock file lists; those that were there and ours."""
+def _remove_sockets(lock_fd: int) -> list[Path]:
+    """Unlink the sockets that a lock file lists; those that were there and ours.
+
+    It is read by descriptor: another cleaner may have been first, and have unlinked it.
+    """
     removed = []
-    for line in lock.read_bytes().splitlines():
+    for line in os.pread(lock_fd, os.fstat(lock_fd).st_size, 0).splitlines():
         path = Path(os.fsdecode(line))
         with contextlib.suppress(OSError):
             if path.is_socket() and path.lstat().st_uid == os.getuid():
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def _lock_in(base: Path, name: str, say: Callable[[str], None]) -> int:
+    """Make `base` ready, and hold a lock file in it, which keeps it from being removed as empty."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):  # another job was the last one out, just now
+            _private(base)
+            remove_stale(base, say)
+            return _held_lock(base / f"{name}.lock")
+    _private(base)
+    return _held_lock(base / f"{name}.lock")
 
 
 def _held_lock(path: Path) -> int:

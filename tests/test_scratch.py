@@ -104,3 +104,44 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "base", 12345, 12345)
     with pytest.raises(HostError, match="not a folder of your own"), scratch_folder(tmp_path / "base", "a", no_word):
         pass
+
+
+def test_ranks_that_start_at_once_may_sweep_the_same_leftovers(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir(mode=0o700)
+    for number in range(300):
+        (base / f"old.{number}").mkdir()
+        (base / f"old.{number}.lock").touch()
+    script = (
+        "import sys; from pathlib import Path; from mvpnet.scratch import scratch_folder\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "with scratch_folder(Path(sys.argv[1]), sys.argv[2], print): sys.stdin.readline()"
+    )
+    pipe = subprocess.PIPE
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", script, str(base), f"new.{rank}"], stdin=pipe, stdout=pipe, text=True)
+        for rank in range(4)
+    ]
+    for rank in ranks:
+        assert rank.stdout and rank.stdout.readline() == "ready\n"
+    for rank in ranks:
+        assert rank.stdin
+        rank.stdin.write("go\n")
+        rank.stdin.flush()
+    said = [line for rank in ranks for line in rank.communicate("end\n", timeout=60)[0].splitlines()]
+    assert [rank.returncode for rank in ranks] == [0] * 4
+    assert {f"removing {base}/old.{number}, left by a job that was killed" for number in range(300)} == set(said)
+    assert not base.exists()
+
+
+def test_jobs_may_come_and_go_at_the_same_time(tmp_path: Path) -> None:
+    """The last one out removes the base folder, perhaps just when another comes in."""
+    script = (
+        "import sys; from pathlib import Path; from mvpnet.scratch import scratch_folder\n"
+        "for _ in range(500):\n"
+        "    with scratch_folder(Path(sys.argv[1]), sys.argv[2], print): pass"
+    )
+    base = tmp_path / "base"
+    jobs = [subprocess.Popen([sys.executable, "-c", script, str(base), f"job.{number}"]) for number in range(3)]
+    assert [job.wait(120) for job in jobs] == [0] * 3
+    assert not base.exists()
