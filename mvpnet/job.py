@@ -21,7 +21,7 @@ from typing import Any
 
 from loguru import logger
 
-from mvpnet.access import inventory, make_key_pair, ssh_config
+from mvpnet.access import Door, inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.pump import Pump
@@ -103,12 +103,10 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
                 raise _told_together(problems)
             return 0
         assert ready
-        if world.rank == 0:
-            doors = [door for _, door in answers]
-            run.ssh_config.write_text(ssh_config(doors, run.ssh_key, world.hosts[0]))
-            run.inventory.write_text(inventory(doors, run.ssh_config))
         part = Part(world, signals, order.spec, ready, run)
         stack.callback(part.close)
+        if part.conductor:
+            part.write_ways_in([door for _, door in answers], part.conductor)
         part.run()
     return _ended(world, order.spec, run, part)
 
@@ -278,6 +276,15 @@ class Part:
             self._loop.run()
         finally:
             self._signals.on_signal = None
+
+    def write_ways_in(self, doors: list[Door], conductor: Conductor) -> None:
+        """ssh_config and inventory.yaml, for whom wants into the guests; the job is of no use without."""
+        run = self._run
+        try:
+            run.ssh_config.write_text(ssh_config(doors, run.ssh_key, self._world.hosts[0]))
+            run.inventory.write_text(inventory(doors, run.ssh_config))
+        except OSError as error:
+            conductor.stop(f"cannot write {error.filename or run.root}: {error.strerror}", HostError.exit_code)
 
     def close(self) -> None:
         """Leave no process behind, whatever happened."""
