@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from support import Finished, RunningJob, mpiexec_command, poll_until
 
 STANDIN = Path(__file__).parent.parent / "standin.py"
+SSH_PORT = 10_000 + os.getpid() % 200 * 100  # jobs of another test run on this machine take theirs elsewhere
 
 
 @dataclass
@@ -31,8 +34,9 @@ class Bench:
             "image.use=readonly",
             f"qemu.binary={STANDIN}",
             "vm.accel=tcg",
+            "hydra.run.dir=run",
+            f"net.ssh_port={SSH_PORT}",
         ]
-        usual += ["vm.accel=tcg", "hydra.run.dir=run"]
         times = ["shutdown.powerdown_s=2", "shutdown.term_s=2", "boot.timeout_s=60"]
         return self.start_mvpnet(*usual, *times, *options, ranks=ranks, env=env, **how)
 
@@ -46,6 +50,16 @@ class Bench:
         job = self.start(*options, ranks=ranks, **how)
         job.wait_for(f"{ranks}/{ranks} guests up", 90)
         return job
+
+    def program(self, name: str, first: str) -> Path:
+        """A qemu.binary that runs some Python, with qemu's arguments in `argv`, and goes on as the stand-in."""
+        path = self.folder / name
+        path.write_text(
+            f"#!{sys.executable}\nimport os, sys\nargv = ' '.join(sys.argv)\n{first}\n"
+            f"os.execv({str(STANDIN)!r}, sys.argv)\n"
+        )
+        path.chmod(0o755)
+        return path
 
     def tell(self, name: str, text: str = "") -> None:
         """Put a file in the stand-ins' folder, whole at once."""

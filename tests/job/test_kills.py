@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from job.conftest import Bench, nothing_left, record, scratch_files
-from job.test_ways_to_stop import pid_of_rank
+from job.test_ways_to_stop import app_is_ready, pid_of_rank
 from mvpnet.dataplane.address import SHUTDOWN_FRAME
-from support import RunningJob, poll_until
+from support import Process, RunningJob, poll_until
 
 pytestmark = pytest.mark.mpi
 
@@ -43,6 +43,43 @@ def test_mpiexec_that_is_killed_takes_all_guests_with_it(bench: Bench) -> None:
     no_guest_is_left(job)
     poll_until(lambda: not folders_left(job), 30, "the scratch folders to be removed")
     poll_until(lambda: not job.processes(), 30, "the ranks to end")
+
+
+def test_a_rank_that_is_killed_during_the_boot(bench: Bench) -> None:
+    job = bench.start("image.use=overlay", behaviour="no-ssh")
+    job.wait_for("(booting)")
+    os.kill(pid_of_rank(job, 1), signal.SIGKILL)
+    assert job.finish(60).code != 0
+    no_guest_is_left(job)
+    poll_until(lambda: not folders_left(job), 30, "the scratch folders to be removed")
+
+
+@pytest.mark.parametrize("victim", ["rank 0", "mpiexec"])
+def test_a_kill_ends_the_app_too(bench: Bench, victim: str) -> None:
+    job = bench.up('app.command=[sh,-c,"echo ready; exec sleep 300"]')
+    app_is_ready(job)
+    os.kill(job.process.pid if victim == "mpiexec" else pid_of_rank(job, 0), signal.SIGKILL)
+    assert job.finish(60).code != 0
+    no_guest_is_left(job)
+    poll_until(lambda: not job.processes(), 30, "the app and the ranks to end")
+
+
+def test_a_qemu_that_is_killed_is_a_crash_of_its_guest(bench: Bench) -> None:
+    job = bench.up()
+    qemu = next(process for process in guests(job) if "mac=52:55:00:00:00:01" in process.command)
+    qemu.kill()
+    log = job.cwd / "run/rank-0001/mvpnet.log"
+    poll_until(lambda: "qemu was killed from outside (SIGKILL)" in log.read_text(), 30, "the rank to notice")
+    assert job.process.poll() is None
+    bench.tell("poweroff.0")
+    end = job.finish()
+    assert end.code == 5, end
+    assert [guest["how"] for guest in record(job)["guests"]] == ["powered_off", "crashed"]
+    nothing_left(job)
+
+
+def guests(job: RunningJob) -> list[Process]:
+    return [process for process in job.processes("standin.py -nodefaults") if "monwrap" not in process.command]
 
 
 def test_a_monwrap_that_is_killed_takes_its_guest_with_it_and_the_job_goes_on(bench: Bench) -> None:

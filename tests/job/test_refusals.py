@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from job.conftest import Bench, nothing_left, record
-from support import Finished, RunningJob
+from job.test_ways_to_stop import pid_of_rank
+from support import Finished, RunningJob, poll_until
 
 
 def refused(job: RunningJob, end: Finished, code: int, *says: str) -> None:
@@ -196,13 +198,15 @@ def test_a_qemu_that_is_no_program(bench: Bench) -> None:
     nothing_left(job)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_an_unforeseen_error_on_one_rank_ends_all(bench: Bench) -> None:
-    """A folder in the place of ssh_config is nothing that anybody foresaw."""
+def test_a_run_folder_in_which_the_ways_in_cannot_be_written(bench: Bench) -> None:
+    """The ranks have agreed to start by then: they start, and are stopped."""
     (bench.disk.parent / "run/ssh_config").mkdir(parents=True)
-    job, end = bench.run('app.command=["sleep", "1"]', ranks=3)
-    assert end.code != 0
-    assert "rank 0" in end.stderr and "Traceback" in end.stderr
+    job, end = bench.run('app.command=["true"]', ranks=3)
+    assert end.code == 3, end
+    assert f"stopping: cannot write {job.cwd}/run/ssh_config: Is a directory" in end.stderr
+    assert "Traceback" not in end.stderr
+    assert record(job)["verdict"]["code"] == 3
+    assert not (job.cwd / "run/app.log").exists()
     nothing_left(job)
 
 
@@ -238,3 +242,47 @@ def test_a_verb_that_does_not_exist(bench: Bench) -> None:
     end = bench.start_mvpnet("plann", ranks=None).finish(30)
     assert end.code == 2
     assert "Did you mean 'plan'" in end.stderr
+
+
+def test_rank_overrides_take_effect_on_their_ranks(bench: Bench) -> None:
+    job, end = bench.run(
+        "ranks=[console_on_zero]",
+        '+ranks.loud={on: "1-2", logging: {wrapper: true, file: false}}',
+        "logging.console=false",
+        'app.command=["true"]',
+        ranks=3,
+    )
+    assert end.code == 0, end
+    written = {rank: {path.name for path in (job.cwd / f"run/rank-{rank:04d}").iterdir()} for rank in range(3)}
+    assert written == {
+        0: {"console.log", "mvpnet.log", "qemu.log"},
+        1: {"monwrap.log", "qemu.log"},
+        2: {"monwrap.log", "qemu.log"},
+    }
+    nothing_left(job)
+
+
+def test_a_run_folder_that_fills_up(bench: Bench, small_disk: Path) -> None:
+    job, end = bench.run('app.command=[sh,-c,"yes | head -n 1000000; exit 4"]', f"hydra.run.dir={small_disk}/run")
+    assert end.code == 4, end
+    assert f"{small_disk}/run/app.log: No space left on device; no more of the app's output is kept" in end.stderr
+    assert f"warning: cannot write {small_disk}/run/stats.json: No space left on device" in end.stderr
+    assert "Traceback" not in end.stderr
+    assert (small_disk / "run/app.log").read_bytes().startswith(b"y\ny\n")
+    assert not (small_disk / "run/job.new").exists()
+    nothing_left(job)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_unforeseen_error_on_one_rank_ends_all(bench: Bench, rank: int) -> None:
+    """A rank that may open nothing any more, while its guest boots: its next look at the ssh port is an error."""
+    job = bench.start(behaviour=f"{rank}:no-ssh", ranks=3)
+    job.wait_for("2/3 guests up")
+    job.wait_for("(booting)")
+    resource.prlimit(pid_of_rank(job, rank), resource.RLIMIT_NOFILE, (3, 3))
+    end = job.finish(60)
+    assert end.code != 0, end
+    assert f"mvpnet: rank {rank} on " in end.stderr and "Too many open files" in end.stderr, end
+    assert end.stderr.count("Traceback") == 1, end
+    poll_until(lambda: not job.processes(), 30, "all processes to end")
+    assert "the guest is gone" in (job.cwd / f"run/rank-{rank:04d}/mvpnet.log").read_text()

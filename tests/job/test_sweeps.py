@@ -6,7 +6,8 @@ import json
 import signal
 import sys
 
-from job.conftest import Bench, code_after_signal, nothing_left, record
+from job.conftest import STANDIN, Bench, code_after_signal, nothing_left, record
+from job.test_ways_to_stop import SLEEP
 from support import poll_until
 
 APP = f'app.command=[{sys.executable},-c,"import sys; sys.exit(sys.argv[1] == \'bad\')","${{job.name}}"]'
@@ -39,6 +40,20 @@ def test_a_sweep_with_a_wrong_value_is_refused_before_any_guest(bench: Bench) ->
     assert end.code == 2, end
     assert "vm.cpus" in end.stderr and "guests up" not in end.stderr
     assert not list((job.cwd / "sweep").glob("*/job.json"))
+    nothing_left(job)
+
+
+def test_a_signal_between_two_boots_ends_the_sweep_too(bench: Bench) -> None:
+    """It comes while the second job prepares."""
+    slow = bench.program("slow", f"if 'help' in argv: {SLEEP}")
+    job = bench.start("-m", f"qemu.binary={STANDIN},{slow},{STANDIN}", 'app.command=["true"]', "hydra.sweep.dir=sweep")
+    poll_until(lambda: len(job.processes(f"{slow} -netdev help")) == 2, 60, "the second job to prepare")
+    job.signal(signal.SIGTERM)
+    end = job.finish(60)
+    assert end.code == code_after_signal(128 + signal.SIGTERM), end
+    assert end.stderr.count("stopped by SIGTERM before the guests ran") == 1
+    assert sorted(path.parent.name for path in (job.cwd / "sweep").glob("*/job.json")) == ["0", "1"]
+    assert [record(job, f"sweep/{number}")["verdict"]["code"] for number in range(2)] == [0, 128 + signal.SIGTERM]
     nothing_left(job)
 
 
