@@ -227,9 +227,13 @@ def test_takes_ubuntu_s_kernel_where_debian_s_is_not_offered(repository, cache):
     repository.remove(f"linux-image-{RELEASE}")
     files = kernel_files("7.7.7-generic")
     image = {path: content for path, content in files.items() if path.startswith("boot/")}
-    repository.add("linux-image-virtual", depends="linux-image-7.7.7-generic, linux-firmware")
+    repository.add(
+        "linux-image-generic", depends="linux-image-7.7.7-generic, linux-modules-extra-7.7.7-generic, linux-firmware"
+    )
     repository.add("linux-image-7.7.7-generic", image, "kmod, linux-modules-7.7.7-generic")
     modules = {path: content for path, content in files.items() if path.startswith("lib/")}
+    extra = "lib/modules/7.7.7-generic/kernel/qemu_fw_cfg.ko"
+    repository.add("linux-modules-extra-7.7.7-generic", {extra: modules.pop(extra)}, "wireless-regdb")
     repository.add("linux-modules-7.7.7-generic", modules)
     built = tiny.ensure(cache, quiet)
     assert built.kernel.read_bytes() == b"a kernel"

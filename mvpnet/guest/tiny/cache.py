@@ -58,7 +58,7 @@ def ensure(cache_dir: Path, say: Say, *, refresh: bool = False) -> TinyImage:
             with tempfile.TemporaryDirectory(prefix=BUILD_PREFIX, dir=cache_dir) as work:
                 return _resolve_and_build(cache_dir, Path(work), recipe, say)
     except OSError as error:
-        raise TinyBuildError(f"{error} (the cache folder is {cache_dir}; a build needs 300 MB there).") from error
+        raise TinyBuildError(f"{error} (the cache folder is {cache_dir}; a build needs 1 GB there).") from error
 
 
 def newest(cache_dir: Path, recipe: str) -> TinyImage | None:

@@ -13,8 +13,9 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ROOT_FILES = FOLDER / "root"
 
-#: Metapackages of a kernel made for virtual machines, in order of preference: Debian's, then Ubuntu's.
-KERNEL_METAPACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm")
+#: Metapackages of a kernel, in order of preference: Debian's, which is made for virtual machines, then Ubuntu's.
+#: Ubuntu has such ones too (virtual, kvm), but they do not come with the module qemu_fw_cfg.
+KERNEL_METAPACKAGES = ("linux-image-cloud-amd64", "linux-image-generic")
 
 #: The ssh server is dropbear, for its quick start. The ssh client is OpenSSH's, because MPI launchers, Ansible and
 #: people pass it options that dbclient does not know; OpenSSH's scp needs an sftp server on the other side.
@@ -22,7 +23,7 @@ PACKAGES = ("busybox-static", "dropbear-bin", "iperf3", "openssh-client", "opens
 
 #: Dependencies that are followed: shared libraries, and the packages a kernel metapackage stands for. What else a
 #: package depends on (debconf, adduser, initramfs-tools) serves its installation, which does not happen here.
-FOLLOWED_DEPENDENCY = re.compile(r"(lib|zlib|linux-image-\d|linux-modules-\d).*")
+FOLLOWED_DEPENDENCY = re.compile(r"(lib|zlib|linux-image-\d|linux-modules-(extra-)?\d).*")
 
 #: Path in the packages (with or without /usr, as the release has it) -> path in the guest.
 PROGRAMS = {
