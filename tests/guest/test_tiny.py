@@ -15,7 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,13 +65,18 @@ class Repository:
 
     folder: Path
 
-    def add(self, name: str, files: dict[str, bytes] | None = None, depends: str = "", version: str = "1") -> None:
-        """Add a package; one of that name that is there is replaced."""
+    def add(
+        self, name: str, files: Mapping[str, bytes | Path] | None = None, depends: str = "", version: str = "1"
+    ) -> None:
+        """Add a package with files and links (a Path is a link's target), in place of one of that name."""
         tree = self.folder / "tree" / name
         shutil.rmtree(tree, ignore_errors=True)
         for path, content in (files or {}).items():
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
-            (tree / path).write_bytes(content)
+            if isinstance(content, Path):
+                (tree / path).symlink_to(content)
+            else:
+                (tree / path).write_bytes(content)
         (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
         control = f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody\n"
         control += f"Depends: {depends}\n" if depends else ""
@@ -111,10 +116,19 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     client = {f"usr/bin/{name}": name.encode() for name in ("ssh", "scp", "ssh-keygen")}
     made.add("openssh-client", client, "adduser, libc6")
     made.add("openssh-sftp-server", {"usr/lib/openssh/sftp-server": b"a server"}, "openssh-client, libc6")
-    libc = {"lib64/ld-linux-x86-64.so.2": b"a loader", "lib/x86_64-linux-gnu/libc.so.6": b"a libc"}
+    libraries = "lib/x86_64-linux-gnu"
+    libc: dict[str, bytes | Path] = {
+        "lib64/ld-linux-x86-64.so.2": Path("/") / libraries / "ld-linux-x86-64.so.2",  # as in Debian 12
+        f"{libraries}/ld-linux-x86-64.so.2": b"a loader",
+        f"{libraries}/libc.so.6": b"a libc",
+    }
     made.add("libc6", libc)
     made.add("libiperf0", {"usr/lib/x86_64-linux-gnu/libiperf.so.0": b"a libiperf"}, "libc6")
-    made.add("zlib1g", {"usr/lib/x86_64-linux-gnu/libz.so.1": b"a libz"}, "libc6")
+    libz = {
+        "usr/lib/x86_64-linux-gnu/libz.so.1": Path("libz.so.1.2"),
+        "usr/lib/x86_64-linux-gnu/libz.so.1.2": b"a libz",
+    }
+    made.add("zlib1g", libz, "libc6")
     use_sources(tmp_path, monkeypatch, f"deb [trusted=yes] file:{made.folder} ./\n")
     return made
 
@@ -164,7 +178,8 @@ def test_builds_a_kernel_and_an_initrd_from_packages(repository, cache, tmp_path
     unpacked = members(image.initrd, tmp_path)
     assert unpacked["bin/busybox"].read_bytes() == b"a busybox"
     assert unpacked["usr/lib/sftp-server"].read_bytes() == b"a server"
-    assert unpacked["lib64/ld-linux-x86-64.so.2"].read_bytes() == b"a loader"
+    assert unpacked["lib64/ld-linux-x86-64.so.2"].read_bytes() == b"a loader"  # and not this machine's
+    assert unpacked["lib/x86_64-linux-gnu/libz.so.1"].read_bytes() == b"a libz"
     assert unpacked["lib/x86_64-linux-gnu/libiperf.so.0"].read_bytes() == b"a libiperf"
     assert unpacked["init"].readlink() == Path("bin/busybox")
     assert image.digest in unpacked["etc/os-release"].read_text()
@@ -175,7 +190,7 @@ def test_builds_a_kernel_and_an_initrd_from_packages(repository, cache, tmp_path
 def test_our_scripts_are_executable_and_our_settings_are_not(repository, cache, tmp_path):
     unpacked = members(tiny.ensure(cache, quiet).initrd, tmp_path)
     assert unpacked["etc/init.d/rcS"].stat().st_mode & 0o777 == 0o755
-    assert unpacked["usr/sbin/mvpnet-shutdown"].stat().st_mode & 0o777 == 0o755
+    assert unpacked["usr/bin/mvpnet-shutdown"].stat().st_mode & 0o777 == 0o755
     assert unpacked["etc/inittab"].stat().st_mode & 0o777 == 0o644
     assert unpacked["root"].stat().st_mode & 0o777 == 0o700
 

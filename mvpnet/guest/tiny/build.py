@@ -21,7 +21,10 @@ class Tree:
     folder: Path
 
     def find(self, path: str) -> Path:
+        """The file or folder; a link to an absolute path means one in here, never one of this machine's own."""
         for found in (self.folder / path, self.folder / "usr" / path):
+            if found.is_symlink() and found.readlink().is_absolute():
+                return self.find(str(found.readlink()).lstrip("/"))
             if found.exists():
                 return found
         raise TinyBuildError(f"the packages do not contain {path} (is this an unusual distribution?).")
