@@ -265,6 +265,11 @@ def test_a_second_call_asks_nobody(repository, cache, monkeypatch):
     assert said == []
 
 
+def test_a_relative_cache_folder_gives_absolute_paths(repository, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tiny.ensure(Path(cache.name), quiet) == tiny.ensure(cache, quiet)
+
+
 def test_newer_packages_are_taken_when_asked_for(repository, cache):
     first = tiny.ensure(cache, quiet)
     repository.add("iperf3", {"usr/bin/iperf3": b"a newer iperf3"}, "libiperf0, libc6", version="2")

@@ -55,7 +55,7 @@ def ensure(cache_dir: Path, say: Say, *, refresh: bool = False) -> TinyImage:
             if not refresh and (image := newest(cache_dir, recipe)):
                 return image
             remove_leftovers(cache_dir)
-            with tempfile.TemporaryDirectory(prefix=BUILD_PREFIX, dir=cache_dir) as work:
+            with tempfile.TemporaryDirectory(prefix=BUILD_PREFIX, dir=cache_dir.absolute()) as work:
                 return _resolve_and_build(cache_dir, Path(work), recipe, say)
     except OSError as error:
         raise TinyBuildError(f"{error} (the cache folder is {cache_dir}; a build needs 1 GB there).") from error
@@ -80,7 +80,8 @@ def whole_images(cache_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def image_in(folder: Path) -> TinyImage:
-    return TinyImage(kernel=folder / "vmlinuz", initrd=folder / "initrd", digest=folder.name)
+    """The image, by absolute paths, as qemu may run in another folder."""
+    return TinyImage(folder.absolute() / "vmlinuz", folder.absolute() / "initrd", folder.name)
 
 
 @contextmanager
