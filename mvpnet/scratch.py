@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mvpnet.errors import HostError
 
-_TRIES = 10
+_TRIES = 50
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _remove_sockets(lock_fd: int) -> list[Path]:
 def _lock_in(base: Path, name: str, say: Callable[[str], None]) -> int:
     """Make `base` ready, and hold a lock file in it, which keeps it from being removed as empty."""
     for _ in range(_TRIES - 1):
-        with contextlib.suppress(FileNotFoundError):  # another job was the last one out, just now
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # another job was the last one out, just now
             _private(base)
             remove_stale(base, say)
             return _held_lock(base / f"{name}.lock")

@@ -91,7 +91,7 @@ class Job:
     """A loop, a pump, a link and a guest, from start to finish."""
 
     def __init__(self, kind: str, *, ignore_shutdown: bool = False, **tuning: int) -> None:
-        net = Net(kind=NetKind[kind], **tuning)
+        self.net = net = Net(kind=NetKind[kind], **tuning)
         self.loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
         link = open_link(RANK, SIZE, net)
         assert link.qemu_fd is not None
