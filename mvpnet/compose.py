@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mvpnet import schema
-from mvpnet.errors import ConfigError, MvpnetError
+from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment.app import app_argv
 from mvpnet.guest.drives import absolute_drive
-from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.paths import RunFolder, conf_folder, user_config_folders
 from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job
 
 GROUPS: dict[str, type] = {
@@ -70,14 +70,19 @@ def run(
     """
     _register(Path.cwd())
     codes: list[int] = []
+    begun = False
 
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     def task(config: DictConfig) -> None:
+        nonlocal begun
+        begun = True
         facts = HydraConfig.get()
         try:
             typed = OmegaConf.to_container(facts.overrides.task, resolve=False)  # a typed ${…} is to stay as it is
             assert isinstance(typed, list)
+            composed = OmegaConf.to_yaml(config)
             spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+            _keep_composition(composed, facts, spec.run_dir)
             codes.append(run_job(spec))
         except MvpnetError as error:
             codes.append(tell(error))
@@ -88,11 +93,34 @@ def run(
         task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+    except OSError as error:
+        if begun:
+            raise
+        raise HostError(
+            f"hydra.run.dir: cannot make {error.filename}: {error.strerror}", hint="name another folder"
+        ) from error
     except SweepStopped:
         pass
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
     return codes
+
+
+def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
+    """`.hydra/` in the run folder, as Hydra itself would write it; but not over another run's.
+
+    Raises ConfigError when there is another run, HostError when the folder cannot be written.
+    """
+    if RunFolder(run_dir).job_json.exists():
+        raise ConfigError(f"hydra.run.dir: {run_dir} holds another run", hint="leave it out, or name a new folder")
+    folder = run_dir / ".hydra"
+    try:
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(composed)
+        OmegaConf.save(OmegaConf.create({"hydra": facts}), folder / "hydra.yaml")
+        OmegaConf.save(facts.overrides.task, folder / "overrides.yaml")
+    except OSError as error:
+        raise HostError(f"hydra.run.dir: cannot write {folder}: {error.strerror}") from error
 
 
 def flags_first(argv: list[str]) -> list[str]:

@@ -117,9 +117,19 @@ def test_a_full_scratch_disk(bench: Bench, full_disk: Path) -> None:
 def test_a_run_folder_that_holds_another_run(bench: Bench) -> None:
     job, end = bench.run('app.command=["true"]')
     assert end.code == 0, end
-    before = (job.cwd / "run/job.json").read_text()
-    refused(*bench.run('app.command=["true"]'), 2, "holds another run")
-    assert (job.cwd / "run/job.json").read_text() == before
+    before = contents(job.cwd / "run")
+    assert {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "job.json"} <= before.keys()
+    refused(*bench.run('app.command=["true"]', "vm.cpus=2"), 2, "holds another run")
+    assert contents(job.cwd / "run") == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [["hydra.run.dir=blank.raw/run"], ["-m", "hydra.sweep.dir=blank.raw/run"]])
+def test_a_run_folder_that_cannot_be_made(bench: Bench, options: list[str]) -> None:
+    refused(*bench.run(*options), 3, "hydra.run.dir", "blank.raw/run", "Not a directory")
 
 
 def test_a_taken_ssh_port_is_passed_over(bench: Bench) -> None:
