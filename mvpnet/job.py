@@ -24,7 +24,7 @@ from loguru import logger
 from mvpnet.access import Door, inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
-from mvpnet.dataplane.pump import Pump
+from mvpnet.dataplane.pump import Pump, loop_for
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment.app import HostApp, app_argv
 from mvpnet.guest import store
@@ -34,7 +34,6 @@ from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import put, rank_logs
-from mvpnet.loop import Loop
 from mvpnet.paths import RankLogs, RunFolder, scratch_base
 from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
@@ -231,7 +230,7 @@ class Part:
         self._job = job
         self._ready = ready
         self._run = run
-        self._loop = Loop(spin_s=ready.spec.net.spin_us / 1e6, max_spin_s=ready.spec.net.max_spin_us / 1e6)
+        self._loop = loop_for(ready.spec.net)
         self.pump = Pump(
             world.fabric,
             world.doorbell,
