@@ -28,10 +28,10 @@ from yaml import YAMLError
 
 from mvpnet import schema
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.experiment.app import app_argv
+from mvpnet.experiment import app
 from mvpnet.guest.drives import absolute_drive
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
-from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job
+from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job, plain
 
 GROUPS: dict[str, type] = {
     "image": schema.Image,
@@ -163,9 +163,10 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     entries = OmegaConf.to_container(config.ranks, resolve=True)
     assert isinstance(entries, dict)
     overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
-    spec = JobSpec(world_size, run_dir.resolve(), _absolute(whole, Path.cwd()), overrides, typed)
+    whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
+    spec = JobSpec(world_size, run_dir.resolve(), whole, overrides, typed)
     check_job(spec)
-    app_argv(spec.config.app.command)
+    app.steps_of(spec.config.app)
     return spec
 
 
@@ -192,7 +193,7 @@ def _children(node: Any) -> dict[Any, Any]:
 def _override(name: str, entry: Any) -> Override:
     place = f"ranks.{name}"
     if isinstance(entry, Mapping):
-        entry = {"on" if key is True else key: value for key, value in entry.items()}  # YAML 1.1 reads `on` as true
+        entry = _with_on(entry)
     if not isinstance(entry, Mapping) or "on" not in entry:
         raise ConfigError(f"{place}: has no rank set", hint=f'write {name}: {{on: "0,3,7-9", vm: {{memory: 8G}}}}')
     given = {key: value for key, value in entry.items() if key != "on"}
@@ -215,6 +216,34 @@ def _override(name: str, entry: Any) -> Override:
         for section, keys in given.items()
     }
     return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
+
+
+def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
+    """The config with the app's files, and those of its steps, absolute; the steps as plain values of the right type.
+
+    Raises ConfigError.
+    """
+    own = {name: getattr(config.app, name) for name in ("push", "script")}
+    steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
+    return changed(config, {"app": {**app.absolute(own, folder), "steps": steps}})
+
+
+def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
+    place = f"app.steps.{name}"
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
+    given = _with_on(entry)
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.Step), _resolved_already(given)))
+    except OmegaConfBaseException as error:
+        raise explained(error, place) from error
+    step = {key: plain(getattr(typed, key)) for key in given}
+    return {**step, **app.absolute(step, folder)}
+
+
+def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same with the key `on`, which YAML 1.1 reads as true."""
+    return {"on" if key is True else key: value for key, value in entry.items()}
 
 
 def _resolved_already(value: Any) -> Any:

@@ -134,6 +134,7 @@ class JobSpec:
     config: Config
     overrides: tuple[Override, ...] = ()
     typed: tuple[str, ...] = ()  # the command line's overrides, as typed
+    repeat: int = 1  # which of a sweep's repeats of this spec it is
 
     @property
     def name(self) -> str:
@@ -177,7 +178,7 @@ class JobSpec:
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
         asked = plain(self)
-        del asked["run_dir"], asked["typed"]
+        del asked["run_dir"], asked["typed"], asked["repeat"]
         asked["config"]["job"].pop("name")
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
