@@ -46,6 +46,7 @@ _RANK_VALUE = re.compile(r"(?<!\\)\$\{(rank|world_size|host_name|address)\}")
 _SHELL_HINT = (
     r"a ${…} that is for a shell in the guest is written \${…}; rank, world_size, host_name and address are known"
 )
+_ON_HINT = 'YAML reads on as true; write "on" with quotes'
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
@@ -233,6 +234,9 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
     given = _with_on(entry)
+    known = [field.name for field in dataclasses.fields(schema.Step)]
+    if wrong := next((str(key) for key in given if key not in known), None):
+        raise ConfigError(f"there is no key '{place}.{wrong}'{near(wrong, known, place)}")
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.Step), _resolved_already(given)))
     except OmegaConfBaseException as error:
@@ -360,7 +364,7 @@ def explained(error: Exception, place: str = "") -> ConfigError:
         what = f"{key}: {what}"
     where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
     shell = type(inner).__name__ == "InterpolationKeyError" and "cloud_init" in what
-    return ConfigError(what + where, hint=_SHELL_HINT if shell else None)
+    return ConfigError(what + where, hint=_SHELL_HINT if shell else _ON_HINT if key.endswith(".True") else None)
 
 
 def _place(outer: str) -> str:

@@ -1,7 +1,7 @@
 """A process of its own that carries files between the host and one guest: tar over ssh, this side of it.
 
     python -m mvpnet.experiment.carry push {"TARGET": "SOURCE", …} EXECUTABLE SSH…
-    python -m mvpnet.experiment.carry fetch FOLDER SSH… COMMAND
+    python -m mvpnet.experiment.carry fetch FOLDER ["NAME", …] SSH… COMMAND
 
 The data path's loop cannot wait for disks, so this is not done in it. A guest is not trusted: whatever its archive
 says, nothing is written outside the folder, and only files, folders and links among them are made.
@@ -57,8 +57,8 @@ def _nobodys(member: tarfile.TarInfo, executable: str) -> tarfile.TarInfo:
     return member
 
 
-def fetch(folder: Path, command: Sequence[str]) -> bool:
-    """Unpack into `folder` what the command writes; whether all went well."""
+def fetch(folder: Path, names: Sequence[str], command: Sequence[str]) -> bool:
+    """Unpack into `folder` what the command writes, which is to have these names; whether all went well."""
     fine = True
     folder.mkdir(parents=True, exist_ok=True)
     with _start(command, stdout=subprocess.PIPE) as ssh:
@@ -67,21 +67,20 @@ def fetch(folder: Path, command: Sequence[str]) -> bool:
             for problem in unpack(ssh.stdout, folder):
                 fine = _complain(problem)
         except (tarfile.TarError, OSError) as error:
-            if not _is_end(error):
+            if "empty file" not in str(error):  # nothing came at all: ssh or the guest has told why
                 fine = _complain(f"cannot unpack what came: {error}")
         ssh.stdout.close()
+    if fine and ssh.returncode == 0:
+        lost = [name for name in names if not (folder / name).exists() and not (folder / name).is_symlink()]
+        # say, a login script that prints something: what is no archive is skipped
+        fine = not lost or _complain(f"{', '.join(lost)} did not come whole; does a login there print anything?")
     return fine and ssh.returncode == 0
-
-
-def _is_end(error: Exception) -> bool:
-    """Nothing came at all; ssh or the guest has told why."""
-    return isinstance(error, tarfile.ReadError) and "empty file" in str(error)
 
 
 def unpack(stream: IO[bytes], folder: Path) -> Iterator[str]:
     """Unpack tar archives, one after another, into `folder`; yields what was left out, and why.
 
-    Raises tarfile.TarError for what is no archive, OSError when the folder cannot be written.
+    Raises tarfile.TarError for an archive that ends too early, OSError when the folder cannot be written.
     """
     root = folder.resolve()
     with tarfile.open(fileobj=stream, mode="r|", ignore_zeros=True) as archive:
@@ -139,7 +138,10 @@ def _complain(problem: str) -> bool:
 
 def main(argv: list[str]) -> int:
     what, first, *rest = argv
-    fine = push(json.loads(first), rest[0], rest[1:]) if what == "push" else fetch(Path(first), rest)
+    if what == "push":
+        fine = push(json.loads(first), rest[0], rest[1:])
+    else:
+        fine = fetch(Path(first), json.loads(rest[0]), rest[1:])
     return 0 if fine else 1
 
 

@@ -150,7 +150,8 @@ def _in_words(step: Step, result: StepResult, code: int) -> str:
     failed = next((name for name, one in result.exit_codes.items() if one == code), None) if code else None
     where = f" in {failed}" if failed else ""
     errors = [problem for problem in result.problems if not problem.startswith("warning: ")]
-    why = f": {errors[0]}" if code and errors else ""
+    own = failed and code != _SSH_FAILED  # the program's own code needs no other reason
+    why = f": {errors[0]}" if code and errors and not own else ""
     what = f"step {step.name}" if step.name and code else "the app"
     return f"{what} ended with exit code {code}{where}{why}"
 

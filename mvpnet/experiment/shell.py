@@ -68,7 +68,8 @@ def push_argv(files: Mapping[str, Path], executable: str | None, ssh: Sequence[s
 
 def fetch_argv(folder: Path, paths: Sequence[str], ssh: Sequence[str]) -> list[str]:
     """The process on the host that fetches files from a guest into a folder."""
-    return [*_CARRY, "fetch", str(folder), *ssh, send_command(paths)]
+    names = [PurePosixPath(path).name for path in paths]
+    return [*_CARRY, "fetch", str(folder), json.dumps(names), *ssh, send_command(paths)]
 
 
 _CARRY = (sys.executable, "-m", "mvpnet.experiment.carry")
