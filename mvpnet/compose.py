@@ -29,6 +29,7 @@ from yaml import YAMLError
 from mvpnet import schema
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment import app
+from mvpnet.experiment.sweep import Sweep, SweepUnderWay, remembered, resumed
 from mvpnet.guest.drives import absolute_drive
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
 from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job, plain
@@ -69,7 +70,9 @@ def run(
     `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
     """
-    _register(Path.cwd())
+    argv = flags_first(resumed(argv))
+    sweep = Sweep(remembered(argv))
+    _register(Path.cwd(), sweep, world_size)
     codes: list[int] = []
     begun = False
 
@@ -83,13 +86,21 @@ def run(
             assert isinstance(typed, list)
             composed = OmegaConf.to_yaml(config)
             spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+            if sweep.current:
+                spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
+            elif spec.config.sweep != schema.Sweep():
+                raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
             _keep_composition(composed, facts, spec.run_dir)
+            if sweep.current:
+                sweep.current.folder = spec.run_dir
             codes.append(run_job(spec))
         except MvpnetError as error:
             codes.append(tell(error))
+            if sweep.current:
+                sweep.failed(str(error), codes[-1])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself and exits
-    sys.argv = ["mvpnet", *flags_first(argv)]
+    sys.argv = ["mvpnet", *argv]
     try:
         task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -104,6 +115,8 @@ def run(
         pass
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
+    finally:
+        sweep.tell()
     return codes
 
 
@@ -135,7 +148,7 @@ def flags_first(argv: list[str]) -> list[str]:
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
-    _register(Path.cwd())
+    _register(Path.cwd(), Sweep(()), world_size)
     searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
@@ -165,7 +178,13 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     assert isinstance(entries, dict)
     overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
     whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
-    spec = JobSpec(world_size, run_dir.resolve(), whole, overrides, typed)
+    ranks = world_size if whole.job.ranks is None else whole.job.ranks
+    if not 1 <= ranks <= world_size:
+        raise ConfigError(
+            f"job.ranks: {ranks} is not between 1 and {world_size}, the ranks of this launch",
+            hint=f"mpirun -n {max(ranks, 1)}, or fewer job.ranks",
+        )
+    spec = JobSpec(ranks, run_dir.resolve(), whole, overrides, typed)
     check_job(spec)
     app.steps_of(spec.config.app)
     return spec
@@ -289,8 +308,11 @@ class _UserFolders(SearchPathPlugin):
             search_path.prepend(provider="mvpnet", path=f"file://{folder.resolve()}", anchor="main")
 
 
-def _register(launch_dir: Path) -> None:
+def _register(launch_dir: Path, sweep: Sweep, world_size: int) -> None:
+    SweepUnderWay.sweep = sweep
+    SweepUnderWay.digest_of = lambda config: resolve(config, world_size, Path(), ()).digest()
     store = ConfigStore.instance()
+    store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
     store.store(name="schema", node=_writable(schema.Config))
     for group, node in GROUPS.items():
         store.store(group=group, name="schema", node=_writable(node))

@@ -79,16 +79,20 @@ def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
     with signals.raising():
         spec = store.pinned(spec, _say)
     asked = (spec.for_rank(rank) for rank in range(spec.world_size))
-    check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts)
+    check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
     order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ), asked_digest)
     world.broadcast(order)
-    return _live(world, signals, order)
+    with world.part(spec.world_size) as part:
+        assert part
+        return _live(part, signals, order)
 
 
 def follow(world: World, signals: StopSignals, order: Order) -> None:
-    """The other ranks' part."""
-    _live(world, signals, order)
+    """The other ranks' part; those that the job does not need wait for the next."""
+    with world.part(order.spec.world_size) as part:
+        if part:
+            _live(part, signals, order)
 
 
 def _live(world: World, signals: StopSignals, order: Order) -> int:
@@ -264,7 +268,7 @@ class Part:
         self._link_lost_why: str | None = None
         self._signalled_s: float | None = None
         self._said = ""
-        self._reached_s: dict[str, float] = {}
+        self._took_s: dict[str, float] = {}
         if world.rank == 0:
             steps = steps_of(job.config.app)
             if steps:
@@ -318,11 +322,11 @@ class Part:
         self._guest.close()
 
     def seconds(self) -> dict[str, float]:
-        """How long it took from the start until all guests were up, the app had ended, and all was over."""
-        return {
-            name: round(at_s - self._began_s, 3)
-            for name, at_s in {**self._reached_s, "total_s": time.monotonic()}.items()
-        }
+        """How long it took until all guests were up, the app ran, and the whole took."""
+        return {name: round(took_s, 3) for name, took_s in {**self._took_s, "total_s": self._so_far_s()}.items()}
+
+    def _so_far_s(self) -> float:
+        return time.monotonic() - self._began_s
 
     # -- what happens here -----------------------------------------------------------------------------------------
 
@@ -424,7 +428,7 @@ class Part:
         assert self.conductor
         _say(self.conductor.progress(time.monotonic() - self._began_s))
         _say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
-        self._reached_s["boot_s"] = time.monotonic()
+        self._took_s["boot_s"] = self._so_far_s()
         if self.app:
             self.app.start()
 
@@ -437,7 +441,7 @@ class Part:
 
     def _app_ended(self, code: int, how: str) -> None:
         assert self.conductor
-        self._reached_s["app_s"] = time.monotonic()
+        self._took_s["app_s"] = self._so_far_s() - self._took_s["boot_s"]
         self.conductor.app_ended(code, how)
 
     def _stop_app(self) -> bool:

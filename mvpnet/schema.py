@@ -86,6 +86,7 @@ class Job:
     name: str = (
         "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
     )
+    ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 
@@ -257,6 +258,14 @@ class App(Step):
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """What `-m` runs beside each combination once (docs/experiments.md)."""
+
+    repeat: int = 1  # how often each combination runs
+    resume: str | None = None  # the folder of a sweep that was cut short: run what is missing there or failed
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole. `ranks` holds rank overrides: NAME: {on: RANK SET, image|vm|qemu|cloud_init|logging: {...}}."""
 
@@ -270,6 +279,7 @@ class Config:
     boot: Boot = field(default_factory=Boot)
     shutdown: Shutdown = field(default_factory=Shutdown)
     app: App = field(default_factory=App)
+    sweep: Sweep = field(default_factory=Sweep)
     ranks: dict[str, Any] = field(default_factory=dict)
 
 

@@ -179,7 +179,8 @@ class JobSpec:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
         asked = plain(self)
         del asked["run_dir"], asked["typed"], asked["repeat"]
-        asked["config"]["job"].pop("name")
+        del asked["config"]["sweep"], asked["config"]["job"]["name"]
+        del asked["config"]["job"]["ranks"]  # world_size has it
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -226,6 +227,7 @@ def check_job(spec: JobSpec) -> None:
             f"job.name: {spec.name!r} cannot be used in file names",
             hint="letters, digits, dot, dash and underscore, at most 63, a letter or digit first",
         )
+    _at_least("sweep.repeat", spec.config.sweep.repeat, 1)
     _check_sections("", spec.config)
     for override in spec.overrides:
         _check_sections(f"ranks.{override.name}.", changed(spec.config, override.changes))

@@ -83,7 +83,8 @@ def test_steps_in_guests_and_on_the_host(run_mvpnet: RunMvpnet, tmp_path: Path) 
     metrics = result["metrics"]
     assert metrics.pop("uptime") > 0
     assert metrics == {"doubled.n0000": 0, "doubled.n0001": 2, "rank.n0000": 0, "rank.n0001": 1, "host": 1}
-    assert result["times"]["boot_s"] < result["times"]["app_s"] < result["times"]["total_s"]
+    times = result["times"]
+    assert 0 < times["boot_s"] + times["app_s"] < times["total_s"]
 
 
 def verdict_of(run: Path) -> dict:
