@@ -29,6 +29,8 @@ _LOGIN_WITHIN_S = 60.0  # a guest answers on its ssh port before it lets everybo
 _SSH_FAILED = 255  # ssh(1)
 _KEPT_WORDS_BYTES = 2000
 
+Door = tuple[int, str | None]  # a guest, and who goes in
+
 
 @dataclass
 class StepResult:
@@ -76,6 +78,7 @@ class AppRun:
         self._on_end = on_end
         self._programs = Programs(loop)
         self._current: _StepRun | None = None
+        self._let_in: set[Door] = set()
         self._stopping = False
 
     def start(self) -> None:
@@ -109,6 +112,7 @@ class AppRun:
             step.ranks(self._world_size),
             environment=self._environment,
             metrics=self.metrics,
+            let_in=self._let_in,
             on_end=lambda: self._ended(number),
         )
         self._current.start()
@@ -170,6 +174,7 @@ class _StepRun:
         *,
         environment: Callable[[int | None], Mapping[str, str]],
         metrics: Metrics,
+        let_in: set[Door],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
@@ -180,6 +185,7 @@ class _StepRun:
         self._ranks = ranks
         self._environment = environment
         self._metrics = metrics
+        self._let_in = let_in
         self._on_end = on_end
         self._phase = "login"
         self._stopping = False
@@ -214,10 +220,14 @@ class _StepRun:
         self._start_program(None, list(self._step.argv), self._environment(None))
 
     def _log_in(self) -> None:
-        """Wait until every guest lets us in."""
-        self._enter("login", self._ranks, self._push, None)
+        """Wait until every guest lets us in, where none did before."""
+        new = [rank for rank in self._ranks if (rank, self._step.user) not in self._let_in]
+        if not new:
+            self._push()
+            return
+        self._enter("login", new, self._push, None)
         deadline_s = time.monotonic() + _LOGIN_WITHIN_S
-        for rank in self._ranks:
+        for rank in new:
             self._try_login(rank, deadline_s)
 
     def _try_login(self, rank: int, deadline_s: float) -> None:
@@ -227,6 +237,7 @@ class _StepRun:
 
         def ended(code: int) -> None:
             if code == 0:
+                self._let_in.add((rank, self._step.user))
                 self._ended(rank)
             elif self._stopping or time.monotonic() > deadline_s:
                 user = f" as {self._step.user}" if self._step.user else ""
