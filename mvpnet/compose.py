@@ -71,7 +71,7 @@ def run(
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
     """
     argv = flags_first(resumed(argv))
-    sweep = Sweep(remembered(argv))
+    sweep = Sweep(remembered(argv), resuming=any(word.startswith("sweep.resume=") for word in argv))
     _register(Path.cwd(), sweep, world_size)
     codes: list[int] = []
     begun = False
@@ -105,6 +105,10 @@ def run(
         task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+    except ValueError as error:  # of Hydra's command line: --cfg and -m
+        if begun:
+            raise
+        raise ConfigError(str(error)) from error
     except OSError as error:
         if begun:
             raise

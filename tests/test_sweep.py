@@ -52,7 +52,7 @@ def test_jobs_are_known_by_digest_and_repeat(tmp_path: Path) -> None:
     (tmp_path / "6").mkdir()
     (tmp_path / "6/result.json").write_text('{"format": 1, "verd')  # the disk was full
     jobs = [job(digest=digest, repeat=repeat) for repeat in (1, 2) for digest in ("a", "b")]
-    planned = Sweep(()).plan(tmp_path, [*jobs, job(digest=None)])
+    planned = Sweep((), resuming=True).plan(tmp_path, [*jobs, job(digest=None)])
     assert [one.done for one in planned] == [True, False, False, False, False]
     assert (planned[0].number, planned[0].folder) == (0, tmp_path / "0")
     assert next_number(tmp_path) == 7
@@ -104,10 +104,24 @@ def test_a_sweep_is_taken_up_with_what_was_typed_then(tmp_path: Path) -> None:
     assert resumed([named, "-m", "net=a,b,c"]) == ["-m", "net=a,b,c", *again]
 
 
+def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
+    Sweep(()).plan(tmp_path, [job()])
+    with pytest.raises(ConfigError, match=r"holds another sweep[^$]*sweep\.resume"):
+        Sweep(()).plan(tmp_path, [job()])
+
+
+def test_batches_of_one_sweep_share_its_folder(tmp_path: Path) -> None:
+    sweep = Sweep(())
+    for net in ("a", "b"):
+        sweep.plan(tmp_path, [job(f"net={net}")])
+    assert [row["keys"] for row in sweep.as_dict()["jobs"]] == [{"net": "a"}, {"net": "b"}]
+
+
 def test_repeats_make_a_sweep_and_nothing_else_does() -> None:
     assert resumed(["net=a", "sweep.repeat=3"]) == ["-m", "net=a", "sweep.repeat=3"]
     assert resumed(["--multirun", "sweep.repeat=3"]) == ["--multirun", "sweep.repeat=3"]
     assert resumed(["net=a"]) == ["net=a"]
+    assert resumed(["--cfg", "job", "sweep.repeat=3"]) == ["--cfg", "job", "sweep.repeat=3"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"jobs": []}', '{"argv": 3}'])

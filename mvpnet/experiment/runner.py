@@ -225,7 +225,7 @@ class _StepRun:
         if not new:
             self._push()
             return
-        self._enter("login", new, self._push, None)
+        self._enter("login", new, self._push, 2 * _LOGIN_WITHIN_S)
         deadline_s = time.monotonic() + _LOGIN_WITHIN_S
         for rank in new:
             self._try_login(rank, deadline_s)
@@ -309,9 +309,12 @@ class _StepRun:
         if phase != self._phase:
             return
         names = ", ".join(_name(rank) for rank in sorted(self._under_way, key=lambda rank: rank or 0))
-        key = "timeout_s" if phase == "run" else "copy_timeout_s"
-        code = TIMED_OUT if phase == "run" else AppError.exit_code
-        self._fail(code, f".{key}", f"{names}: not done after {limit_s:g} s; stopped")
+        if phase == "login":
+            self._fail(AppError.exit_code, "", f"{names}: ssh hangs, and could not log in within {limit_s:g} s")
+        elif phase == "run":
+            self._fail(TIMED_OUT, ".timeout_s", f"{names}: not done after {limit_s:g} s; stopped")
+        else:
+            self._fail(AppError.exit_code, ".copy_timeout_s", f"{names}: not done after {limit_s:g} s; stopped")
         for program in list(self._under_way.values()):
             program.stop()
 

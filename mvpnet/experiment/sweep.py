@@ -21,6 +21,7 @@ from mvpnet.experiment.result import read_result, write_json
 from mvpnet.logs import put
 
 FORMAT = 1
+_INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # Hydra's, which refuses -m beside them
 _TIMES = ("started", "boot_s", "app_s", "total_s")
 _METRICS_SHOWN = 6  # on the terminal; all are in the files
 _VERDICT_SHOWN = 40  # characters
@@ -55,6 +56,7 @@ class Sweep:
     """All jobs of a sweep, as far as they are known; `current` is the one that runs."""
 
     argv: tuple[str, ...]  # what was typed, for whoever takes the sweep up again
+    resuming: bool = False
     folder: Path | None = None
     jobs: list[SweepJob] = field(default_factory=list)
     current: SweepJob | None = None
@@ -62,7 +64,15 @@ class Sweep:
     _began_s: float = 0.0
 
     def plan(self, folder: Path, jobs: Iterable[SweepJob]) -> list[SweepJob]:
-        """Add jobs, and find out which of them ended well in this folder before; all of them, in order."""
+        """Add jobs, and find out which of them ended well in this folder before; all of them, in order.
+
+        Raises ConfigError for a folder with another sweep, unless this is to take it up.
+        """
+        if self.folder is None and not self.resuming and (folder / "results.json").exists():
+            raise ConfigError(
+                f"hydra.sweep.dir: {folder} holds another sweep",
+                hint="name a new folder, or sweep.resume=FOLDER to run what is missing there",
+            )
         self.folder = folder
         added = list(jobs)
         ended = {(result.get("digest"), result.get("repeat")): (path, result) for path, result in results_in(folder)}
@@ -71,7 +81,8 @@ class Sweep:
                 job.folder, job.result = found
                 job.number = int(job.folder.name) if job.folder.name.isdigit() else None
         self.jobs += added
-        if ready := sum(job.done for job in added):
+        if self.resuming:
+            ready = sum(job.done for job in added)
             _say(f"sweep: {ready} of {len(added)} jobs are done already in {folder}")
         self._write()
         return added
@@ -157,8 +168,11 @@ def next_number(folder: Path | None) -> int:
 def resumed(argv: Sequence[str]) -> list[str]:
     """The command line, made to take up the sweep that sweep.resume=FOLDER names where it does; with -m where needed.
 
-    Where nothing else is asked for, it is what the sweep was started with. Raises ConfigError when it is no sweep.
+    Where nothing else is asked for, it is what the sweep was started with. A command line that only looks at the config
+    is left alone. Raises ConfigError when it is no sweep.
     """
+    if any(word.partition("=")[0] in _INSPECTING for word in argv):
+        return list(argv)
     folder = next((word.partition("=")[2].strip("'\"") for word in argv if word.startswith("sweep.resume=")), None)
     if not folder:
         repeats = any(word.startswith("sweep.repeat=") for word in argv)
