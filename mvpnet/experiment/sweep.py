@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 from mvpnet.errors import ConfigError
 from mvpnet.experiment.result import read_result, write_json
 from mvpnet.logs import put
+from mvpnet.world import launched_size
 
 FORMAT = 1
 _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # Hydra's, which refuses -m beside them
@@ -252,7 +254,11 @@ def csv_text(jobs: Sequence[SweepJob]) -> str:
 
 
 def table(jobs: Sequence[SweepJob]) -> str:
-    """The same for people; in colour where standard output is a terminal."""
+    """The same for people, plain where standard output is no terminal.
+
+    Under a launcher it is none, whatever it looks like: Open MPI gives ranks one of its own, with no size, and what is
+    written to it may end in a file.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -271,9 +277,9 @@ def table(jobs: Sequence[SweepJob]) -> str:
             _verdict(row),
             *map(_text, numbers),
         )
-    terminal = sys.stdout is not None and sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty() and launched_size(os.environ) is None
     width = None if terminal else _PLAIN_WIDTH
-    console = Console(width=width, no_color=not terminal, markup=False, highlight=False)
+    console = Console(width=width, force_terminal=terminal, markup=False, highlight=False)
     with console.capture() as capture:
         console.print(shown)
     lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]

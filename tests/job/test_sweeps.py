@@ -117,7 +117,9 @@ def test_a_sweep_that_was_killed_is_taken_up_where_it_was(bench: Bench) -> None:
     killed.signal(signal.SIGKILL)
     assert killed.finish(60).code != 0
     poll_until(lambda: not killed.processes(), 30, "all processes to end")
-    assert rows(killed, "vm.cpus", "exit_code") == [("1", 0), ("2", None), ("3", None)]
+    [one, two, three] = rows(killed, "vm.cpus", "exit_code")
+    assert (one, three) == (("1", 0), ("3", None))
+    assert two[1] in (None, 128 + signal.SIGTERM), "ranks that outlive their mpirun (Open MPI) stop in order"
     first = (killed.cwd / "sweep/0/result.json").stat()
     (killed.cwd / "go").touch()
 
