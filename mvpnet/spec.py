@@ -178,11 +178,16 @@ class JobSpec:
 
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
-        asked = plain(self)
-        del asked["run_dir"], asked["typed"], asked["recipe"], asked["repeat"]
-        del asked["config"]["sweep"], asked["config"]["job"]["name"]
-        del asked["config"]["job"]["ranks"]  # world_size has it
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return digest_of(plain(self))
+
+
+def digest_of(plain_spec: Mapping[str, Any]) -> str:
+    """`JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
+    asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
+    config = {key: value for key, value in asked["config"].items() if key != "sweep"}
+    # world_size has job.ranks
+    config["job"] = {key: value for key, value in config["job"].items() if key not in ("name", "ranks")}
+    return hashlib.sha256(json.dumps({**asked, "config": config}, sort_keys=True).encode()).hexdigest()
 
 
 def changed(section: T, changes: Mapping[str, Any]) -> T:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from job.conftest import Bench, nothing_left
+from mvpnet.spec import digest_of
 from support import Finished, RunningJob, poll_until
 
 TRUE = 'app.command=["true"]'
@@ -210,6 +211,20 @@ def test_a_manifest_that_was_changed_is_not_repeated(
     (job.cwd / "run" / "manifest.json").write_text(json.dumps(told))
     _, end = again("run")
     assert end.code == 2 and says in end.stderr and "Traceback" not in end.stderr, end
+
+
+def test_a_run_of_an_older_mvpnet_is_repeated_with_todays_defaults(bench: Bench, again: Any) -> None:
+    job, end = bench.run(TRUE)
+    assert end.code == 0, end
+    told = manifest(job.cwd / "run")
+    del told["spec"]["config"]["net"]["sample_s"], told["spec"]["repeat"], told["spec"]["config"]["sweep"]
+    told["digest"] = digest_of(told["spec"])
+    (job.cwd / "run" / "manifest.json").write_text(json.dumps(told))
+    _, end = again("run", "--run-dir", "second")
+    assert end.code == 0, end
+    assert manifest(job.cwd / "second")["spec"]["config"]["net"]["sample_s"] == 1.0
+    done = verb(job.cwd, "diff", "--json", "run", "second")
+    assert [one["key"] for one in json.loads(done.stdout)] == ["config.net.sample_s"], done
 
 
 def test_what_is_no_run_is_not_repeated(bench: Bench, again: Any) -> None:
