@@ -92,8 +92,10 @@ def _trouble(one: Mapping[str, Any], path: Path) -> str | None:
         return f"{error.strerror}"
 
 
-def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without the names of whoever packs it."""
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Without the names of whoever packs it, and without what no digest covers."""
+    if Path(member.name).name == "__pycache__":
+        return None
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
@@ -102,10 +104,13 @@ def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[tarfile.TarFile]:
     if target.name.endswith(".zst"):
-        with _zstd().ZstdFile(target, "wb") as packed, tarfile.open(fileobj=packed, mode="w|") as archive:
+        with (
+            _zstd().ZstdFile(target, "wb") as packed,
+            tarfile.open(fileobj=packed, mode="w|", dereference=True) as archive,
+        ):
             yield archive
     else:
-        with tarfile.open(target, "w:gz") as archive:
+        with tarfile.open(target, "w:gz", dereference=True) as archive:
             yield archive
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiment.runs import job, make_run
 from mvpnet.errors import ConfigError
+from mvpnet.experiment import digests
 from mvpnet.experiment.archive import is_archive, pack, unpack
 from mvpnet.experiment.inputs import Input
 from mvpnet.experiment.runfolder import open_run
@@ -51,6 +52,20 @@ def test_what_could_not_go_along_is_told(tmp_path: Path) -> None:
     left_out = pack(open_run(folder.root), tmp_path / "packed.tar.gz")
     assert [line.partition(":")[0] for line in left_out] == ["app.command[0]", "recipe", "app.command[1]"]
     assert "not any more" in left_out[0] and "No such file" in left_out[1] and "Permission denied" in left_out[2]
+
+
+def test_a_folder_goes_along_with_what_its_digest_covers(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "__pycache__" / "a.pyc").write_text("compiled")
+    (tmp_path / "data").write_text("data")
+    (folder / "link").symlink_to(tmp_path / "data")
+    digest = digests.sha256(folder)
+    run = make_run(tmp_path / "run", inputs=[Input("recipe.files", str(folder), 4, 1, digest, "cache")])
+    assert pack(open_run(run.root), tmp_path / "packed.tar.gz") == []
+    (tmp_path / "out").mkdir()
+    along = unpack(tmp_path / "packed.tar.gz", tmp_path / "out") / "inputs" / digest / "mine"
+    assert [path.name for path in along.iterdir()] == ["link"] and digests.sha256(along) == digest
 
 
 def test_an_archive_has_no_password_that_job_json_has(tmp_path: Path) -> None:
