@@ -13,6 +13,7 @@ from mvpnet import __version__
 from mvpnet.bench.command import Launch, bench
 from mvpnet.errors import ConfigError, ImageError, Interrupted
 from mvpnet.image_cli import image
+from mvpnet.record_cli import diff, export, replay, report
 from mvpnet.seed_cli import seed
 
 
@@ -42,6 +43,8 @@ def verbs() -> None:
 verbs.add_command(bench)
 verbs.add_command(image)
 verbs.add_command(seed)
+for record_verb in (replay, diff, export, report):
+    verbs.add_command(record_verb)
 
 
 @verbs.command(name="help")

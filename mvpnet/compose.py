@@ -86,6 +86,7 @@ def run(
             assert isinstance(typed, list)
             composed = OmegaConf.to_yaml(config)
             spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+            spec = dataclasses.replace(spec, recipe=_chosen_recipe(facts.runtime))
             if sweep.current:
                 spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
             elif spec.config.sweep != schema.Sweep():
@@ -122,6 +123,14 @@ def run(
     finally:
         sweep.tell()
     return codes
+
+
+def _chosen_recipe(runtime: Any) -> Path | None:
+    """The file of the recipe that was asked for: the first of Hydra's folders that has it wins, as for Hydra."""
+    name = runtime.choices.get("recipe")
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = (folder / "recipe" / f"{name}.yaml" for folder in folders)
+    return next((file for file in files if file.is_file()), None) if name else None
 
 
 def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
