@@ -6,12 +6,14 @@ folder, and runs a sweep's jobs one after another. Whatever it refuses is told a
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from mvpnet import schema
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment.app import app_argv
 from mvpnet.guest.drives import absolute_drive
+from mvpnet.logs import put
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
 from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job
 
@@ -68,6 +71,9 @@ def run(
     `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
     """
+    if shown := _resolved_job(argv):
+        put(sys.stdout, shown.encode())
+        return [0]
     _register(Path.cwd())
     codes: list[int] = []
     begun = False
@@ -106,6 +112,33 @@ def run(
     return codes
 
 
+def _resolved_job(argv: list[str]) -> str | None:
+    """What `--cfg job --resolve` prints, None when something else is asked for.
+
+    Hydra itself would resolve there and then what is each rank's own, and find no such key. Raises ConfigError.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("overrides", nargs="*")
+    try:
+        asked, others = parser.parse_known_args(flags_first(argv))
+    except argparse.ArgumentError:
+        return None
+    if others or not asked.resolve or asked.cfg != "job":
+        return None
+    with _composed(asked.overrides, asked.config_dir) as composed:
+        config = _without_hydra(composed)
+        _keep_rank_values(config)
+        part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
+        if part is None:
+            raise ConfigError(f"--package: there is no {asked.package!r}{near(asked.package, all_keys())}")
+        heading = "" if part is config else f"# @package {asked.package}\n"
+        return heading + (OmegaConf.to_yaml(part, resolve=True) if OmegaConf.is_config(part) else f"{part}\n")
+
+
 def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
     """`.hydra/` in the run folder, as Hydra itself would write it; but not over another run's.
 
@@ -134,17 +167,27 @@ def flags_first(argv: list[str]) -> list[str]:
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
+    with _composed(overrides, config_dir) as config:
+        run_dir = Path.cwd() / config.hydra.run.dir
+        return resolve(_without_hydra(config), world_size, run_dir, tuple(overrides))
+
+
+@contextmanager
+def _composed(overrides: list[str], config_dir: str | None) -> Iterator[DictConfig]:
+    """What Hydra composes, its own part with it, while that can be resolved. Raises ConfigError, also for the body."""
     _register(Path.cwd())
     searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
-            config = hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
-            run_dir = Path.cwd() / config.hydra.run.dir
-            with flag_override(config, ["struct", "readonly"], False):
-                del config["hydra"]
-            return resolve(config, world_size, run_dir, tuple(overrides))
+            yield hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with flag_override(config, ["struct", "readonly"], False):
+        del config["hydra"]
+    return config
 
 
 def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:

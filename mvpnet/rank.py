@@ -234,10 +234,18 @@ def write_seed(spec: RankSpec, user: str, facts: SeedFacts, path: Path) -> None:
 
     Raises ConfigError, ImageError or HostError.
     """
+    check_seed(spec, user, facts)
+    write_image(rank_seed(spec, user, facts), path)
+
+
+def check_seed(spec: RankSpec, user: str, facts: SeedFacts) -> None:
+    """See that cloud-init takes the rank's user-data, where the host can tell.
+
+    Raises ConfigError, ImageError or HostError.
+    """
     shown = rank_seed(spec, user, facts.without_secrets())
     if trouble := check_user_data(shown.user_data, spec.cloud_init.validate):
         logger.debug("user-data was not checked: {}", trouble)
-    write_image(rank_seed(spec, user, facts), path)
 
 
 def seed_image(scratch: Path) -> Path:
