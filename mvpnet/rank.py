@@ -23,12 +23,13 @@ from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, expand, plan_drives
 from mvpnet.guest.options import escaped
+from mvpnet.guest.readiness import ask_argv
 from mvpnet.guest.seedcheck import check_user_data
 from mvpnet.guest.seedfiles import made_seed_drive, rank_seed, write_image
 from mvpnet.guest.supervisor import Launch
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
-from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket
+from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
 from mvpnet.scratch import scratch_folder
 from mvpnet.spec import RankSpec, changed
 
@@ -108,7 +109,8 @@ def prepare(
     )
     if spec.makes_seed:
         write_seed(spec, user, facts, seed_image(scratch.folder))
-    boot = boot_files(spec, write_keys(scratch.folder, keys), say)
+    public_key, private_key = write_keys(scratch.folder, keys)
+    boot = boot_files(spec, (public_key, private_key), say)
     spec = store.provided(with_built_disk(spec), stack, say)
     drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
@@ -147,6 +149,7 @@ def prepare(
         monwrap_log=logs.monwrap if spec.logging.wrapper else None,
         powerdown_s=spec.shutdown.powerdown_s,
         term_s=spec.shutdown.term_s,
+        ask_setup=ask_argv(port, user, private_key) if spec.boot.wait_for is WaitFor.cloud_init else None,
         # qemu puts the temporary overlays of snapshot=on into TMPDIR
         env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
     )
@@ -170,6 +173,8 @@ def check_host(spec: RankSpec) -> None:
     """Refuse a rank whose programs, folders or names cannot do. Raises HostError or ConfigError, naming the key."""
     host.find_program(spec.qemu.binary, "qemu.binary")
     host.check_netdev(spec.qemu.binary, spec.net.kind)
+    if spec.boot.wait_for is WaitFor.cloud_init:
+        host.find_program("ssh", "boot.wait_for")
     host.check_domains(spec.net.domains or [])
     if spec.image.user:
         host.check_user(spec.image.user)

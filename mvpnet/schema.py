@@ -72,6 +72,32 @@ class Validate(Enum):
     never = "never"
 
 
+class WaitFor(Enum):
+    """When a guest counts as up."""
+
+    ssh = "ssh"  # its ssh server answers
+    cloud_init = "cloud_init"  # cloud-init in it is done; with errors, the guest has not come up
+
+
+class Proof(Enum):
+    """What a recipe was last seen to do."""
+
+    none = "none"
+    booted = "booted"  # its guests came up, and its app ended well
+    composed = "composed"  # composed, its seeds validated and its network-config rendered; never booted
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe says of itself, for `mvpnet recipes` and for the run folder. It changes nothing about a job."""
+
+    about: str | None = None  # what it does, in a line
+    ranks: int | None = None  # so many it is made for: mpirun -n RANKS mvpnet recipe=NAME
+    proof: Proof = Proof.none
+    proven_on: str | None = None  # a day, as 2026-11-24
+    proven_how: str | None = None  # what was seen, and on what
+
+
 @dataclass(frozen=True)
 class Job:
     """The job as a whole."""
@@ -209,7 +235,8 @@ class Logging:
 class Boot:
     """The wait for the guests."""
 
-    timeout_s: float = 90.0  # until every guest answers on its ssh port
+    wait_for: WaitFor = WaitFor.ssh  # what makes a guest count as up
+    timeout_s: float = 90.0  # until every guest is up
 
 
 @dataclass(frozen=True)
@@ -246,6 +273,7 @@ class Config:
     shutdown: Shutdown = field(default_factory=Shutdown)
     app: App = field(default_factory=App)
     ranks: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, Seed, Shutdown, Vm
+from mvpnet.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, Seed, Shutdown, Vm, WaitFor
 
 MAX_WORLD_SIZE = 2**24 - 3  # 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's
 
@@ -179,6 +179,7 @@ class JobSpec:
         asked = plain(self)
         del asked["run_dir"], asked["typed"]
         asked["config"]["job"].pop("name")
+        asked["config"].pop("recipe")
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -238,6 +239,11 @@ def _check_sections(prefix: str, config: Config) -> None:
     _at_least(f"{prefix}boot.timeout_s", config.boot.timeout_s, 1)
     _at_least(f"{prefix}shutdown.powerdown_s", config.shutdown.powerdown_s, 0)
     _at_least(f"{prefix}shutdown.term_s", config.shutdown.term_s, 0)
+    if config.boot.wait_for is WaitFor.cloud_init and config.image.kind is ImageKind.tiny:
+        raise ConfigError(
+            f"{prefix}boot.wait_for: there is no cloud-init in the tiny guest",
+            hint="boot.wait_for=ssh, or a cloud image such as image=debian12-built",
+        )
     if not 68 <= config.net.mtu <= 65521:  # RFC 791's least; the most that qemu's stream netdev carried (FACTS)
         raise ConfigError(f"{prefix}net.mtu: {config.net.mtu} is not between 68 and 65521 bytes")
     # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)
