@@ -13,6 +13,7 @@ from mvpnet import __version__
 from mvpnet.bench.command import Launch, bench
 from mvpnet.errors import ConfigError, ImageError, Interrupted, MvpnetError
 from mvpnet.image_cli import image
+from mvpnet.recipe_cli import recipes
 from mvpnet.seed_cli import seed
 
 
@@ -41,6 +42,7 @@ def verbs() -> None:
 
 verbs.add_command(bench)
 verbs.add_command(image)
+verbs.add_command(recipes)
 verbs.add_command(seed)
 
 
