@@ -52,7 +52,10 @@ _SHELL_HINT = (
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
-    "image": ("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
+    "image": (
+        *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
+        "prepare",
+    ),
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path", "files"),
     "logging": ("dir",),
@@ -248,25 +251,35 @@ def _override(name: str, entry: Any) -> Override:
         if not isinstance(keys, Mapping):
             raise ConfigError(f"{place}.{section}: {keys!r} is no group of keys")
     try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), _resolved_already(entry)))
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), resolved_already(entry)))
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     assert isinstance(typed, schema.RankOverride)
     folder = Path.cwd()
     changes = {
-        section: {key: _absolute_value(section, key, getattr(getattr(typed, section), key), folder) for key in keys}
+        section: {
+            key: _given(_absolute_value(section, key, getattr(getattr(typed, section), key), folder), value)
+            for key, value in keys.items()
+        }
         for section, keys in given.items()
     }
     return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
 
 
-def _resolved_already(value: Any) -> Any:
+def _given(typed: Any, written: Any) -> Any:
+    """Of a group of keys within a section, those that were written."""
+    if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
+        return {key: getattr(typed, key) for key in written}
+    return typed
+
+
+def resolved_already(value: Any) -> Any:
     """The same to be put into a config again, where ${…} would be resolved once more."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):
-        return {key: _resolved_already(item) for key, item in value.items()}
-    return [_resolved_already(item) for item in value] if isinstance(value, list) else value
+        return {key: resolved_already(item) for key, item in value.items()}
+    return [resolved_already(item) for item in value] if isinstance(value, list) else value
 
 
 def _absolute(config: schema.Config, folder: Path) -> schema.Config:
@@ -282,6 +295,9 @@ def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
         return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
     if (section, key) == ("image", "path") and value is not None:
         return absolute_drive(value, folder, "image.path")
+    if (section, key) == ("image", "prepare"):
+        script = None if value.script is None else str(folder / Path(value.script).expanduser())
+        return dataclasses.replace(value, script=script)
     if (section, key) == ("cloud_init", "files"):
         return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
     if value is None or key not in _PATHS.get(section, ()) or "://" in value:

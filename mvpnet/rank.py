@@ -26,6 +26,7 @@ from mvpnet.guest.options import escaped
 from mvpnet.guest.readiness import ask_argv
 from mvpnet.guest.seedcheck import check_user_data
 from mvpnet.guest.seedfiles import made_seed_drive, rank_seed, write_image
+from mvpnet.guest.store.prepared import is_asked
 from mvpnet.guest.supervisor import Launch
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
@@ -282,8 +283,11 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
 
 
 def with_built_disk(spec: RankSpec) -> RankSpec:
-    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not."""
-    if spec.image.kind is not ImageKind.debian:
+    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not.
+
+    A prepared one is in the store.
+    """
+    if spec.image.kind is not ImageKind.debian or is_asked(spec.image):
         return spec
     folder = cache_base(spec.image.cache_dir) / "debian" / debian.image_digest(spec.image.packages)
     return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})

@@ -109,6 +109,22 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """What is done to an image once, by `mvpnet image prepare`, before jobs use what came of it (docs/images.md).
+
+    One guest is booted from the image, cloud-init in it does this as root, in this order, and the disk is sealed.
+    """
+
+    packages: list[Any] = field(default_factory=list)
+    runcmd: list[Any] = field(default_factory=list)  # as cloud-init's, but that the first that fails ends it
+    script: str | None = None  # a file on the host, run last
+    user_data: dict[str, Any] = field(default_factory=dict)  # anything else that cloud-init takes
+    size: str | None = None  # grow the image first: to 20G, or by +3G; image.size counts from what came of it
+    timeout_s: float = 1800.0  # until all of it is done
+    sha256: str | None = None  # of the prepared image; any other is refused
+
+
+@dataclass(frozen=True)
 class Image:
     """What the guest boots. Paths may hold {rank} and {job}."""
 
@@ -122,6 +138,7 @@ class Image:
     locked: bool = False  # take only what is pinned, by the lock file or by image.sha256
     lock_file: str | None = None  # pins URLs to digests; default mvpnet-images.lock in the folder of the launch
     packages: list[str] = field(default_factory=list)  # more Debian packages in the image that kind=debian builds
+    prepare: Prepare = field(default_factory=Prepare)
     # Of the boot disk, from the store or not:
     format: str | None = None  # qcow2, raw, vmdk, …; default: told by its first bytes
     arch: str | None = None  # x86_64, aarch64, …; refused unless qemu.binary is of it. Default: what source's name says

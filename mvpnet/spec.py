@@ -188,7 +188,7 @@ def changed(section: T, changes: Mapping[str, Any]) -> T:
     new: dict[str, Any] = {}
     for key, value in changes.items():
         old = getattr(section, key)
-        if dataclasses.is_dataclass(old):
+        if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
             new[key] = changed(old, value)
         elif isinstance(old, dict) and isinstance(value, Mapping):
             new[key] = {**old, **value}

@@ -1,7 +1,8 @@
 """The app of the recipes that show a cloud image: looks at every guest from inside, and prints what it found.
 
 Runs on rank 0's host while the guests run, once cloud-init is done in all of them. Ends with 1 when anything is not as
-it should be. Guest n logs in to guest n + 1, and the last one to the first.
+it should be. Guest n logs in to guest n + 1, and the last one to the first. Its own arguments are commands that have to
+end well in every guest too.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def checks(rank: int) -> dict[str, str]:
         "sudo without a password": 'test "$(sudo -n id -u)" = 0',
         f"ssh to {other}": f'test "$(ssh {other} hostname -s)" = {other}',
         f"ssh to {other} as root": f'test "$(sudo -n ssh {other} id -u)" = 0',
+        **{command: command for command in sys.argv[1:]},
     }
 
 
