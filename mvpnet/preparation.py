@@ -91,7 +91,8 @@ def preparing(config: Config, work: Path) -> Config:
         runcmd=["set -e", *runcmd] if runcmd else [],  # cloud-init makes one script of them
         proxy=config.cloud_init.proxy,
         no_proxy=config.cloud_init.no_proxy,
-        user_data={"users": [], **asked.user_data},
+        # root stands for itself, as it is: without users the distribution's own would be made
+        user_data={"users": [{"name": "root", "lock_passwd": False}], **asked.user_data},
     )
     image = dataclasses.replace(
         config.image,
