@@ -121,10 +121,7 @@ def _boot_once(config: Config, say: Say) -> Path:
     run_dir = Path.cwd() / "runs" / f"prepare-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{config.job.name}"
     say(f"preparing in one guest: {run_dir}")
     with tempfile.TemporaryDirectory(prefix="mvpnet-prepare-") as folder:
-        recipe = Path(folder) / "recipe" / f"{_RECIPE}.yaml"
-        recipe.parent.mkdir()
-        sections = {key: plain(getattr(config, key)) for key in _SECTIONS}
-        recipe.write_text("# @package _global_\n" + yaml_text(_quoted(resolved_already(sections))))
+        write_recipe(config, Path(folder))
         command = [sys.executable, "-m", "mvpnet", "--config-dir", folder, f"recipe={_RECIPE}"]
         command += [f"hydra.run.dir='{run_dir}'"]
         code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
@@ -140,6 +137,14 @@ def _boot_once(config: Config, say: Say) -> Path:
             hint=f"see {run_dir}",
         )
     return run_dir
+
+
+def write_recipe(config: Config, folder: Path) -> None:
+    """Write the job as a recipe into a config folder: it composes to `config` again."""
+    recipe = folder / "recipe" / f"{_RECIPE}.yaml"
+    recipe.parent.mkdir(parents=True)
+    sections = {key: plain(getattr(config, key)) for key in _SECTIONS}
+    recipe.write_text("# @package _global_\n" + yaml_text(_quoted(resolved_already(sections))))
 
 
 def _quoted(value: Any) -> Any:

@@ -83,6 +83,8 @@ def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
         ("+ranks.a={on: all, vm: {cpus: x}}", ["ranks.a.vm.cpus", "'x'"]),
         ("+ranks.a={on: all, net: {mtu: 9000}}", ["ranks.a.net", "per rank"]),
         ("+ranks.a={on: all, vm: 3}", ["ranks.a.vm"]),
+        ("boot.wait_for=cloud_init", ["boot.wait_for", "tiny", "image=debian12-built"]),
+        ("boot.wait_for=cloudinit", ["boot.wait_for", "cloudinit", "ssh, cloud_init"]),
         ("app.command=''", ["app.command", "empty"]),
         ('app.command="\'unclosed"', ["app.command"]),
     ],
