@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from mvpnet.guest.store.wanted import Wanted, check_architecture, wanted
 from mvpnet.guest.yamltext import Quoted, yaml_text
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.schema import CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
+from mvpnet.signals import die_with_parent
 from mvpnet.spec import plain
 
 _SCRIPT_IN_GUEST = "/root/mvpnet-prepare"
@@ -124,7 +126,7 @@ def _boot_once(config: Config, say: Say) -> Path:
         write_recipe(config, Path(folder))
         command = [sys.executable, "-m", "mvpnet", "--config-dir", folder, f"recipe={_RECIPE}"]
         command += [f"hydra.run.dir='{run_dir}'"]
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+        code = _run_job(command)
     if code:
         raise ImageError(
             f"image.prepare: the guest that was to be prepared failed, with exit code {code}",
@@ -137,6 +139,18 @@ def _boot_once(config: Config, say: Say) -> Path:
             hint=f"see {run_dir}",
         )
     return run_dir
+
+
+def _run_job(command: list[str]) -> int:
+    """Run a job that ends with us; its exit code."""
+    job = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=lambda: die_with_parent(signal.SIGTERM)
+    )
+    try:
+        return job.wait()
+    except KeyboardInterrupt:  # the terminal sent it to the job too, which has a guest to stop
+        job.wait()
+        raise
 
 
 def write_recipe(config: Config, folder: Path) -> None:
