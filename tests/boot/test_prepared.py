@@ -23,7 +23,7 @@ def test_a_prepared_image_has_what_was_declared_and_nothing_of_who_made_it(start
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "debian").symlink_to(built)
-    (tmp_path / "script.sh").write_text("#!/bin/sh\necho ${HOME:-none} >/srv/by-script\n")
+    (tmp_path / "script.sh").write_text("#!/bin/sh\nid -un >/srv/by-script\n")
     option = tmp_path / "mvpnet.d/image/mine.yaml"
     option.parent.mkdir(parents=True)
     with apt_repository(tmp_path / "repository") as (_, only_this):
@@ -52,7 +52,7 @@ def test_a_prepared_image_has_what_was_declared_and_nothing_of_who_made_it(start
     ids = []
     for rank in range(2):
         told = ssh(job, rank, f"{PACKAGE}; cat /srv/by-runcmd /srv/by-script; hostname; whoami").splitlines()
-        assert told == [SAYS, "/", "/root", f"n{rank:04d}", "alice"]
+        assert told == [SAYS, "/", "root", f"n{rank:04d}", "alice"]
         assert ssh(job, rank, f"ssh n{1 - rank:04d} hostname").strip() == f"n{1 - rank:04d}"
         assert ssh(job, rank, "sudo cat /root/.ssh/authorized_keys | wc -l").strip() == "1"
         assert ssh(job, rank, "sudo find /root/mvpnet-prepare /home -name 'mvpnet-prepare' | wc -l").strip() == "0"
