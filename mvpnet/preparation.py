@@ -34,6 +34,7 @@ from mvpnet.spec import plain
 
 _SCRIPT_IN_GUEST = "/root/mvpnet-prepare"
 _RECIPE = "mvpnet-prepare"
+_STDERR_FD = 2
 _SECTIONS = ("job", "image", "vm", "qemu", "net", "cloud_init", "logging", "boot", "shutdown", "app")
 
 
@@ -142,9 +143,9 @@ def _boot_once(config: Config, say: Say) -> Path:
 
 
 def _run_job(command: list[str]) -> int:
-    """Run a job that ends with us; its exit code."""
+    """Run a job that ends with us; its exit code. Results, and no job's words, go to standard output."""
     job = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=lambda: die_with_parent(signal.SIGTERM)
+        command, stdin=subprocess.DEVNULL, stdout=_STDERR_FD, preexec_fn=lambda: die_with_parent(signal.SIGTERM)
     )
     try:
         return job.wait()

@@ -17,7 +17,7 @@ from mvpnet.guest.seedcheck import check_user_data
 from mvpnet.guest.seedfiles import rank_seed
 from mvpnet.guest.store.fetching import ensure
 from mvpnet.guest.store.provide import pinned, planned, provided
-from mvpnet.guest.store.store import SourceRecord, now
+from mvpnet.guest.store.store import SourceRecord, Store, now
 from mvpnet.guest.store.wanted import Wanted, wanted
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.schema import Config, ImageUse, Validate, WaitFor
@@ -178,6 +178,17 @@ def test_the_job_that_prepares(launch_folder: Path) -> None:
     assert job.cloud_init.runcmd[:2] == ["set -e", "echo ${HOME}"]
     assert not job.shutdown.on_stdin_eof
     assert job.app.command[-1] == "--proxy"
+
+
+def test_a_preparation_that_fails_is_told_and_leaves_the_store_as_it_was(launch_folder: Path) -> None:
+    source = launch_folder / "disk.raw"
+    source.write_bytes(bytes(510) + b"\x55\xaa" + bytes(512))
+    words = ["image=file", f"image.source={source}", "image.prepare.packages=[gcc]", "qemu.binary=no-such-qemu"]
+    with pytest.raises(ImageError, match=r"exit code 3(.|\n)*runs/prepare-"):
+        cli.run(["image", "prepare", *words])
+    store = Store(launch_folder / "cache/mvpnet/images")
+    assert [image.source for image in store.images()] == [source.as_uri()]
+    assert store.unfinished() == []
 
 
 def test_the_job_that_prepares_composes_to_itself_again_and_its_seed_is_valid(
