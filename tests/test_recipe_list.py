@@ -1,4 +1,4 @@
-"""The shipped recipes, and `mvpnet recipes`, which lists them with what they say of themselves."""
+"""The shipped recipes and `mvpnet recipes`, which lists them with what they say of themselves."""
 
 from __future__ import annotations
 
