@@ -28,7 +28,7 @@ from mvpnet.guest.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.guest.store.wanted import Wanted, check_architecture, wanted
 from mvpnet.guest.yamltext import Quoted, yaml_text
 from mvpnet.paths import RunFolder, cache_base
-from mvpnet.schema import CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
+from mvpnet.schema import App, CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
 from mvpnet.signals import die_with_parent
 from mvpnet.spec import plain
 
@@ -113,7 +113,7 @@ def preparing(config: Config, work: Path) -> Config:
         image=image,
         cloud_init=cloud_init,
         boot=dataclasses.replace(config.boot, wait_for=WaitFor.cloud_init, timeout_s=asked.timeout_s),
-        app=dataclasses.replace(config.app, command=seal_command, show_output=False),
+        app=App(command=seal_command),
         shutdown=Shutdown(),  # standard input, say, is nobody's
         ranks={},
     )
