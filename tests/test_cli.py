@@ -61,7 +61,7 @@ def test_mistakes_are_told_without_a_traceback(tmp_path: Path, arguments: list[s
 def test_help_and_version(tmp_path: Path) -> None:
     assert mvpnet_says(tmp_path, "--version").stdout == f"mvpnet {mvpnet.__version__}\n"
     verbs = mvpnet_says(tmp_path, "help").stdout
-    assert all(verb in verbs for verb in ("plan", "image", "seed", "bench"))
+    assert all(verb in verbs for verb in ("plan", "image", "seed", "bench", "recipes"))
 
 
 def test_the_resolved_configuration_keeps_what_is_each_ranks_own(tmp_path: Path) -> None:

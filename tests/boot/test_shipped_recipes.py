@@ -9,7 +9,7 @@ import pytest
 from boot.test_guests import nothing_left
 from support import StartMvpnet
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.mark.parametrize(
