@@ -11,8 +11,9 @@ import click
 
 from mvpnet import __version__
 from mvpnet.bench.command import Launch, bench
-from mvpnet.errors import ConfigError, ImageError, Interrupted
+from mvpnet.errors import ConfigError, ImageError, Interrupted, MvpnetError
 from mvpnet.image_cli import image
+from mvpnet.recipe_cli import recipes
 from mvpnet.record_cli import diff, export, replay, report
 from mvpnet.seed_cli import seed
 
@@ -42,6 +43,7 @@ def verbs() -> None:
 
 verbs.add_command(bench)
 verbs.add_command(image)
+verbs.add_command(recipes)
 verbs.add_command(seed)
 for record_verb in (replay, diff, export, report):
     verbs.add_command(record_verb)
@@ -74,6 +76,7 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
     job = compose.compose(list(overrides), ranks, config_dir)
     specs = [with_built_disk(job.for_rank(rank)) for rank in range(job.world_size)]
     check_shared_writes([with_stored_image(spec) for spec in specs])
+    check_planned_seeds(specs)
     planned = [planned_rank(spec) for spec in specs]
     for warning in job.warnings():
         click.echo(f"warning: {warning}", err=True)
@@ -85,6 +88,29 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
         for section, keys in rank["spec"].items():
             click.echo(f"#   {section}: {json.dumps(keys)}")
         click.echo(shell_text(rank["qemu"]) + "\n")
+
+
+def check_planned_seeds(specs: list[Any]) -> None:
+    """Refuse user-data that a run would refuse. Ranks whose seeds differ in the rank's own values alone, which are put
+    in as text, are checked once: the check starts a program.
+
+    Raises ConfigError, ImageError or HostError, naming the first rank.
+    """
+    from mvpnet import rank
+    from mvpnet.guest.host import default_user
+    from mvpnet.guest.seedfiles import seed_facts
+
+    checked: list[tuple[Any, ...]] = []
+    facts = seed_facts("", "", Path.home(), os.environ)
+    for spec in specs:
+        alike = (spec.cloud_init, spec.image.user)
+        if not spec.makes_seed or alike in checked:
+            continue
+        checked.append(alike)
+        try:
+            rank.check_seed(spec, spec.image.user or default_user(), facts)
+        except MvpnetError as error:
+            raise type(error)(f"rank {spec.rank}: {Exception.__str__(error)}", hint=error.hint) from error
 
 
 def planned_rank(spec: Any) -> dict[str, Any]:

@@ -6,12 +6,14 @@ folder, and runs a sweep's jobs one after another. Whatever it refuses is told a
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment import app
 from mvpnet.experiment.sweep import Sweep, SweepUnderWay, remembered, resumed
 from mvpnet.guest.drives import absolute_drive
+from mvpnet.logs import put
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
 from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job, plain
 
@@ -51,7 +54,10 @@ _ON_HINT = 'YAML reads on as true; write "on" with quotes'
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
-    "image": ("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
+    "image": (
+        *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
+        "prepare",
+    ),
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path", "files"),
     "logging": ("dir",),
@@ -71,6 +77,9 @@ def run(
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
     """
     argv = flags_first(resumed(argv))
+    if shown := _resolved_job(argv, world_size):
+        put(sys.stdout, shown.encode())
+        return [0]
     sweep = Sweep(remembered(argv), resuming=any(word.startswith("sweep.resume=") for word in argv))
     _register(Path.cwd(), sweep, world_size)
     codes: list[int] = []
@@ -133,6 +142,33 @@ def _chosen_recipe(runtime: Any) -> Path | None:
     return next((file for file in files if file.is_file()), None) if name else None
 
 
+def _resolved_job(argv: list[str], world_size: int) -> str | None:
+    """What `--cfg job --resolve` prints, None when something else is asked for.
+
+    Hydra itself would resolve there and then what is each rank's own, and find no such key. Raises ConfigError.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("overrides", nargs="*")
+    try:
+        asked, others = parser.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return None
+    if others or not asked.resolve or asked.cfg != "job":
+        return None
+    with _composed(asked.overrides, asked.config_dir, world_size) as composed:
+        config = _without_hydra(composed)
+        _keep_rank_values(config)
+        part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
+        if part is None:
+            raise ConfigError(f"--package: there is no {asked.package!r}{near(asked.package, all_keys())}")
+        heading = "" if part is config else f"# @package {asked.package}\n"
+        return heading + (OmegaConf.to_yaml(part, resolve=True) if OmegaConf.is_config(part) else f"{part}\n")
+
+
 def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
     """`.hydra/` in the run folder, as Hydra itself would write it; but not over another run's.
 
@@ -161,17 +197,27 @@ def flags_first(argv: list[str]) -> list[str]:
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
+    with _composed(overrides, config_dir, world_size) as config:
+        run_dir = Path.cwd() / config.hydra.run.dir
+        return resolve(_without_hydra(config), world_size, run_dir, tuple(overrides))
+
+
+@contextmanager
+def _composed(overrides: list[str], config_dir: str | None, world_size: int) -> Iterator[DictConfig]:
+    """What Hydra composes, its own part with it, while that can be resolved. Raises ConfigError, also for the body."""
     _register(Path.cwd(), Sweep(()), world_size)
     searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
-            config = hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
-            run_dir = Path.cwd() / config.hydra.run.dir
-            with flag_override(config, ["struct", "readonly"], False):
-                del config["hydra"]
-            return resolve(config, world_size, run_dir, tuple(overrides))
+            yield hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with flag_override(config, ["struct", "readonly"], False):
+        del config["hydra"]
+    return config
 
 
 def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
@@ -239,13 +285,16 @@ def _override(name: str, entry: Any) -> Override:
         if not isinstance(keys, Mapping):
             raise ConfigError(f"{place}.{section}: {keys!r} is no group of keys")
     try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), _resolved_already(entry)))
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), resolved_already(entry)))
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     assert isinstance(typed, schema.RankOverride)
     folder = Path.cwd()
     changes = {
-        section: {key: _absolute_value(section, key, getattr(getattr(typed, section), key), folder) for key in keys}
+        section: {
+            key: _given(_absolute_value(section, key, getattr(getattr(typed, section), key), folder), value)
+            for key, value in keys.items()
+        }
         for section, keys in given.items()
     }
     return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
@@ -270,7 +319,7 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
     if wrong := next((str(key) for key in given if key not in known), None):
         raise ConfigError(f"there is no key '{place}.{wrong}'{near(wrong, known, place)}")
     try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.Step), _resolved_already(given)))
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.Step), resolved_already(given)))
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     step = {key: plain(getattr(typed, key)) for key in given}
@@ -282,13 +331,20 @@ def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
     return {"on" if key is True else key: value for key, value in entry.items()}
 
 
-def _resolved_already(value: Any) -> Any:
+def _given(typed: Any, written: Any) -> Any:
+    """Of a group of keys within a section, those that were written."""
+    if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
+        return {key: getattr(typed, key) for key in written}
+    return typed
+
+
+def resolved_already(value: Any) -> Any:
     """The same to be put into a config again, where ${…} would be resolved once more."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):
-        return {key: _resolved_already(item) for key, item in value.items()}
-    return [_resolved_already(item) for item in value] if isinstance(value, list) else value
+        return {key: resolved_already(item) for key, item in value.items()}
+    return [resolved_already(item) for item in value] if isinstance(value, list) else value
 
 
 def _absolute(config: schema.Config, folder: Path) -> schema.Config:
@@ -304,6 +360,9 @@ def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
         return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
     if (section, key) == ("image", "path") and value is not None:
         return absolute_drive(value, folder, "image.path")
+    if (section, key) == ("image", "prepare"):
+        script = None if value.script is None else str(folder / Path(value.script).expanduser())
+        return dataclasses.replace(value, script=script)
     if (section, key) == ("cloud_init", "files"):
         return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
     if value is None or key not in _PATHS.get(section, ()) or "://" in value:

@@ -60,12 +60,42 @@ def fetch(overrides: tuple[str, ...], config_dir: str | None, refresh: bool, as_
     from mvpnet.guest.store.fetching import ensure
 
     had = []
-    for one, want in _wanted(overrides, config_dir):
+    for one, want in _wanted(overrides, config_dir, source=True):
         if want is None:
             had.append(_build(one))
         else:
             had.append(ensure(want, _say, refresh=refresh).as_dict())
     _print(had, as_json, lambda entry: f"{entry['sha256'] or ''}  {entry['folder']}".strip())
+
+
+@image.command()
+@_of_a_job
+@click.option("--refresh", is_flag=True, help="make it anew, from what the source gives now")
+@_as_json
+def prepare(overrides: tuple[str, ...], config_dir: str | None, refresh: bool, as_json: bool) -> None:
+    """Make the images that a job wants prepared, as in: mvpnet image prepare recipe=ubuntu2404-prepared
+
+    One guest is booted from the source, given image.prepare's packages, runcmd and script, and sealed; the image is
+    kept in the store. What was made already of the same is not made again.
+    """
+    from mvpnet import compose
+    from mvpnet.guest.store.prepared import is_asked
+    from mvpnet.preparation import prepare as prepared
+    from mvpnet.spec import changed
+
+    made = {}
+    for composition in _compositions(overrides):
+        job = compose.compose(composition, 1, config_dir)
+        for config in (job.config, *(changed(job.config, override.changes) for override in job.overrides)):
+            if is_asked(config.image):
+                one = prepared(config, _say, refresh=refresh)
+                made[one.sha256] = one.as_dict()
+    if not made:
+        raise ConfigError(
+            "image.prepare: nothing is asked for",
+            hint="image.prepare.packages, runcmd or script say what is done to the image; recipes may too",
+        )
+    _print(list(made.values()), as_json, lambda entry: f"{entry['sha256']}  {entry['folder']}")
 
 
 @image.command()
@@ -83,7 +113,7 @@ def lock(overrides: tuple[str, ...], config_dir: str | None, update: bool, as_js
     from mvpnet.guest.store.wanted import lock_path
 
     locked = []
-    for one, want in _wanted(overrides, config_dir, under_lock=False):
+    for one, want in _wanted(overrides, config_dir, under_lock=False, source=True):
         if want is None:
             raise ConfigError("image.source: there is nothing to lock: the tiny guest is built here, not fetched")
         path = lock_path(one)
@@ -226,13 +256,15 @@ def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, a
 
 
 def _wanted(
-    overrides: tuple[str, ...], config_dir: str | None, *, under_lock: bool = True
+    overrides: tuple[str, ...], config_dir: str | None, *, under_lock: bool = True, source: bool = False
 ) -> Iterator[tuple[Image, Wanted | None]]:
     """The images of the jobs that these overrides compose, each with what is asked of the store; None for a built one.
 
+    With `source`, what a prepared image is made from is meant in its place.
     Raises ConfigError, also for an image that is used where it is.
     """
     from mvpnet import compose
+    from mvpnet.guest.store.prepared import source_of
     from mvpnet.guest.store.wanted import check_architecture, wanted
     from mvpnet.schema import ImageKind
     from mvpnet.spec import changed
@@ -242,6 +274,7 @@ def _wanted(
         job = compose.compose(composition, 1, config_dir)
         for config in (job.config, *(changed(job.config, override.changes) for override in job.overrides)):
             one = config.image if under_lock else replace(config.image, locked=False)
+            one = source_of(one) if source else one
             check_architecture(one, config.qemu.binary)
             want = wanted(one, under_lock=under_lock)
             if want is None and one.kind not in (ImageKind.tiny, ImageKind.debian):

@@ -381,7 +381,9 @@ class Part:
 
     def _guest_gone(self) -> None:
         self.pump.close_link()
-        end = _end_report(self._guest, self._world.hosts[self._world.rank], self._link_lost_why)
+        end = _end_report(
+            self._guest, self._world.hosts[self._world.rank], self._link_lost_why or self._guest.setup_failure
+        )
         logger.log("ERROR" if end["how"] in FAILURES and not self._told_to_stop else "INFO", "{}", end["reason"])
         self._tell({"end": end})
         if self._told_to_stop and not self.conductor:
@@ -509,17 +511,17 @@ class Part:
         self._loop.watch(fd, read)
 
 
-def _end_report(guest: Guest, host: str, link_lost_why: str | None) -> dict[str, Any]:
+def _end_report(guest: Guest, host: str, stopped_why: str | None) -> dict[str, Any]:
     """How this rank's guest ended, as a message: the fields of GuestReport but for the rank."""
     assert guest.end
     failure = guest.failure()
-    how = Ending.crashed if link_lost_why else guest.end.how
+    how = Ending.crashed if stopped_why else guest.end.how
     failed = how.value in FAILURES or failure.reached.precedes(GuestState.up)
     return {
         "host": host,
         "how": how.value,
         "phase": failure.reached.value,
-        "reason": link_lost_why or failure.reason,
+        "reason": stopped_why or failure.reason,
         "cause": failure.cause if failed else None,
         "console": list(failure.console_lines[-5:]),
     }

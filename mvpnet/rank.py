@@ -23,12 +23,14 @@ from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, expand, plan_drives
 from mvpnet.guest.options import escaped
+from mvpnet.guest.readiness import ask_argv
 from mvpnet.guest.seedcheck import check_user_data
 from mvpnet.guest.seedfiles import made_seed_drive, rank_seed, write_image
+from mvpnet.guest.store.prepared import is_asked
 from mvpnet.guest.supervisor import Launch
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
-from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket
+from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
 from mvpnet.scratch import scratch_folder
 from mvpnet.spec import RankSpec, changed
 
@@ -110,7 +112,8 @@ def prepare(
     )
     if spec.makes_seed:
         write_seed(spec, user, facts, seed_image(scratch.folder))
-    boot = boot_files(spec, write_keys(scratch.folder, keys), say)
+    public_key, private_key = write_keys(scratch.folder, keys)
+    boot = boot_files(spec, (public_key, private_key), say)
     spec = store.provided(with_built_disk(spec), stack, say)
     drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
@@ -150,6 +153,7 @@ def prepare(
         monwrap_log=logs.monwrap if spec.logging.wrapper else None,
         powerdown_s=spec.shutdown.powerdown_s,
         term_s=spec.shutdown.term_s,
+        ask_setup=ask_argv(port, user, private_key) if spec.boot.wait_for is WaitFor.cloud_init else None,
         # qemu puts the temporary overlays of snapshot=on into TMPDIR
         env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
     )
@@ -173,6 +177,8 @@ def check_host(spec: RankSpec) -> None:
     """Refuse a rank whose programs, folders or names cannot do. Raises HostError or ConfigError, naming the key."""
     host.find_program(spec.qemu.binary, "qemu.binary")
     host.check_netdev(spec.qemu.binary, spec.net.kind)
+    if spec.boot.wait_for is WaitFor.cloud_init:
+        host.find_program("ssh", "boot.wait_for")
     host.check_domains(spec.net.domains or [])
     if spec.image.user:
         host.check_user(spec.image.user)
@@ -237,10 +243,18 @@ def write_seed(spec: RankSpec, user: str, facts: SeedFacts, path: Path) -> None:
 
     Raises ConfigError, ImageError or HostError.
     """
+    check_seed(spec, user, facts)
+    write_image(rank_seed(spec, user, facts), path)
+
+
+def check_seed(spec: RankSpec, user: str, facts: SeedFacts) -> None:
+    """See that cloud-init takes the rank's user-data, where the host can tell.
+
+    Raises ConfigError, ImageError or HostError.
+    """
     shown = rank_seed(spec, user, facts.without_secrets())
     if trouble := check_user_data(shown.user_data, spec.cloud_init.validate):
         logger.debug("user-data was not checked: {}", trouble)
-    write_image(rank_seed(spec, user, facts), path)
 
 
 def seed_image(scratch: Path) -> Path:
@@ -272,8 +286,11 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
 
 
 def with_built_disk(spec: RankSpec) -> RankSpec:
-    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not."""
-    if spec.image.kind is not ImageKind.debian:
+    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not.
+
+    A prepared one is in the store.
+    """
+    if spec.image.kind is not ImageKind.debian or is_asked(spec.image):
         return spec
     folder = cache_base(spec.image.cache_dir) / "debian" / debian.image_digest(spec.image.packages)
     return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})

@@ -79,6 +79,32 @@ class AppKind(Enum):
     guest = "guest"  # inside guests, over ssh
 
 
+class WaitFor(Enum):
+    """When a guest counts as up."""
+
+    ssh = "ssh"  # its ssh server answers
+    cloud_init = "cloud_init"  # cloud-init in it is done; with errors, the guest has not come up
+
+
+class Proof(Enum):
+    """What a recipe was last seen to do."""
+
+    none = "none"
+    booted = "booted"  # its guests came up, and its app ended well
+    composed = "composed"  # composed, its seeds validated and its network-config rendered; never booted
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe says of itself, for `mvpnet recipes` and for the run folder. It changes nothing about a job."""
+
+    about: str | None = None  # what it does, in a line
+    ranks: int | None = None  # so many it is made for: mpirun -n RANKS mvpnet recipe=NAME
+    proof: Proof = Proof.none
+    proven_on: str | None = None  # a day, as 2026-11-24
+    proven_how: str | None = None  # what was seen, and on what
+
+
 @dataclass(frozen=True)
 class Job:
     """The job as a whole."""
@@ -88,6 +114,22 @@ class Job:
     )
     ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What is done to an image once, by `mvpnet image prepare`, before jobs use what came of it (docs/images.md).
+
+    One guest is booted from the image, cloud-init in it does this as root, in this order, and the disk is sealed.
+    """
+
+    packages: list[Any] = field(default_factory=list)
+    runcmd: list[Any] = field(default_factory=list)  # as cloud-init's, but that the first that fails ends it
+    script: str | None = None  # a file on the host, run last
+    user_data: dict[str, Any] = field(default_factory=dict)  # anything else that cloud-init takes
+    size: str | None = None  # grow the image first: to 20G, or by +3G; image.size counts from what came of it
+    timeout_s: float = 1800.0  # until all of it is done
+    sha256: str | None = None  # of the prepared image; any other is refused
 
 
 @dataclass(frozen=True)
@@ -104,6 +146,7 @@ class Image:
     locked: bool = False  # take only what is pinned, by the lock file or by image.sha256
     lock_file: str | None = None  # pins URLs to digests; default mvpnet-images.lock in the folder of the launch
     packages: list[str] = field(default_factory=list)  # more Debian packages in the image that kind=debian builds
+    prepare: Prepare = field(default_factory=Prepare)
     # Of the boot disk, from the store or not:
     format: str | None = None  # qcow2, raw, vmdk, …; default: told by its first bytes
     arch: str | None = None  # x86_64, aarch64, …; refused unless qemu.binary is of it. Default: what source's name says
@@ -220,7 +263,8 @@ class Logging:
 class Boot:
     """The wait for the guests."""
 
-    timeout_s: float = 90.0  # until every guest answers on its ssh port
+    wait_for: WaitFor = WaitFor.ssh  # what makes a guest count as up
+    timeout_s: float = 90.0  # until every guest is up
 
 
 @dataclass(frozen=True)
@@ -283,6 +327,7 @@ class Config:
     app: App = field(default_factory=App)
     sweep: Sweep = field(default_factory=Sweep)
     ranks: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, Seed, Shutdown, Vm
+from mvpnet.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, Seed, Shutdown, Vm, WaitFor
 
 MAX_WORLD_SIZE = 2**24 - 3  # 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's
 
@@ -184,7 +184,7 @@ class JobSpec:
 def digest_of(plain_spec: Mapping[str, Any]) -> str:
     """`JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
     asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
-    config = {key: value for key, value in asked["config"].items() if key != "sweep"}
+    config = {key: value for key, value in asked["config"].items() if key not in ("sweep", "recipe")}
     # world_size has job.ranks
     config["job"] = {key: value for key, value in config["job"].items() if key not in ("name", "ranks")}
     return hashlib.sha256(json.dumps({**asked, "config": config}, sort_keys=True).encode()).hexdigest()
@@ -195,7 +195,7 @@ def changed(section: T, changes: Mapping[str, Any]) -> T:
     new: dict[str, Any] = {}
     for key, value in changes.items():
         old = getattr(section, key)
-        if dataclasses.is_dataclass(old):
+        if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
             new[key] = changed(old, value)
         elif isinstance(old, dict) and isinstance(value, Mapping):
             new[key] = {**old, **value}
@@ -247,6 +247,11 @@ def _check_sections(prefix: str, config: Config) -> None:
     _at_least(f"{prefix}boot.timeout_s", config.boot.timeout_s, 1)
     _at_least(f"{prefix}shutdown.powerdown_s", config.shutdown.powerdown_s, 0)
     _at_least(f"{prefix}shutdown.term_s", config.shutdown.term_s, 0)
+    if config.boot.wait_for is WaitFor.cloud_init and config.image.kind is ImageKind.tiny:
+        raise ConfigError(
+            f"{prefix}boot.wait_for: there is no cloud-init in the tiny guest",
+            hint="boot.wait_for=ssh, or a cloud image such as image=debian12-built",
+        )
     if not 68 <= config.net.mtu <= 65521:  # RFC 791's least; the most that qemu's stream netdev carried (FACTS)
         raise ConfigError(f"{prefix}net.mtu: {config.net.mtu} is not between 68 and 65521 bytes")
     # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)

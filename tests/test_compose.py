@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,9 @@ def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
     defaults = composed("image.path=x")
     for key in compose.all_keys():
         section, _, leaf = key.partition(".")
-        if leaf and section in compose.GROUPS and isinstance(getattr(getattr(defaults.config, section), leaf), bool):
+        if leaf and section in compose.GROUPS and isinstance(attrgetter(key)(defaults.config), bool):
             changed = composed("image.path=x", f"{key}=true", "image.copy_dir=.")
-            assert getattr(getattr(changed.config, section), leaf) is True
+            assert attrgetter(key)(changed.config) is True
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,8 @@ def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
         ("+ranks.a={on: all, vm: {cpus: x}}", ["ranks.a.vm.cpus", "'x'"]),
         ("+ranks.a={on: all, net: {mtu: 9000}}", ["ranks.a.net", "per rank"]),
         ("+ranks.a={on: all, vm: 3}", ["ranks.a.vm"]),
+        ("boot.wait_for=cloud_init", ["boot.wait_for", "tiny", "image=debian12-built"]),
+        ("boot.wait_for=cloudinit", ["boot.wait_for", "cloudinit", "ssh, cloud_init"]),
         ("app.command=''", ["app.command", "empty"]),
         ("app.steps={a: {comand: x}}", ["app.steps.a.comand", "did you mean app.steps.a.command?"]),
         ("app.steps={a: {command: x, timeout_s: soon}}", ["app.steps.a.timeout_s", "'soon'"]),

@@ -106,6 +106,16 @@ def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: 
     return None
 
 
+FAILED_SETUP = "what the seed asks for failed; boot.wait_for=ssh lets the guest come up all the same, to look at it"
+
+
+def unfinished_setup(last_words: str) -> str:
+    """What is wrong with a guest on which cloud-init was waited for in vain."""
+    if last_words:
+        return f"ssh answers, but nobody could ask cloud-init how far it is: {last_words}"
+    return "cloud-init was still at work; raise boot.timeout_s, or see what takes so long, with boot.wait_for=ssh"
+
+
 def _first_match(table: list[tuple[str, str]], lines: Iterable[str]) -> str | None:
     text = "\n".join(lines)
     return next((cause for pattern, cause in table if re.search(pattern, text)), None)

@@ -1,8 +1,9 @@
 """A guest's life in words: the states it passes, and the ways in which it ends. Pure.
 
-    prepared → starting → booting → up → running → stopping → gone
+    prepared → starting → booting (→ configuring) → up → running → stopping → gone
 
-States are passed in order, each at most once; a guest that fails skips to the end.
+States are passed in order, each at most once; a guest that fails skips to the end. `configuring` is passed only by a
+guest whose cloud-init is waited for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class GuestState(Enum):
     prepared = "prepared"  # nothing runs yet
     starting = "starting"  # monwrap, then qemu, are on their way
     booting = "booting"  # qemu runs its machine
-    up = "up"  # ssh answered, and the link is connected
+    configuring = "configuring"  # ssh answered; cloud-init in it is at work, and is waited for
+    up = "up"  # ssh answered, cloud-init is done where that is waited for, and the link is connected
     running = "running"  # all ranks' guests are up
     stopping = "stopping"  # by us, from outside, or by the guest itself
     gone = "gone"  # qemu and monwrap have ended

@@ -95,7 +95,7 @@ def merged(ours: Any, theirs: Any) -> Any:
     """`theirs` over `ours`: mappings key by key, lists after ours, null removes, anything else replaces."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         both = {**ours, **{key: merged(ours.get(key), value) for key, value in theirs.items()}}
-        return {key: value for key, value in both.items() if value is not None}
+        return {key: value for key, value in both.items() if key not in theirs or theirs[key] is not None}
     if isinstance(ours, list) and isinstance(theirs, list):
         return [*ours, *theirs]
     return theirs

@@ -19,9 +19,10 @@ from typing import Any, Self
 
 from loguru import logger
 
-from mvpnet.guest.diagnosis import Failure, last_lines, likely_cause
+from mvpnet.guest.diagnosis import FAILED_SETUP, Failure, last_lines, likely_cause, unfinished_setup
 from mvpnet.guest.life import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
 from mvpnet.guest.probe import BootProbe
+from mvpnet.guest.readiness import Answer, Readiness
 from mvpnet.loop import Loop, Timer
 
 DEFAULT_MONWRAP = "monwrap"  # qemu.monwrap's default: the one that came with us, wherever PATH leads
@@ -54,6 +55,7 @@ class Launch:
     monwrap_log: Path | None = None
     powerdown_s: float = 20.0
     term_s: float = 5.0
+    ask_setup: tuple[str, ...] | None = None  # readiness.ask_argv, for a guest that is up when cloud-init is done
     env: Mapping[str, str] | None = None  # of monwrap and qemu; default this process's
 
 
@@ -100,12 +102,14 @@ class Guest:
         self.state = GuestState.prepared
         self.times: dict[GuestState, float] = {GuestState.prepared: time.monotonic()}  # seconds, monotonic
         self.end: GuestEnd | None = None
+        self.setup_failure: str | None = None  # why cloud-init failed, in a guest that was stopped for that
         self.qemu_pid: int | None = None
         self.qemu_version: str | None = None  # once it has greeted on QMP
         self._loop = loop
         self._on_state = on_state
         self._link_connected = link_connected
         self._probe = BootProbe(loop, launch.ssh_port, self._on_banner)
+        self._readiness = Readiness(loop, launch.ask_setup, self._set_up) if launch.ask_setup else None
         self._monwrap: subprocess.Popen[bytes] | None = None
         self._fds_taken_over = [fd for fd in (launch.qmp_fd, *launch.qemu_fds) if fd is not None]
         self._timer: Timer | None = None  # of the present state
@@ -216,7 +220,11 @@ class Guest:
         qemu_lines, console_lines = self._tail(self.launch.qemu_log), self._tail(self.launch.console_log)
         reached = [state for state in GuestState if state in self.times and state.precedes(GuestState.stopping)][-1]
         reason = self.end.reason if self.end else f"it is {self.state.value}"
-        cause = likely_cause(reached, qemu_lines, console_lines if self.launch.console_log else None)
+        cause: str | None
+        if reached is GuestState.configuring and self._readiness:
+            cause = FAILED_SETUP if self.setup_failure else unfinished_setup(self._readiness.last_words)
+        else:
+            cause = likely_cause(reached, qemu_lines, console_lines if self.launch.console_log else None)
         return Failure(reached, reason, cause, qemu_lines, console_lines)
 
     # ── its states ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,10 +246,23 @@ class Guest:
 
     def _on_banner(self, banner: str) -> None:
         logger.debug("ssh answers: {}", banner)
+        if self._readiness:
+            self._enter(GuestState.configuring)
+            self._readiness.start()
+        else:
+            self._up_when_linked()
+
+    def _set_up(self, told: Answer) -> None:
+        if told.failed:
+            self.setup_failure = f"cloud-init in the guest failed: {told.reason}"
+            self.stop()
+            return
+        if told.reason:
+            logger.warning("cloud-init in the guest is done, and had errors: {}", told.reason)
         self._up_when_linked()
 
     def _up_when_linked(self) -> None:
-        if self.state is not GuestState.booting:
+        if self.state not in (GuestState.booting, GuestState.configuring):
             return
         if self._link_connected():
             self._enter(GuestState.up)
@@ -249,11 +270,16 @@ class Guest:
             self._timer = self._loop.call_later(LINK_LOOK_S, self._up_when_linked)
 
     def _stopping(self) -> None:
-        self._probe.cancel()
+        self._wait_no_more()
         self._enter(GuestState.stopping)
 
-    def _finish(self, end: GuestEnd) -> None:
+    def _wait_no_more(self) -> None:
         self._probe.cancel()
+        if self._readiness:
+            self._readiness.cancel()
+
+    def _finish(self, end: GuestEnd) -> None:
+        self._wait_no_more()
         self._close_fds()
         self.end = end
         self._enter(GuestState.gone)

@@ -125,9 +125,9 @@ def _access(config: CloudInit, user: str, facts: SeedFacts) -> dict[str, Any]:
     job = [facts.public_key.strip()]
     if user == "root":
         return {"disable_root": False, "ssh_authorized_keys": job + own}
-    account: dict[str, Any] = {"name": user}
-    if config.sudo is not None:
-        account["sudo"] = config.sudo  # a text: cloud-init before 22 knows no other form for all of its distributions
+    # A text: cloud-init before 22 knows no other form for all of its distributions. Or null, which has to be written:
+    # without the key the user would get the rule of the image's default user.
+    account: dict[str, Any] = {"name": user, "sudo": config.sudo}
     if own:
         account["ssh_authorized_keys"] = own
     return {"user": account, "disable_root": False, "ssh_authorized_keys": job}

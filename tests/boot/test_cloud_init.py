@@ -1,4 +1,7 @@
-"""Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks."""
+"""Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks.
+
+And one guest that is waited for until cloud-init in it has installed a package.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from boot.aptrepository import PACKAGE, SAYS, apt_repository
 from boot.test_guests import nothing_left, ssh
 from mvpnet.guest import debian
+from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
 from support import RunningJob
 
@@ -95,3 +100,33 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
     config = "run2/ssh_config"
     assert ssh(again, 0, "cat /srv/kept; ssh n0001 hostname", config=config).split() == ["kept", "n0001"]
     finished(again)
+
+
+def with_repository(folder: Path, only_this: str, package: str) -> list[str]:
+    """Options for one guest that counts as up when cloud-init, with this package to install, is done."""
+    option = folder / "mvpnet.d/cloud_init/packages.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(yaml_text({"defaults": ["schema"], "seed": "make", "packages": [package]}))
+    with option.open("a") as file:
+        file.write(yaml_text({"user_data": {"bootcmd": [only_this]}}))
+    return [*COMMON, "image=debian12-built", "cloud_init=packages", "boot.wait_for=cloud_init", "hydra.run.dir=run"]
+
+
+def test_a_package_is_installed_from_inside_before_a_guest_counts_as_up(start_mvpnet, tmp_path: Path) -> None:
+    with apt_repository(tmp_path / "repository") as (server, only_this):
+        job = start_mvpnet(*with_repository(tmp_path, only_this, PACKAGE), UNTIL_TOLD, ranks=1)
+        job.wait_for("n0000 (configuring)", 500)
+        job.wait_for("1/1 guests up", 500)
+        assert any(request.path.endswith(f"{PACKAGE}.deb") for request in server.requests)
+        assert ssh(job, 0, f"{PACKAGE}; cloud-init status").splitlines() == [SAYS, "status: done"]
+        finished(job)
+
+
+def test_a_package_that_cannot_be_had_is_told_and_fails_the_boot(start_mvpnet, tmp_path: Path) -> None:
+    with apt_repository(tmp_path / "repository") as (_, only_this):
+        job = start_mvpnet(*with_repository(tmp_path, only_this, "mvpnet-nosuch"), UNTIL_TOLD, ranks=1)
+        end = job.finish(600)
+    assert end.code == 5, end
+    assert "n0000 did not come up: cloud-init in the guest failed: " in end.stderr, end
+    assert "Unable to locate package mvpnet-nosuch" in end.stderr, end
+    nothing_left(job)

@@ -173,7 +173,13 @@ def test_root_alone_gets_in_where_root_is_the_user() -> None:
 
 def test_keys_of_the_user_can_be_left_out_and_others_put_in() -> None:
     data = user_data(rank_spec(user_keys=False, ssh_authorized_keys=["ssh-rsa THEIRS", "ssh-rsa THEIRS"], sudo=None))
-    assert data["user"] == {"name": "alice", "ssh_authorized_keys": ["ssh-rsa THEIRS"]}
+    assert data["user"] == {"name": "alice", "sudo": None, "ssh_authorized_keys": ["ssh-rsa THEIRS"]}
+
+
+def test_no_sudo_is_said_also_where_other_keys_of_the_user_are_given() -> None:
+    """Without the key, cloud-init gives the user the rule of the image's default user."""
+    data = user_data(rank_spec(sudo=None, user_data={"user": {"shell": "/bin/sh"}}))
+    assert data["user"]["sudo"] is None
 
 
 def test_the_job_s_key_is_put_where_the_home_folder_is() -> None:
@@ -361,13 +367,13 @@ def test_meta_data_and_network_config_go_over_ours() -> None:
 @given(LIKE_JSON)
 def test_nothing_merged_over_ours_leaves_ours(ours: Any) -> None:
     if isinstance(ours, dict):
-        assert merged(ours, {}) == {key: value for key, value in ours.items() if value is not None}
+        assert merged(ours, {}) == ours
 
 
 @given(st.dictionaries(st.text(), LIKE_JSON, max_size=4), st.dictionaries(st.text(), LIKE_JSON, max_size=4))
 def test_every_key_is_kept_and_theirs_wins(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     both = merged(ours, theirs)
-    assert both.keys() == {key for key in [*ours, *theirs] if theirs.get(key, ours.get(key)) is not None}
+    assert both.keys() == {key for key in [*ours, *theirs] if key not in theirs or theirs[key] is not None}
     for key, value in theirs.items():
         if not isinstance(value, (dict, list, type(None))):
             assert both[key] == value

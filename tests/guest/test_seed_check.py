@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from mvpnet import compose
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.guest.seed import make_seed
 from mvpnet.guest.seedcheck import check_user_data
+from mvpnet.guest.seedfiles import rank_seed
 from mvpnet.guest.userdata import HostFile, SeedFacts
 from mvpnet.schema import CloudInit, Config, Image, ImageKind, Job, Net, Validate
 from mvpnet.spec import JobSpec
@@ -240,14 +242,43 @@ RENDERED = [
 def test_every_distribution_s_renderer_takes_the_network_config(
     cloud_init: str, tmp_path: Path, distribution: str, renderer: str, expected: dict[str, str]
 ) -> None:
-    (tmp_path / "network-config").write_text(seed_texts(mtu=9000).network_config)
-    arguments = [str(tmp_path / "network-config"), distribution, renderer, str(tmp_path / "out")]
+    check_rendered(seed_texts(mtu=9000).network_config, distribution, renderer, expected, tmp_path)
+
+
+def check_rendered(
+    network_config: str, distribution: str, renderer: str, expected: dict[str, str], folder: Path
+) -> None:
+    (folder / "network-config").write_text(network_config)
+    arguments = [str(folder / "network-config"), distribution, renderer, str(folder / "out")]
     command = [*namespace(renderer), "sh", "-euc", _AS_IN_THE_GUEST, "sh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    found = {str(path.relative_to(folder / "out")): path for path in (folder / "out").rglob("*") if path.is_file()}
     found.pop("etc/udev/rules.d/70-persistent-net.rules", None)  # names for the MACs, those that they have anyway
     assert {name: bare(path.read_text()) for name, path in found.items()} == {k: bare(v) for k, v in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "distribution", "renderer", "expected"),
+    [
+        ("centos9", "centos", "sysconfig", SYSCONFIG),
+        ("rocky9", "rocky", "sysconfig", SYSCONFIG),
+        ("rocky9", "rocky", "network-manager", NETWORK_MANAGER),
+        ("fedora", "fedora", "network-manager", NETWORK_MANAGER),
+        ("fedora", "fedora", "sysconfig", SYSCONFIG),
+        ("ubuntu2404", "ubuntu", "netplan", NETPLAN),
+        ("debian12", "debian", "netplan", NETPLAN),
+        ("debian12", "debian", "eni", INTERFACES),
+    ],
+)
+def test_what_recipes_that_were_never_booted_say_of_themselves(
+    cloud_init: str, tmp_path: Path, recipe: str, distribution: str, renderer: str, expected: dict[str, str]
+) -> None:
+    spec = compose.compose([f"recipe={recipe}", "net.mtu=9000"], 4).for_rank(1)
+    assert spec.image.user
+    seed = rank_seed(spec, spec.image.user, FACTS)
+    assert check_user_data(seed.user_data, Validate.always) is None
+    check_rendered(seed.network_config, distribution, renderer, expected, tmp_path)
 
 
 def bare(text: str) -> list[str]:

@@ -23,7 +23,7 @@ from waiting import PATIENCE_S, eventually, run_until
 STANDIN = str(Path(__file__).parent.parent / "standin.py")
 LONG_S, SHORT_S = 600.0, 0.2  # a step that is to be enough, and one that is to pass in vain
 
-PREPARED, STARTING, BOOTING, UP, RUNNING, STOPPING, GONE = GuestState
+PREPARED, STARTING, BOOTING, CONFIGURING, UP, RUNNING, STOPPING, GONE = GuestState
 TO_BOOTING = [STARTING, BOOTING]
 TO_UP = [*TO_BOOTING, UP]
 
@@ -129,6 +129,35 @@ def test_a_whole_life(live):
     assert list(life.guest.times.values()) == sorted(life.guest.times.values())
     assert not alive(life.guest.qemu_pid)
     assert not alive(life.guest.monwrap_pid)
+
+
+def test_a_guest_that_is_up_when_cloud_init_is_done(live, tmp_path):
+    script = f"while [ ! -e {tmp_path}/done ]; do sleep 0.05; done; echo status: done"
+    life = live(ask_setup=("sh", "-c", script))
+    life.reach(CONFIGURING)
+    assert "still at work" in life.guest.failure().cause
+    (tmp_path / "done").touch()
+    life.reach(UP)
+    life.guest.stop()
+    assert life.end()[0] is Ending.stopped
+    assert life.states == [*TO_BOOTING, CONFIGURING, UP, STOPPING, GONE]
+    assert life.guest.setup_failure is None
+
+
+def test_a_guest_whose_cloud_init_fails_is_stopped(live):
+    life = live(ask_setup=("sh", "-c", "echo status: error; echo detail:; echo no package nosuch; exit 1"))
+    assert life.end()[0] is Ending.stopped
+    assert life.states == [*TO_BOOTING, CONFIGURING, STOPPING, GONE]
+    assert life.guest.setup_failure == "cloud-init in the guest failed: no package nosuch"
+    assert "boot.wait_for=ssh" in life.guest.failure().cause
+
+
+def test_a_guest_that_is_stopped_while_cloud_init_works(live):
+    life = live(ask_setup=("sh", "-c", "exec sleep 600"))
+    life.reach(CONFIGURING)
+    life.guest.stop()
+    assert life.end()[0] is Ending.stopped
+    assert life.states == [*TO_BOOTING, CONFIGURING, STOPPING, GONE]
 
 
 def test_a_guest_that_powers_itself_off(live):

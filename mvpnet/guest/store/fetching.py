@@ -56,6 +56,8 @@ def ensure(want: Wanted, say: Say, *, refresh: bool = False, meter: Meter | None
     refresh = refresh and want.sha256 is None  # what is pinned cannot have changed
     if not refresh and (image := find(want)):
         return image
+    if want.is_prepared:
+        raise not_prepared(want)
     with want.store.locked(want.address, want.name, say):
         if not refresh and (image := find(want)):
             return image
@@ -68,6 +70,15 @@ def ensure(want: Wanted, say: Say, *, refresh: bool = False, meter: Meter | None
                     hint=_STORE_HINT,
                 ) from error
             raise HostError(f"image.cache_dir: {error}") from error
+
+
+def not_prepared(want: Wanted) -> ImageError:
+    """What to tell somebody who asks for an image that was to be prepared first."""
+    which = f" with the digest {want.sha256}" if want.sha256 else ""
+    return ImageError(
+        f"image.prepare: {want.name}{which} is not in {want.root}",
+        hint="mvpnet image prepare, with the same arguments, makes it; on several hosts, in a shared image.cache_dir",
+    )
 
 
 def _is_unchanged(want: Wanted, record: SourceRecord) -> bool:

@@ -6,12 +6,13 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mvpnet.guest import options
 from mvpnet.guest.store.fetching import ensure, find
 from mvpnet.guest.store.meter import Say
 from mvpnet.guest.store.wanted import Wanted, check_architecture, wanted
-from mvpnet.schema import Compression, Image
+from mvpnet.schema import Compression, Image, Prepare
 from mvpnet.spec import JobSpec, Override, RankSet, RankSpec
 
 
@@ -32,11 +33,15 @@ def pinned(job: JobSpec, say: Say) -> JobSpec:
         Override(
             name=f"image_{want.name}",
             on=_rank_set(ranks, job.world_size),
-            changes={"image": {"sha256": _decided(want, ranks, say)}},
+            changes={"image": _pin(want, _decided(want, ranks, say))},
         )
         for want, ranks in ranks_of.items()
     )
     return replace(job, overrides=(*(one for one in job.overrides if one not in pins), *pins))
+
+
+def _pin(want: Wanted, sha256: str) -> dict[str, Any]:
+    return {"prepare": {"sha256": sha256}} if want.is_prepared else {"sha256": sha256}
 
 
 def _decided(want: Wanted, ranks: list[int], say: Say) -> str:
@@ -93,6 +98,7 @@ def _with_disk(spec: RankSpec, disk: Path, format_name: str) -> RankSpec:
     """The spec with a path that is written as a user would write it: {rank} and commas mean something there."""
     path = options.escaped(disk).replace("{", "{{").replace("}", "}}")
     image = replace(spec.image, source=None, sha256=None, checksums=None, compression=Compression.auto, locked=False)
+    image = replace(image, prepare=Prepare())
     return replace(spec, image=replace(_with_format(image, format_name), path=path))
 
 

@@ -43,6 +43,7 @@ class StoredImage:
     fetched_at: str  # ISO 8601
     checked_by: str  # what its digest was compared with
     backing: str | None = None  # the image that this one is an overlay of, by sha256
+    made_from: dict[str, Any] | None = None  # of a prepared image: what it was made from, and what was done to it
 
     @property
     def disk(self) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mvpnet.errors import ConfigError, ImageError
+from mvpnet.guest.store import prepared
 from mvpnet.guest.store.inspection import architecture, architecture_in_name
 from mvpnet.guest.store.lockfile import LOCK_FILE, SHA256, Pin, read_lock
 from mvpnet.guest.store.store import Store
@@ -41,6 +42,11 @@ class Wanted:
         return shown(self.url)
 
     @property
+    def is_prepared(self) -> bool:
+        """Whether it is made here, by `mvpnet image prepare`, and cannot be fetched."""
+        return self.url.startswith(f"{prepared.SCHEME}:")
+
+    @property
     def local_path(self) -> Path | None:
         parts = urlsplit(self.url)
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
@@ -53,6 +59,8 @@ def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
     image that is not pinned under image.locked.
     """
     check_image(image)
+    if prepared.is_asked(image):
+        return _wanted_prepared(image, under_lock)
     if image.path is not None or image.source is None:
         return None
     url = source_url(image.source)
@@ -67,6 +75,23 @@ def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
         checksums=image.checksums,
         compression=image.compression,
         format=image.format,
+    )
+
+
+def _wanted_prepared(image: Image, under_lock: bool) -> Wanted:
+    source = wanted(prepared.source_of(image), under_lock=under_lock)
+    what = prepared.declared(image, source.address if source else None, source.sha256 if source else None)
+    pinned = image.prepare.sha256
+    return Wanted(
+        root=cache_base(image.cache_dir) / "images",
+        url=f"{prepared.SCHEME}:{prepared.key_of(what)}",
+        name=f"the image prepared from {source.name if source else 'debian12-built'}",
+        sha256=pinned.lower() if pinned else None,
+        pinned_by="image.prepare.sha256",
+        size_bytes=None,
+        checksums=None,
+        compression=Compression.none,
+        format="qcow2",
     )
 
 
@@ -87,13 +112,15 @@ def check_image(image: Image) -> None:
             f"image.{key}: is about an image from the store, and this one is not",
             hint="image.source=PATH in place of image.path=PATH puts a file of yours into the store",
         )
-    if image.sha256 is not None and not SHA256.fullmatch(image.sha256.lower()):
-        raise ConfigError(f"image.sha256: {image.sha256!r} is no SHA-256 digest", hint="64 hexadecimal digits")
-    if from_store and image.use is ImageUse.direct:
+    if (from_store or prepared.is_asked(image)) and image.use is ImageUse.direct:
         raise ConfigError(
             "image.use: direct would let the guest write the store's image",
             hint="image.use=overlay (the default) or copy; image.path=PATH uses a file of yours directly",
         )
+    for key, digest in (("sha256", image.sha256), ("prepare.sha256", image.prepare.sha256)):
+        if digest is not None and not SHA256.fullmatch(digest.lower()):
+            raise ConfigError(f"image.{key}: {digest!r} is no SHA-256 digest", hint="64 hexadecimal digits")
+    prepared.check_prepare(image)
     if image.format is not None and "format" in image.properties:
         raise ConfigError("image.format: is given twice, here and in image.properties")
 

@@ -1,0 +1,191 @@
+"""Is cloud-init in a guest done? Asked over ssh, as `cloud-init status --wait` in the guest knows it best: it also
+knows of errors, and it is right after a reboot, where a line on the console or a call home would not come again.
+
+While nobody can log in yet, or the guest reboots, it is asked again and again, at growing intervals; how long the job
+waits for that, boot.timeout_s says. Formats: cloud-init's documentation, "Status", of versions 22.4 to 25.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+
+from mvpnet.loop import Loop, Timer
+from mvpnet.signals import die_with_parent
+
+FIRST_PAUSE_S = 1.0  # between two tries
+LAST_PAUSE_S = 8.0
+PAUSE_GROWTH = 1.5
+_REAP_LOOK_S = 0.02  # a process closes its pipes a little before it can be waited for
+_OUTPUT_BYTES = 65536  # kept of one try
+_REASON_CHARACTERS = 600
+_LOG = "/var/log/cloud-init-output.log"
+_LOG_FOLLOWS = f"--- {_LOG}"
+_SCRIPT = f"""
+LC_ALL=C cloud-init status --wait --long
+code=$?
+if [ $code -ne 0 ]; then
+    echo '{_LOG_FOLLOWS}'
+    tail -n 20 {_LOG} 2>/dev/null || sudo -n tail -n 20 {_LOG}
+fi
+exit $code
+"""
+_STATUS = re.compile(r"^\.*\s*status: (\w+)", re.MULTILINE)
+_DEGRADED = re.compile(r"^extended_status: degraded", re.MULTILINE)
+_LOG_LINES = 3
+_ITS_OWN_LINE = re.compile(r"^Cloud-init v\.|\.py\[[A-Z]+\]: ")  # of cloud-init's; the others are from what it ran
+_KEY_LINE = re.compile(r"[a-z_]+:(\s|$)")
+_NOT_FOUND = 127  # a shell's exit code for a command that is not there (POSIX, "Exit Status for Commands")
+
+
+def ask_argv(port: int, user: str, key: Path) -> tuple[str, ...]:
+    """The ssh command that asks the guest behind 127.0.0.1:`port`, logging in with the job's key."""
+    options = [
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "LogLevel=ERROR",
+        "ConnectTimeout=20",
+        "ServerAliveInterval=20",
+    ]
+    words = [word for option in options for word in ("-o", option)]
+    return ("ssh", "-F", "none", *words, "-i", str(key), "-p", str(port), "-l", user, "127.0.0.1", _SCRIPT)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of asking: done, failed for a `reason`, or, when neither is known, a reason to ask again."""
+
+    done: bool
+    reason: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return not self.done and self.reason is not None
+
+
+def answer(code: int, output: str) -> Answer:
+    """What the command's exit code and output mean. `done` with a reason is done with errors that it got over."""
+    said, _, log = output.partition(_LOG_FOLLOWS)
+    status = _STATUS.search(said)
+    if status and status[1] == "error":
+        return Answer(False, _errors(said) + _log_end(log))
+    if status and status[1] in ("done", "disabled"):
+        return Answer(True, _errors(said) if code == 2 or _DEGRADED.search(said) else None)
+    if code == _NOT_FOUND:
+        return Answer(False, "there is no program cloud-init in the guest; boot.wait_for=ssh does not need it")
+    return Answer(False)
+
+
+def _log_end(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not _ITS_OWN_LINE.search(line)]
+    said = " | ".join(lines[-_LOG_LINES:])[-_REASON_CHARACTERS:]
+    return f"; {_LOG} ends with: {said}" if said else ""
+
+
+def _errors(said: str) -> str:
+    """What `status --long` says of errors: under errors: or recoverable_errors:, or under detail: before 23.4."""
+    for key in ("errors", "recoverable_errors", "detail"):
+        if told := _under(key, said):
+            return told[:_REASON_CHARACTERS]
+    return "it does not say why"
+
+
+def _under(key: str, said: str) -> str:
+    lines = said.splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.startswith(f"{key}:")), None)
+    if begin is None:
+        return ""
+    found = [lines[begin].partition(":")[2].strip().strip("[]{}")]
+    for line in lines[begin + 1 :]:
+        # errors are indented or list items and may hold any text; what comes after them is another key
+        if key != "detail" and _KEY_LINE.match(line):
+            break
+        found.append(line.strip().removeprefix("- "))
+    return " ".join(filter(None, found))
+
+
+class Readiness:
+    """Asks until cloud-init is done or has failed, then calls `on_answer` with that, once. Never blocks."""
+
+    def __init__(self, loop: Loop, argv: tuple[str, ...], on_answer: Callable[[Answer], None]) -> None:
+        self.last_words = ""  # of the last try that told nothing
+        self._loop = loop
+        self._argv = argv
+        self._on_answer = on_answer
+        self._pause_s = FIRST_PAUSE_S
+        self._timer: Timer | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output = b""
+
+    def start(self) -> None:
+        self._output = b""
+        try:
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+            )
+        except OSError as error:
+            self._on_answer(Answer(False, f"{self._argv[0]} cannot be run: {error.strerror}"))
+            return
+        os.set_blocking(self._pipe, False)
+        self._loop.watch(self._pipe, self._read)
+
+    def cancel(self) -> None:
+        """Ask no more; nothing is reported any more."""
+        if self._timer:
+            self._timer.cancel()
+        if self._process:
+            self._loop.unwatch(self._pipe)
+            self._process.kill()
+            self._end_of(self._process)
+
+    @property
+    def _pipe(self) -> int:
+        assert self._process and self._process.stdout
+        return self._process.stdout.fileno()
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            while data := os.read(self._pipe, 65536):
+                self._output = (self._output + data)[-_OUTPUT_BYTES:]
+            self._loop.unwatch(self._pipe)
+            self._reap()
+
+    def _reap(self) -> None:
+        assert self._process
+        if self._process.poll() is None:
+            self._timer = self._loop.call_later(_REAP_LOOK_S, self._reap)
+            return
+        self._told(self._end_of(self._process))
+
+    def _end_of(self, process: subprocess.Popen[bytes]) -> int:
+        assert process.stdout
+        process.stdout.close()
+        self._process = None
+        return process.wait()
+
+    def _told(self, code: int) -> None:
+        output = self._output.decode(errors="replace").strip()
+        logger.debug("asked for cloud-init's status ({}): {}", code, output)
+        told = answer(code, output)
+        if told.done or told.failed:
+            self._on_answer(told)
+            return
+        self.last_words = output.splitlines()[-1] if output else f"ssh ended with exit code {code}"
+        self._timer = self._loop.call_later(self._pause_s, self.start)
+        self._pause_s = min(self._pause_s * PAUSE_GROWTH, LAST_PAUSE_S)
