@@ -30,7 +30,7 @@ _LOGIN_WITHIN_S = 60.0  # a guest answers on its ssh port before it lets everybo
 _SSH_FAILED = 255  # ssh(1)
 _KEPT_WORDS_BYTES = 2000
 
-Door = tuple[int, str | None]  # a guest, and who goes in
+Login = tuple[int, str | None]  # a guest, and who goes in
 
 
 @dataclass
@@ -79,7 +79,7 @@ class AppRun:
         self._on_end = on_end
         self._programs = Programs(loop)
         self._current: _StepRun | None = None
-        self._let_in: set[Door] = set()
+        self._let_in: set[Login] = set()
         self._stopping = False
 
     def start(self) -> None:
@@ -175,7 +175,7 @@ class _StepRun:
         *,
         environment: Callable[[int | None], Mapping[str, str]],
         metrics: Metrics,
-        let_in: set[Door],
+        let_in: set[Login],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
