@@ -21,6 +21,7 @@ from mvpnet.dataplane.address import host_name
 STATE_COLOURS = {
     "starting": "#c9d3df",
     "booting": "#f2b134",
+    "configuring": "#f7d98b",
     "up": "#9ad0a5",
     "running": "#2f8f5b",
     "stopping": "#d9755f",
@@ -40,12 +41,13 @@ def boot_timeline(states: Mapping[int, Sequence[tuple[str, float]]], begun: floa
     for rank, passed in states.items():
         for (state, at), (_, until) in itertools.pairwise(passed):
             axes.barh(rank, until - at, left=at - begun, color=STATE_COLOURS.get(state, "#888888"), height=0.72)
+    seen = {state for passed in states.values() for state, _ in passed}
     axes.set_xlabel("seconds after the job began")
     axes.set_xlim(left=0)
     axes.invert_yaxis()
     _rank_axis(axes, list(states), "y")
     axes.legend(
-        handles=[Patch(color=colour, label=state) for state, colour in STATE_COLOURS.items()],
+        handles=[Patch(color=colour, label=state) for state, colour in STATE_COLOURS.items() if state in seen],
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
         ncols=len(STATE_COLOURS),

@@ -47,7 +47,7 @@ def _override(entry: Mapping[str, Any], where: str) -> Override:
         place = f"{where}: ranks.{name}.{section}"
         if section not in sections:
             raise ConfigError(f"{place}: there is no such section", hint=_MISSING_HINT)
-        changes[section] = _values(sections[section], values, place)
+        changes[section] = _values(sections[section], values, place, partly=True)
     return Override(name, RankSet.parse(entry["on"], f"{where}: ranks.{name}.on"), changes)
 
 
@@ -55,13 +55,20 @@ def _made(kind: Any, values: Any, place: str) -> Any:
     return kind(**_values(kind, values, place))
 
 
-def _values(kind: Any, values: Any, place: str) -> dict[str, Any]:
+def _values(kind: Any, values: Any, place: str, *, partly: bool = False) -> dict[str, Any]:
+    """The fields of a dataclass; with `partly`, groups in it stay mappings of the keys that are given."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{place}: {values!r} is no group of keys")
     hints = typing.get_type_hints(kind)
     if unknown := next((key for key in values if key not in hints), None):
         raise ConfigError(f"{place}.{unknown}: this version has no such key", hint=_MISSING_HINT)
-    return {key: _value(hints[key], value, f"{place}.{key}") for key, value in values.items()}
+
+    def typed(key: str, value: Any) -> Any:
+        if partly and dataclasses.is_dataclass(hints[key]):
+            return _values(hints[key], value, f"{place}.{key}", partly=True)
+        return _value(hints[key], value, f"{place}.{key}")
+
+    return {key: typed(key, value) for key, value in values.items()}
 
 
 def _value(kind: Any, value: Any, place: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from experiment.runs import job
 from mvpnet.compose import compose
 from mvpnet.errors import ConfigError
 from mvpnet.experiment.unplain import job_spec
-from mvpnet.spec import JobSpec, plain
+from mvpnet.schema import Image, ImageKind, Prepare
+from mvpnet.spec import JobSpec, Override, RankSet, plain
 
 
 def there_and_back(spec: JobSpec) -> JobSpec:
@@ -35,6 +37,14 @@ def test_a_resolved_spec_comes_back_as_it_was(overrides: list[str]) -> None:
     back = there_and_back(spec)
     assert plain(back) == plain(spec) and back.digest() == spec.digest()
     assert [back.for_rank(rank) for rank in range(4)] == [spec.for_rank(rank) for rank in range(4)]
+
+
+def test_a_pin_changes_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
+    image = Image(kind=ImageKind.cloud, path="/disk", prepare=Prepare(runcmd=["true"]))
+    pin = Override("pin", RankSet.parse("all"), {"image": {"prepare": {"sha256": "a" * 64}}})
+    spec = replace(job(tmp_path, image=image), overrides=(pin,))
+    back = there_and_back(spec)
+    assert back == spec and back.for_rank(0).image.prepare == Prepare(runcmd=["true"], sha256="a" * 64)
 
 
 @pytest.mark.parametrize(
