@@ -27,7 +27,7 @@ test-mpi-matrix: setup ## run the tests under mpiexec again, on Debian's MPICH a
 check: setup ## check style and types
 	ruff check .
 	ruff format --check .
-	mypy --strict mvpnet
+	mypy --strict mvpnet hydra_plugins
 
 FUZZ_SECONDS ?= 120
 

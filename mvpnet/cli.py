@@ -71,7 +71,7 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
     from mvpnet.rank import with_built_disk
 
     job = compose.compose(list(overrides), ranks, config_dir)
-    specs = [with_built_disk(job.for_rank(rank)) for rank in range(ranks)]
+    specs = [with_built_disk(job.for_rank(rank)) for rank in range(job.world_size)]
     check_shared_writes([with_stored_image(spec) for spec in specs])
     check_planned_seeds(specs)
     planned = [planned_rank(spec) for spec in specs]

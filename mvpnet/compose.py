@@ -30,11 +30,12 @@ from yaml import YAMLError
 
 from mvpnet import schema
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.experiment.app import app_argv
+from mvpnet.experiment import app
+from mvpnet.experiment.sweep import Sweep, SweepUnderWay, remembered, resumed
 from mvpnet.guest.drives import absolute_drive
 from mvpnet.logs import put
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
-from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job
+from mvpnet.spec import JobSpec, Override, RankSet, changed, check_job, plain
 
 GROUPS: dict[str, type] = {
     "image": schema.Image,
@@ -49,6 +50,7 @@ _RANK_VALUE = re.compile(r"(?<!\\)\$\{(rank|world_size|host_name|address)\}")
 _SHELL_HINT = (
     r"a ${…} that is for a shell in the guest is written \${…}; rank, world_size, host_name and address are known"
 )
+_ON_HINT = 'YAML reads on as true; write "on" with quotes'
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
     "job": ("scratch_dir",),
@@ -74,10 +76,12 @@ def run(
     `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
     """
-    if shown := _resolved_job(argv):
+    if shown := _resolved_job(argv, world_size):
         put(sys.stdout, shown.encode())
         return [0]
-    _register(Path.cwd())
+    argv = flags_first(resumed(argv))
+    sweep = Sweep(remembered(argv), resuming=any(word.startswith("sweep.resume=") for word in argv))
+    _register(Path.cwd(), sweep, world_size)
     codes: list[int] = []
     begun = False
 
@@ -91,17 +95,29 @@ def run(
             assert isinstance(typed, list)
             composed = OmegaConf.to_yaml(config)
             spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+            if sweep.current:
+                spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
+            elif spec.config.sweep != schema.Sweep():
+                raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
             _keep_composition(composed, facts, spec.run_dir)
+            if sweep.current:
+                sweep.current.folder = spec.run_dir
             codes.append(run_job(spec))
         except MvpnetError as error:
             codes.append(tell(error))
+            if sweep.current:
+                sweep.failed(str(error), codes[-1])
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself and exits
-    sys.argv = ["mvpnet", *flags_first(argv)]
+    sys.argv = ["mvpnet", *argv]
     try:
         task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+    except ValueError as error:  # of Hydra's command line: --cfg and -m
+        if begun:
+            raise
+        raise ConfigError(str(error)) from error
     except OSError as error:
         if begun:
             raise
@@ -112,10 +128,12 @@ def run(
         pass
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
+    finally:
+        sweep.tell()
     return codes
 
 
-def _resolved_job(argv: list[str]) -> str | None:
+def _resolved_job(argv: list[str], world_size: int) -> str | None:
     """What `--cfg job --resolve` prints, None when something else is asked for.
 
     Hydra itself would resolve there and then what is each rank's own, and find no such key. Raises ConfigError.
@@ -132,7 +150,7 @@ def _resolved_job(argv: list[str]) -> str | None:
         return None
     if others or not asked.resolve or asked.cfg != "job":
         return None
-    with _composed(asked.overrides, asked.config_dir) as composed:
+    with _composed(asked.overrides, world_size, asked.config_dir) as composed:
         config = _without_hydra(composed)
         _keep_rank_values(config)
         part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
@@ -170,15 +188,15 @@ def flags_first(argv: list[str]) -> list[str]:
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
-    with _composed(overrides, config_dir) as config:
+    with _composed(overrides, world_size, config_dir) as config:
         run_dir = Path.cwd() / config.hydra.run.dir
         return resolve(_without_hydra(config), world_size, run_dir, tuple(overrides))
 
 
 @contextmanager
-def _composed(overrides: list[str], config_dir: str | None) -> Iterator[DictConfig]:
+def _composed(overrides: list[str], world_size: int, config_dir: str | None) -> Iterator[DictConfig]:
     """What Hydra composes, its own part with it, while that can be resolved. Raises ConfigError, also for the body."""
-    _register(Path.cwd())
+    _register(Path.cwd(), Sweep(()), world_size)
     searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
@@ -209,9 +227,16 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     entries = OmegaConf.to_container(config.ranks, resolve=True)
     assert isinstance(entries, dict)
     overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
-    spec = JobSpec(world_size, run_dir.resolve(), _absolute(whole, Path.cwd()), overrides, typed)
+    whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
+    ranks = world_size if whole.job.ranks is None else whole.job.ranks
+    if not 1 <= ranks <= world_size:
+        raise ConfigError(
+            f"job.ranks: {ranks} is not between 1 and {world_size}, the ranks of this launch",
+            hint=f"mpirun -n {max(ranks, 1)}, or fewer job.ranks",
+        )
+    spec = JobSpec(ranks, run_dir.resolve(), whole, overrides, typed)
     check_job(spec)
-    app_argv(spec.config.app.command)
+    app.steps_of(spec.config.app)
     return spec
 
 
@@ -238,7 +263,7 @@ def _children(node: Any) -> dict[Any, Any]:
 def _override(name: str, entry: Any) -> Override:
     place = f"ranks.{name}"
     if isinstance(entry, Mapping):
-        entry = {"on" if key is True else key: value for key, value in entry.items()}  # YAML 1.1 reads `on` as true
+        entry = _with_on(entry)
     if not isinstance(entry, Mapping) or "on" not in entry:
         raise ConfigError(f"{place}: has no rank set", hint=f'write {name}: {{on: "0,3,7-9", vm: {{memory: 8G}}}}')
     given = {key: value for key, value in entry.items() if key != "on"}
@@ -271,6 +296,37 @@ def _given(typed: Any, written: Any) -> Any:
     if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
         return {key: getattr(typed, key) for key in written}
     return typed
+
+
+def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
+    """The config with the app's files, and those of its steps, absolute; the steps as plain values of the right type.
+
+    Raises ConfigError.
+    """
+    own = {name: getattr(config.app, name) for name in ("push", "script")}
+    steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
+    return changed(config, {"app": {**app.absolute(own, folder), "steps": steps}})
+
+
+def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
+    place = f"app.steps.{name}"
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
+    given = _with_on(entry)
+    known = [field.name for field in dataclasses.fields(schema.Step)]
+    if wrong := next((str(key) for key in given if key not in known), None):
+        raise ConfigError(f"there is no key '{place}.{wrong}'{near(wrong, known, place)}")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.Step), resolved_already(given)))
+    except OmegaConfBaseException as error:
+        raise explained(error, place) from error
+    step = {key: plain(getattr(typed, key)) for key in given}
+    return {**step, **app.absolute(step, folder)}
+
+
+def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same with the key `on`, which YAML 1.1 reads as true."""
+    return {"on" if key is True else key: value for key, value in entry.items()}
 
 
 def resolved_already(value: Any) -> Any:
@@ -315,8 +371,11 @@ class _UserFolders(SearchPathPlugin):
             search_path.prepend(provider="mvpnet", path=f"file://{folder.resolve()}", anchor="main")
 
 
-def _register(launch_dir: Path) -> None:
+def _register(launch_dir: Path, sweep: Sweep, world_size: int) -> None:
+    SweepUnderWay.sweep = sweep
+    SweepUnderWay.digest_of = lambda config: resolve(config, world_size, Path(), ()).digest()
     store = ConfigStore.instance()
+    store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
     store.store(name="schema", node=_writable(schema.Config))
     for group, node in GROUPS.items():
         store.store(group=group, name="schema", node=_writable(node))
@@ -390,7 +449,7 @@ def explained(error: Exception, place: str = "") -> ConfigError:
         what = f"{key}: {what}"
     where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
     shell = type(inner).__name__ == "InterpolationKeyError" and "cloud_init" in what
-    return ConfigError(what + where, hint=_SHELL_HINT if shell else None)
+    return ConfigError(what + where, hint=_SHELL_HINT if shell else _ON_HINT if key.endswith(".True") else None)
 
 
 def _place(outer: str) -> str:

@@ -96,9 +96,9 @@ class Conductor:
             usual = message.get("signal") and self.phase is Phase.running and not self._has_app
             self.stop(message["stop"], 0 if usual else message["code"])
 
-    def app_ended(self, code: int) -> None:
+    def app_ended(self, code: int, how: str) -> None:
         if self.phase is Phase.running:
-            self.stop(f"the app ended with exit code {code}", code)
+            self.stop(how, code)
         else:
             self._stop_guests()
 

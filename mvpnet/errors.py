@@ -54,5 +54,9 @@ class LinkError(MvpnetError):
     exit_code = 6
 
 
+class AppError(MvpnetError):
+    exit_code = 7
+
+
 class Interrupted(MvpnetError):
     exit_code = 130

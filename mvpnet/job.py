@@ -24,9 +24,11 @@ from loguru import logger
 from mvpnet.access import Door, inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
-from mvpnet.dataplane.pump import Pump
+from mvpnet.dataplane.pump import Pump, loop_for
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.experiment.app import HostApp, app_argv
+from mvpnet.experiment.app import check_steps, steps_of
+from mvpnet.experiment.result import result, write_json
+from mvpnet.experiment.runner import AppRun
 from mvpnet.guest import store
 from mvpnet.guest.drives import check_shared_writes
 from mvpnet.guest.life import Ending, GuestState
@@ -34,7 +36,6 @@ from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import put, rank_logs
-from mvpnet.loop import Loop
 from mvpnet.paths import RankLogs, RunFolder, scratch_base
 from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
@@ -54,6 +55,7 @@ class Order:
     spec: JobSpec
     keys: Keys
     facts: SeedFacts
+    asked_digest: str  # of the spec before what it names was pinned
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,25 @@ def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
     """
     for warning in spec.warnings():
         _say(f"warning: {warning}")
+    check_steps(steps_of(spec.config.app), spec.world_size)
+    asked_digest = spec.digest()
     with signals.raising():
         spec = store.pinned(spec, _say)
     asked = (spec.for_rank(rank) for rank in range(spec.world_size))
-    check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts)
+    check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
-    order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ))
+    order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ), asked_digest)
     world.broadcast(order)
-    return _live(world, signals, order)
+    with world.part(spec.world_size) as part:
+        assert part
+        return _live(part, signals, order)
 
 
 def follow(world: World, signals: StopSignals, order: Order) -> None:
-    """The other ranks' part."""
-    _live(world, signals, order)
+    """The other ranks' part; those that the job does not need wait for the next."""
+    with world.part(order.spec.world_size) as part:
+        if part:
+            _live(part, signals, order)
 
 
 def _live(world: World, signals: StopSignals, order: Order) -> int:
@@ -99,16 +107,16 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
         if problems:
             if world.rank == 0:
                 verdict = Verdict("refused before any guest started", next(iter(problems.values())).exit_code)
-                _record(run, order.spec, world, verdict, [])
+                _record(run, order, world, verdict, [])
                 raise _told_together(problems)
             return 0
         assert ready
-        part = Part(world, signals, order.spec, ready, run)
+        part = Part(world, signals, order.spec, ready, run, [door for _, door in answers])
         stack.callback(part.close)
         if part.conductor:
-            part.write_ways_in([door for _, door in answers], part.conductor)
+            part.write_ways_in(part.conductor)
         part.run()
-    return _ended(world, order.spec, run, part)
+    return _ended(world, order, run, part)
 
 
 def _prepared(
@@ -160,26 +168,20 @@ def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
 
 
 def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
-    whole = {"spec": plain(spec), "digest": spec.digest(), **facts}
-    temporary = run.job_json.with_suffix(".new")
-    try:
-        temporary.write_text(json.dumps(whole, indent=1) + "\n")
-        temporary.rename(run.job_json)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(run.job_json, {"spec": plain(spec), "digest": spec.digest(), **facts})
 
 
-def _ended(world: World, spec: JobSpec, run: RunFolder, part: Part) -> int:
+def _ended(world: World, order: Order, run: RunFolder, part: Part) -> int:
     """Gather what the ranks counted; on rank 0, record it and give the verdict."""
     counters = world.gather(part.pump.counters.as_dict())
     if counters is None:
         return 0
     assert part.conductor and part.conductor.verdict
     reports = [report for _, report in sorted(part.conductor.reports.items())]
-    _record(run, spec, world, part.conductor.verdict, reports, part.started)
-    if spec.config.logging.stats:
+    if order.spec.config.logging.stats:
         with _warning_of(run.stats_json):
             run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
+    _record(run, order, world, part.conductor.verdict, reports, part)
     _say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
     if error := part.conductor.boot_error():
         raise error
@@ -188,21 +190,33 @@ def _ended(world: World, spec: JobSpec, run: RunFolder, part: Part) -> int:
 
 def _record(
     run: RunFolder,
-    spec: JobSpec,
+    order: Order,
     world: World,
     verdict: Verdict,
     reports: list[GuestReport],
-    started: str | None = None,
+    part: Part | None = None,
 ) -> None:
+    """job.json, and last of all result.json: a folder that has it is of a job that ended."""
+    now = _now()
+    times = {"started": part.started if part else now, "ended": now}
     facts = {
-        "started": started or _now(),
-        "ended": _now(),
+        **times,
         "hosts": world.hosts,
         "verdict": asdict(verdict),
         "guests": [asdict(report) for report in reports],
     }
     with _warning_of(run.job_json):
-        _write_job(run, spec, facts)
+        _write_job(run, order.spec, facts)
+    whole = result(
+        how=verdict.how,
+        code=verdict.code,
+        digest=order.asked_digest,
+        repeat=order.spec.repeat,
+        times={**times, **(part.seconds() if part else {})},
+        app=part.app if part else None,
+    )
+    with _warning_of(run.result_json):
+        write_json(run.result_json, whole)
 
 
 @contextmanager
@@ -223,7 +237,9 @@ def traffic(counters: list[dict[str, Any]]) -> dict[str, Any]:
 class Part:
     """One rank's part while the guests run: its guest, its pump, and what it and rank 0 tell each other."""
 
-    def __init__(self, world: World, signals: StopSignals, job: JobSpec, ready: Prepared, run: RunFolder) -> None:
+    def __init__(
+        self, world: World, signals: StopSignals, job: JobSpec, ready: Prepared, run: RunFolder, doors: list[Door]
+    ) -> None:
         self.started = _now()
         self.conductor: Conductor | None = None
         self._world = world
@@ -231,7 +247,8 @@ class Part:
         self._job = job
         self._ready = ready
         self._run = run
-        self._loop = Loop(spin_s=ready.spec.net.spin_us / 1e6, max_spin_s=ready.spec.net.max_spin_us / 1e6)
+        self._doors = doors
+        self._loop = loop_for(ready.spec.net)
         self.pump = Pump(
             world.fabric,
             world.doorbell,
@@ -246,15 +263,27 @@ class Part:
             self._loop, ready.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
         )
         ready.descriptors.hand_over()
-        self._app = HostApp(self._loop, run.root / "app.log", job.config.app.show_output, self._app_ended)
+        self.app: AppRun | None = None
         self._told_to_stop = False
         self._link_lost_why: str | None = None
         self._signalled_s: float | None = None
         self._said = ""
+        self._took_s: dict[str, float] = {}
         if world.rank == 0:
+            steps = steps_of(job.config.app)
+            if steps:
+                self.app = AppRun(
+                    self._loop,
+                    steps,
+                    run,
+                    world.size,
+                    environment=self._app_environment,
+                    say=_say,
+                    on_end=self._app_ended,
+                )
             self.conductor = Conductor(
                 world.size,
-                has_app=app_argv(job.config.app.command) is not None,
+                has_app=bool(steps),
                 stop_on_guest_exit=job.config.shutdown.on_guest_exit is OnGuestExit.stop,
                 tell_all=self._tell_all,
                 on_running=self._all_running,
@@ -277,19 +306,27 @@ class Part:
         finally:
             self._signals.on_signal = None
 
-    def write_ways_in(self, doors: list[Door], conductor: Conductor) -> None:
+    def write_ways_in(self, conductor: Conductor) -> None:
         """ssh_config and inventory.yaml, for whom wants into the guests; the job is of no use without."""
         run = self._run
         try:
-            run.ssh_config.write_text(ssh_config(doors, run.ssh_key, self._world.hosts[0]))
-            run.inventory.write_text(inventory(doors, run.ssh_config))
+            run.ssh_config.write_text(ssh_config(self._doors, run.ssh_key, self._world.hosts[0]))
+            run.inventory.write_text(inventory(self._doors, run.ssh_config))
         except OSError as error:
             conductor.stop(f"cannot write {error.filename or run.root}: {error.strerror}", HostError.exit_code)
 
     def close(self) -> None:
         """Leave no process behind, whatever happened."""
-        self._app.close()
+        if self.app:
+            self.app.close()
         self._guest.close()
+
+    def seconds(self) -> dict[str, float]:
+        """How long it took until all guests were up, the app ran, and the whole took."""
+        return {name: round(took_s, 3) for name, took_s in {**self._took_s, "total_s": self._so_far_s()}.items()}
+
+    def _so_far_s(self) -> float:
+        return time.monotonic() - self._began_s
 
     # -- what happens here -----------------------------------------------------------------------------------------
 
@@ -393,24 +430,29 @@ class Part:
         assert self.conductor
         _say(self.conductor.progress(time.monotonic() - self._began_s))
         _say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
-        ready, argv = self._ready, app_argv(self._job.config.app.command)
-        if argv:
-            _say(f"running {argv[0]}")
-            try:
-                self._app.start(argv, {**os.environ, **child_environment(ready.spec, ready.door, ready.logs)})
-            except HostError as error:
-                self.conductor.stop(str(error), error.exit_code)
+        self._took_s["boot_s"] = self._so_far_s()
+        if self.app:
+            self.app.start()
 
-    def _app_ended(self, code: int) -> None:
+    def _app_environment(self, rank: int | None) -> dict[str, str]:
+        """The job's facts; on the host with all that is set there."""
+        spec = self._job.for_rank(rank or 0)
+        logs = RankLogs(self._run.rank_folder(spec.rank, spec.logging.dir, spec.job_name))
+        facts = child_environment(spec, self._doors[spec.rank], logs)
+        return {**os.environ, **facts} if rank is None else facts
+
+    def _app_ended(self, code: int, how: str) -> None:
         assert self.conductor
-        self.conductor.app_ended(code)
+        self._took_s["app_s"] = self._so_far_s() - self._took_s["boot_s"]
+        self.conductor.app_ended(code, how)
 
     def _stop_app(self) -> bool:
         assert self.conductor and self.conductor.verdict
         _say(f"stopping: {self.conductor.verdict.how}")
-        if self._app.running:
-            self._app.stop()
-        return self._app.running
+        if self.app is None or not self.app.running:
+            return False
+        self.app.stop()
+        return True
 
     def _watch_stdin(self, conductor: Conductor) -> None:
         if sys.stdin is None:  # it was closed when we were started

@@ -1,9 +1,13 @@
 """One thread's event loop: descriptors, timers, signals, and a worker that moves frames.
 
 While the worker has something to do it is called again and again, and everything else gets a look once a millisecond.
-When it has been idle for a while, all sleep in poll(2) until a descriptor, a timer or a signal wakes them. How long
-to spin before that follows the traffic, as KVM's halt polling does: a sleep that turns out shorter than
-`max_spin_s` would better have been spent spinning, a longer one not.
+When it has nothing to do, all sleep in poll(2) until a descriptor, a timer or a signal wakes them. How long to spin
+before that follows the traffic, as KVM's halt polling does: some sleeps in a row that were shorter than `max_spin_s`
+would better have been spent spinning. A longer one ends this, and then it is not spun at all: on a shared core the
+scheduler may well not heed sched_yield(2), and let those wait that this rank has just woken.
+
+Under bulk traffic it spins less: whoever spins takes a core from the guests where cores are scarce, and what gathers
+in the meantime moves in fewer and bigger batches.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 _LOOK_EVERY_S: Final = 1e-3  # at descriptors and timers, while the worker is busy
+_SHORT_SLEEPS: Final = 3  # so many in a row, and spinning pays
+_BULK_LASTS_S: Final = 2e-3  # traffic is called bulk for so long after the last turn that moved so much:
+_BULK_BYTES: Final = 16 * 1024
 
 Callback = Callable[[], object]
 
@@ -28,8 +35,11 @@ Callback = Callable[[], object]
 class Worker(Protocol):
     """Something that is called in turns, and says how it wants to be woken when there is nothing to do."""
 
-    def turn(self, now_s: float) -> bool:
-        """Do a bounded amount of work without blocking; True if there was any. `now_s` is time.monotonic()."""
+    def turn(self, now_s: float) -> int:
+        """Do a bounded amount of work without blocking: how much it was, in bytes, and 0 if there was none.
+
+        `now_s` is time.monotonic().
+        """
         ...
 
     def before_sleep(self) -> float:
@@ -40,8 +50,9 @@ class Worker(Protocol):
         """Descriptors and poll(2) events that are to end the sleep."""
         ...
 
-    def after_sleep(self, ready: list[int]) -> None:
-        """Some of those descriptors have ended it; `turn` comes next."""
+    def after_sleep(self, now_s: float, ready: list[tuple[int, int]], spins: bool) -> None:
+        """Some of those descriptors, with these events, have ended it; `turn` comes next. `spins`: the next sleep is
+        not to come at once."""
         ...
 
 
@@ -71,10 +82,16 @@ class Timer:
 class Loop:
     """Runs callbacks and a worker, all in the calling thread. What a callback raises comes out of `run`."""
 
-    def __init__(self, *, spin_s: float = 0.0, max_spin_s: float = 0.0) -> None:
+    def __init__(self, *, spin_s: float = 0.0, max_spin_s: float = 0.0, gather_s: float = 0.0) -> None:
+        """Under dense traffic sleep after `spin_s` to `max_spin_s` without work, else at once; under bulk traffic for
+        `gather_s` at a time, after twice as long without work. 0 for `gather_s`: never."""
         self.worker: Worker | None = None
-        self._spin_s = self._window_s = spin_s
+        self._spin_s = spin_s
+        self._window_s = 0.0
+        self._short_sleeps = 0
+        self._busy_at_s = 0.0
         self._max_spin_s = max(spin_s, max_spin_s)
+        self._gather_s = gather_s
         self._stopping = False
         self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
         self._poll = select.poll()  # what is watched
@@ -121,34 +138,44 @@ class Loop:
 
     def _work(self, worker: Worker) -> None:
         """Run as long as this is the worker."""
-        turn, clock = worker.turn, time.monotonic
-        busy_at = clock()
-        look_at = busy_at
+        turn, clock, sched_yield = worker.turn, time.monotonic, os.sched_yield
+        gather_s = self._gather_s
+        self._busy_at_s = clock()
+        look_at = self._busy_at_s
+        bulk_until = 0.0
         while not self._stopping and self.worker is worker:
             now = clock()
             if now >= look_at:
                 self._look(0.0)
                 look_at = now + _LOOK_EVERY_S
-            if turn(now):
-                busy_at = now
-                os.sched_yield()
-            elif now - busy_at <= self._window_s:
-                os.sched_yield()  # the guest may want this core
-            elif not self._stopping and self._sleep(worker):
-                now = clock()
-                self._adapt(now - busy_at)
-                busy_at = now
-                look_at = now + _LOOK_EVERY_S
+            moved = turn(now)
+            if moved:
+                self._busy_at_s = now
+                if moved >= _BULK_BYTES:
+                    bulk_until = now + _BULK_LASTS_S
+                elif self._window_s:
+                    sched_yield()  # the guest may want this core
+            elif now - self._busy_at_s <= self._window_s:
+                if now < bulk_until and gather_s and now - self._busy_at_s > 2 * gather_s:
+                    time.sleep(gather_s)
+                else:
+                    sched_yield()
+            elif not self._stopping:
+                self._sleep(worker)
+                look_at = self._busy_at_s + _LOOK_EVERY_S
 
     def _adapt(self, idle_s: float) -> None:
         """The worker was woken after so much idle time: would spinning have been better?"""
-        if idle_s < self._max_spin_s:
-            self._window_s = min(2 * self._window_s, self._max_spin_s)
+        if idle_s >= self._max_spin_s:
+            self._short_sleeps = 0
+            self._window_s = 0.0
+        elif self._short_sleeps < _SHORT_SLEEPS:
+            self._short_sleeps += 1
         else:
-            self._window_s = self._spin_s
+            self._window_s = min(max(2 * self._window_s, self._spin_s), self._max_spin_s)
 
-    def _sleep(self, worker: Worker) -> bool:
-        """Sleep until anything happens; True if it is something for the worker."""
+    def _sleep(self, worker: Worker) -> None:
+        """Sleep until anything happens. The worker comes first then, as every step is slow after a sleep."""
         limit_s = worker.before_sleep()
         wanted = dict(worker.interests())
         for fd in self._interests.keys() - wanted.keys():
@@ -162,14 +189,18 @@ class Loop:
         due_s = self._until_timer()
         timeout_s = limit_s if due_s is None else min(limit_s, due_s)
         happened = self._sleep_poll.poll(timeout_s * 1000)
-        for_worker = [fd for fd, _ in happened if fd in wanted]
+        for_worker = [each for each in happened if each[0] in wanted]
         if for_worker:
-            worker.after_sleep(for_worker)
-        for fd, events in happened:
-            if fd not in wanted:
-                self._dispatch(fd, events)
-        self._run_timers()
-        return bool(for_worker)
+            now = time.monotonic()
+            self._adapt(now - self._busy_at_s)
+            self._busy_at_s = now
+            worker.after_sleep(now, for_worker, self._window_s > 0)
+        if len(for_worker) < len(happened):
+            for fd, events in happened:
+                if fd not in wanted:
+                    self._dispatch(fd, events)
+        if self._timers:
+            self._run_timers()
 
     def _look(self, timeout_s: float | None) -> None:
         """Run what is due, at most `timeout_s` from now; None waits for something to happen."""

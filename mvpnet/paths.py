@@ -24,6 +24,26 @@ class RunFolder:
         return self.root / "stats.json"
 
     @property
+    def result_json(self) -> Path:
+        """How the job ended and what was measured; only there once it has ended."""
+        return self.root / "result.json"
+
+    @property
+    def metrics_json(self) -> Path:
+        """What a program on the host may write."""
+        return self.root / "metrics.json"
+
+    def app_log(self, rank: int | None, step: str | None) -> Path:
+        """The output of the app, or of one of its named steps, on the host (rank None) or in a guest."""
+        folder = self.root if rank is None else self.root / f"rank-{rank:04d}"
+        return folder / (f"app-{step}.log" if step else "app.log")
+
+    def collected(self, rank: int, step: str | None) -> Path:
+        """What was fetched from a guest."""
+        folder = self.root / f"rank-{rank:04d}" / "collected"
+        return folder / step if step else folder
+
+    @property
     def ssh_config(self) -> Path:
         return self.root / "ssh_config"
 

@@ -124,7 +124,8 @@ def prepare(
     link, link_for_qemu = open_rank_link(spec, descriptors)
     stack.callback(link.close)
     our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())
-    port = host.free_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+    port, reserved = host.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+    stack.callback(reserved.close)
     door = Door(spec.rank, socket.gethostname(), port, user)
     wiring = wire(
         spec,

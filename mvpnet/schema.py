@@ -98,6 +98,13 @@ class Recipe:
     proven_how: str | None = None  # what was seen, and on what
 
 
+class AppKind(Enum):
+    """Where an app, or one of its steps, runs."""
+
+    host = "host"  # on rank 0's host
+    guest = "guest"  # inside guests, over ssh
+
+
 @dataclass(frozen=True)
 class Job:
     """The job as a whole."""
@@ -105,6 +112,7 @@ class Job:
     name: str = (
         "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
     )
+    ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 
@@ -198,6 +206,7 @@ class Net:
     patience_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
     spin_us: int = 500  # look for work without sleeping for so long after the last
     max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
+    gather_us: int = 50  # under bulk traffic, sleep for so long when nothing came for twice as long; 0 for never
     nap_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
 
 
@@ -268,11 +277,36 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
-class App:
-    """What runs on rank 0's host while the guests run."""
+class Step:
+    """One program of the app, on rank 0's host or in guests (docs/experiments.md)."""
 
+    kind: AppKind = AppKind.host
     command: Any = None  # a list of arguments, or one string split as a shell would; no shell runs it
-    show_output: bool = False  # also on mvpnet's standard output, beside app.log
+    show_output: bool = False  # also on mvpnet's standard output, beside the log
+    timeout_s: float | None = None  # for the command; it is ended then, with exit code 124
+    # In guests only:
+    script: Any = None  # in place of command: a file on the host that is copied into the guest, and its arguments
+    on: str | None = None  # the rank set of those guests; default "0"
+    user: str | None = None  # who runs it in the guest; default who logs in there
+    push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
+    collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
+    copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it
+
+
+@dataclass(frozen=True)
+class App(Step):
+    """What runs while the guests run: one program, or several in order."""
+
+    # NAME: {the keys of a step}; kind, on, user and the like that a step does not have are the app's
+    steps: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `-m` runs beside each combination once (docs/experiments.md)."""
+
+    repeat: int = 1  # how often each combination runs
+    resume: str | None = None  # the folder of a sweep that was cut short: run what is missing there or failed
 
 
 @dataclass(frozen=True)
@@ -289,6 +323,7 @@ class Config:
     boot: Boot = field(default_factory=Boot)
     shutdown: Shutdown = field(default_factory=Shutdown)
     app: App = field(default_factory=App)
+    sweep: Sweep = field(default_factory=Sweep)
     ranks: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
 

@@ -134,6 +134,7 @@ class JobSpec:
     config: Config
     overrides: tuple[Override, ...] = ()
     typed: tuple[str, ...] = ()  # the command line's overrides, as typed
+    repeat: int = 1  # which of a sweep's repeats of this spec it is
 
     @property
     def name(self) -> str:
@@ -177,9 +178,9 @@ class JobSpec:
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
         asked = plain(self)
-        del asked["run_dir"], asked["typed"]
-        asked["config"]["job"].pop("name")
-        asked["config"].pop("recipe")
+        del asked["run_dir"], asked["typed"], asked["repeat"]
+        del asked["config"]["sweep"], asked["config"]["job"]["name"], asked["config"]["recipe"]
+        del asked["config"]["job"]["ranks"]  # world_size has it
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -226,6 +227,7 @@ def check_job(spec: JobSpec) -> None:
             f"job.name: {spec.name!r} cannot be used in file names",
             hint="letters, digits, dot, dash and underscore, at most 63, a letter or digit first",
         )
+    _at_least("sweep.repeat", spec.config.sweep.repeat, 1)
     _check_sections("", spec.config)
     for override in spec.overrides:
         _check_sections(f"ranks.{override.name}.", changed(spec.config, override.changes))

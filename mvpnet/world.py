@@ -10,11 +10,12 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mvpnet.errors import HostError
+from mvpnet.errors import HostError, MvpnetError
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm, Request
@@ -73,6 +74,38 @@ class World:
         world = cls(ours, fabric, Doorbell(fabric), comm.Get_rank(), comm.Get_size())
         world.hosts = world.allgather(socket.gethostname())
         return world
+
+    @contextmanager
+    def part(self, size: int) -> Iterator[World | None]:
+        """The first `size` ranks as a world of their own, for one job; None on the others, which wait for nobody."""
+        from mpi4py import MPI
+
+        from mvpnet.dataplane.doorbell import Doorbell
+
+        if size == self.size:
+            yield self
+            return
+        if self.rank >= size:
+            yield None
+            return
+        members: Any = self.comm.Get_group().Incl(range(size))
+        comm: MPI.Intracomm = self.comm.Create_group(members)
+        fabric = _duplicate(comm)
+        world = World(comm, fabric, Doorbell(fabric), self.rank, size, self.hosts[:size])
+        try:
+            yield world
+        except MvpnetError:  # orderly: the other ranks are on their way here too; after any other error all are ended
+            world.close()
+            raise
+        world.close()
+
+    def close(self) -> None:
+        """Give back what `part` made. All its ranks call it."""
+        while not self.doorbell.settled():
+            time.sleep(_SHORTEST_SLEEP_S)
+        self.doorbell.close()
+        self.fabric.Free()
+        self.comm.Free()
 
     def broadcast(self, value: Any = None) -> Any:
         """What rank 0 passes in, on every rank."""

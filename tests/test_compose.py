@@ -87,6 +87,9 @@ def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
         ("boot.wait_for=cloud_init", ["boot.wait_for", "tiny", "image=debian12-built"]),
         ("boot.wait_for=cloudinit", ["boot.wait_for", "cloudinit", "ssh, cloud_init"]),
         ("app.command=''", ["app.command", "empty"]),
+        ("app.steps={a: {comand: x}}", ["app.steps.a.comand", "did you mean app.steps.a.command?"]),
+        ("app.steps={a: {command: x, timeout_s: soon}}", ["app.steps.a.timeout_s", "'soon'"]),
+        ("app.steps={a: 3}", ["app.steps.a", "group of keys"]),
         ('app.command="\'unclosed"', ["app.command"]),
     ],
 )
@@ -175,3 +178,22 @@ def test_what_was_typed_is_kept() -> None:
 def test_options_may_stand_among_the_overrides() -> None:
     argv = ["image=tiny", "-m", "vm.memory=1G,2G", "--config-dir", "more", "net=dgram"]
     assert compose.flags_first(argv) == ["-m", "--config-dir", "more", "image=tiny", "vm.memory=1G,2G", "net=dgram"]
+
+
+def test_a_steps_files_are_taken_from_the_folder_of_the_launch(launch_folder: Path) -> None:
+    step = "{kind: guest, on: all, script: 'run.sh -q', push: {x: data}}"
+    spec = composed(f"app.steps={{a: {step}}}", "app.user=alice")
+    assert spec.config.app.steps == {
+        "a": {
+            "kind": "guest",
+            "on": "all",
+            "script": [f"{launch_folder}/run.sh", "-q"],
+            "push": {"x": f"{launch_folder}/data"},
+        }
+    }
+
+
+def test_on_without_quotes_in_a_group_is_explained(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "recipe", "mine", "# @package _global_\napp: {kind: guest, on: all}\n")
+    with pytest.raises(ConfigError, match=r'YAML reads on as true; write "on" with quotes'):
+        composed("recipe=mine")

@@ -104,7 +104,7 @@ def test_guests_are_stopped_after_the_app() -> None:
     all_up(conductor)
     conductor.heard(0, {"stop": "SIGTERM received", "code": 143, "signal": True})
     assert heard.told == [{"do": "run"}]
-    conductor.app_ended(0)
+    conductor.app_ended(0, "the app ended with exit code 0")
     assert heard.told == [{"do": "run"}, {"do": "stop"}]
     all_end(conductor)
     assert conductor.verdict == Verdict("SIGTERM received", 143)
@@ -117,7 +117,7 @@ def test_unless_asked_again() -> None:
     conductor.stop("SIGINT received", 130)
     conductor.hurry()
     assert heard.told[-1] == {"do": "stop"}
-    conductor.app_ended(0)
+    conductor.app_ended(0, "the app ended with exit code 0")
     assert heard.told.count({"do": "stop"}) == 1
 
 
@@ -133,7 +133,7 @@ def test_a_signal_is_the_usual_end_only_of_a_job_without_an_app(has_app: bool, u
 def test_the_apps_exit_code_is_the_jobs() -> None:
     conductor = Heard().conductor(has_app=True)
     all_up(conductor)
-    conductor.app_ended(7)
+    conductor.app_ended(7, "the app ended with exit code 7")
     assert conductor.verdict == Verdict("the app ended with exit code 7", 7)
 
 

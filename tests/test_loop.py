@@ -26,7 +26,7 @@ class Bell:
         self.turns = self.sleeps = self.woken = 0
         self.loop = loop
 
-    def turn(self, now_s: float) -> bool:
+    def turn(self, now_s: float) -> int:
         self.turns += 1
         self.work -= 1
         return self.work >= 0
@@ -38,8 +38,8 @@ class Bell:
     def interests(self) -> list[tuple[int, int]]:
         return [(self.ours.fileno(), 1)]
 
-    def after_sleep(self, ready: list[int]) -> None:
-        assert ready == [self.ours.fileno()]
+    def after_sleep(self, now_s: float, ready: list[tuple[int, int]], spins: bool) -> None:
+        assert [fd for fd, _ in ready] == [self.ours.fileno()]
         self.ours.recv(100)
         self.woken += 1
         self.loop.stop()

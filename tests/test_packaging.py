@@ -100,6 +100,9 @@ def check_installed(python: Path, folder: Path, package: Path) -> None:
     tour = next(line for line in said.stdout.splitlines() if line.endswith("demo/tour.py"))
     assert Path(tour.strip().removeprefix("- ")).is_file(), said.stdout
 
+    said = run(python, "mvpnet", "--info", "plugins", folder=folder)
+    assert "SweepLauncher" in said.stdout + said.stderr, said
+
     assert os.access(python.with_name("monwrap"), os.X_OK)
     assert list(folder.iterdir()) == []
 
@@ -114,7 +117,8 @@ def test_the_wheel_holds_the_package_its_configuration_and_the_recipes_once(whee
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     conf = {f"mvpnet/conf/{name}" for name in files_below(ROOT / "conf") if not name.startswith("recipe/")}
     recipes = {f"mvpnet/conf/recipe/{name}" for name in files_below(ROOT / "recipes")}
-    assert sorted(names) == sorted({f"mvpnet/{name}" for name in files_below(ROOT / "mvpnet")} | conf | recipes)
+    code = {f"{top}/{name}" for top in ("mvpnet", "hydra_plugins") for name in files_below(ROOT / top)}
+    assert sorted(names) == sorted(code | conf | recipes)
     assert "mvpnet/conf/config.yaml" in names
     assert "mvpnet/conf/recipe/demo.yaml" in names
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.schema import Config, Image, ImageUse, Job, Logging, Net, Vm
+from mvpnet.schema import Config, Image, ImageUse, Job, Logging, Net, Sweep, Vm
 from mvpnet.spec import MAX_WORLD_SIZE, JobSpec, Override, RankSet, changed, check_job, parse_size, plain
 
 
@@ -148,7 +148,8 @@ def test_a_world_without_addresses_for_all_is_refused() -> None:
 
 def test_the_digest_is_of_what_was_asked_for_and_not_of_where_it_is_kept() -> None:
     spec = job()
-    moved = JobSpec(4, Path("/elsewhere"), Config(job=Job(name="other")), (), ("job.name=other",))
+    other = Config(job=Job(name="other", ranks=4), sweep=Sweep(repeat=3))
+    moved = JobSpec(4, Path("/elsewhere"), other, (), ("job.name=other",), repeat=2)
     assert spec.digest() == moved.digest()
     assert spec.digest() != job(vm=Vm(cpus=2)).digest()
     assert spec.digest() != job(3).digest()

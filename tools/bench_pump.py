@@ -23,8 +23,7 @@ from mpi4py import MPI  # noqa: E402
 from mvpnet.dataplane import address  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
 from mvpnet.dataplane.link import Link  # noqa: E402
-from mvpnet.dataplane.pump import Pump, open_link  # noqa: E402
-from mvpnet.loop import Loop  # noqa: E402
+from mvpnet.dataplane.pump import Pump, loop_for, open_link  # noqa: E402
 from mvpnet.schema import Net, NetKind  # noqa: E402
 
 
@@ -57,7 +56,7 @@ def main() -> None:
     comm = MPI.COMM_WORLD.Dup()
     rank, size = comm.Get_rank(), comm.Get_size()
     doorbell = Doorbell(comm)
-    loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
+    loop = loop_for(net)
     link = open_link(rank, size, net)
     guest = start_standin(options["qemu.binary"], rank, link)
     pump = Pump(comm, doorbell, link, net)

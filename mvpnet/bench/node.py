@@ -16,9 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mvpnet.dataplane.address import host_name
-from mvpnet.dataplane.pump import Pump, open_link
+from mvpnet.dataplane.pump import Pump, loop_for, open_link
 from mvpnet.errors import HostError, Interrupted
-from mvpnet.loop import Loop
 from mvpnet.schema import Net
 from mvpnet.signals import StopSignals
 from mvpnet.world import World
@@ -44,7 +43,7 @@ class Node:
         self._answers: dict[int, Answer] = {}
         self._failed: dict[int, str] = {}
         self._stop_when: Callable[[], object] = lambda: False
-        self._loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
+        self._loop = loop_for(net)
         link = open_link(world.rank, world.size, net)
         assert link.qemu_fd is not None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

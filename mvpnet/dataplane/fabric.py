@@ -30,9 +30,10 @@ _MAX_IDLE_PEERS: Final = 1024
 _TESTS_A_TURN: Final = 16
 _MESSAGES_A_TURN: Final = 4
 _ALONE_BELOW_BYTES: Final = 4096
-# A peer that is thought to be awake, but has not taken a message after so long, is rung after all; and again at
-# growing intervals.
+# A peer that is thought to be awake, but has not taken a message after so long, is rung after all; and one that was
+# rung again, at growing intervals.
 _RING_AFTER_S: Final = 100e-6
+_RING_AGAIN_S: Final = 1e-3
 _RING_AGAIN_MAX_S: Final = 10e-3
 
 # Open MPI 4 crashes (SIGSEGV) when a message is longer than the receive that was posted for it.
@@ -89,6 +90,7 @@ class Fabric:
         self.size: Final = comm.Get_size()
         self.doorbell = doorbell
         self.now_s = 0.0  # its owner's time.monotonic() at the start of this turn
+        self.sparse = True  # messages are few, and peers sleep in between as this rank does: ring them at once
         self._comm = comm
         self._pool = pool
         self._counters = counters
@@ -212,12 +214,15 @@ class Fabric:
             return peer
 
     def _issue(self, peer: _Peer, tag: int, data: memoryview | bytes, held: Chunk | Part | None) -> None:
+        now_s = self.now_s
+        asleep = False
         if not peer.in_flight:
-            now_s = self.now_s
-            if now_s - peer.heard_s > self._awake_s:
-                self._ring(peer, now_s)  # first, so that it wakes while the message is made
+            asleep = self.sparse or now_s - peer.heard_s > self._awake_s
             peer.heard_s = now_s  # patience starts here
         request = self._comm.Issend([data, MPI.BYTE], peer.rank, tag)
+        if asleep:  # only now: it may take this core at once, and should find the message
+            self._ring(peer, now_s)
+            peer.ring_wait_s = _RING_AGAIN_S
         peer.in_flight += 1
         self._flights.append((request, peer, held))
         self._counters.messages_sent += 1

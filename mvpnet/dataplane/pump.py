@@ -27,12 +27,14 @@ from mvpnet.dataplane.doorbell import Doorbell
 from mvpnet.dataplane.fabric import Fabric
 from mvpnet.dataplane.frame import LENGTH_BYTES, TOO_LONG, TOO_SHORT, Run, Splitter
 from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
+from mvpnet.loop import Loop
 from mvpnet.schema import Net, NetKind
 
 _QUICK_NAP_S: Final = 1e-3  # while something of ours is on its way, and its arrival is not announced
 _LONG_NAP_S: Final = 1.0  # where everything that can happen wakes us
 _UNCONNECTED_NAP_S: Final = 0.02
 _FINISH_NAP_MAX_S: Final = 10e-3
+_FRAME_COSTS_BYTES: Final = 512  # a small frame costs its guest, and the kernel, what so many bytes do
 
 _REASONS: Final = {
     TOO_SHORT: "too_short",
@@ -42,6 +44,11 @@ _REASONS: Final = {
     route.TO_ITSELF: "to_itself",
     route.UNKNOWN_DESTINATION: "unknown_destination",
 }
+
+
+def loop_for(net: Net) -> Loop:
+    """The loop to run a pump in, with the spinning and sleeping that `net` asks for."""
+    return Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.gather_us / 1e6)
 
 
 def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None, qemu_path: Path | None = None) -> Link:
@@ -90,6 +97,7 @@ class Pump:
         self._broadcast = Splitter(route.inbound_broadcast(self._size))
         self._answers = Pool(LENGTH_BYTES + arp.FRAME_BYTES).get()
         self._finish_nap_s = _QUICK_NAP_S
+        self._moved_bytes = 0  # in this turn
         self._rung = False
         self._fabric = Fabric(
             comm,
@@ -128,19 +136,17 @@ class Pump:
 
     # ── Worker ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def turn(self, now_s: float) -> bool:
+    def turn(self, now_s: float) -> int:
         mpi = self._fabric
         mpi.now_s = now_s
+        self._moved_bytes = 0
         moved = False
         link = self.link
         if link is not None:
             try:
                 events = link.ready()
-                if events & select.POLLOUT:
-                    moved = link.flush() or moved
-                if events & ~select.POLLOUT and not mpi.congested:
-                    self._from_guest(*link.receive())
-                    moved = True
+                if events:
+                    moved = self._serve(link, events)
             except LinkLostError as lost:
                 self._lost(lost)
         if mpi.waiting:
@@ -149,6 +155,15 @@ class Pump:
         if self._on_done is not None and mpi.finished():
             done, self._on_done = self._on_done, None
             done()
+            return True
+        return self._moved_bytes or moved
+
+    def _serve(self, link: Link, events: int) -> bool:
+        moved = False
+        if events & select.POLLOUT:
+            moved = link.flush()
+        if events & ~select.POLLOUT and not self._fabric.congested:
+            self._from_guest(*link.receive())
             return True
         return moved
 
@@ -178,9 +193,18 @@ class Pump:
             wanted.append((self.link.fileno(), events & select.POLLOUT if self._fabric.congested else events))
         return wanted
 
-    def after_sleep(self, ready: list[int]) -> None:
-        if self.link is None or ready != [self.link.fileno()]:
-            self._rung = True
+    def after_sleep(self, now_s: float, ready: list[tuple[int, int]], spins: bool) -> None:
+        mpi, link = self._fabric, self.link
+        mpi.now_s = now_s
+        mpi.sparse = not spins
+        for fd, events in ready:
+            if link is None or fd != link.fileno():
+                self._rung = True
+            elif link.connected:
+                try:
+                    self._serve(link, events)
+                except LinkLostError as lost:
+                    self._lost(lost)
 
     # ── from the guest ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,6 +213,7 @@ class Pump:
         for run in runs:
             to, start, end, frames = run
             size = end - start - frames * LENGTH_BYTES
+            self._moved_bytes += size + frames * _FRAME_COSTS_BYTES
             counters.frames_from_guest += frames
             counters.bytes_from_guest += size
             if to >= 0:
@@ -292,8 +317,10 @@ class Pump:
             self._lost(lost)
             return
         if taken:
+            size = len(view) - frames * LENGTH_BYTES
+            self._moved_bytes += size + frames * _FRAME_COSTS_BYTES
             self.counters.frames_to_guest += frames
-            self.counters.bytes_to_guest += len(view) - frames * LENGTH_BYTES
+            self.counters.bytes_to_guest += size
         else:
             self._drop("guest_full", frames)
 

@@ -85,6 +85,8 @@ CONSOLE_SAYS = [
     ("Kernel panic", "the guest's kernel panicked"),
     (r"emergency mode|emergency shell", "the guest's boot stopped in its emergency shell"),
     (r"DataSourceNone|cloud-init.*(Traceback|ERROR|[Ff]ailed)", "cloud-init in the guest failed; see its seed"),
+]
+BOOTED_SAYS = [
     (r"(?<!Last )login:", "the guest is up, but no ssh server answers: is it enabled, and has its user NIC DHCP?"),
 ]
 
@@ -96,6 +98,8 @@ def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: 
     """
     said = None if console_lines is None else list(console_lines)
     if cause := _first_match(QEMU_SAYS, qemu_lines) or _first_match(CONSOLE_SAYS, said or ()):
+        return cause
+    if reached is GuestState.booting and (cause := _first_match(BOOTED_SAYS, said or ())):
         return cause
     if reached is GuestState.booting and said == []:
         return "nothing came on its serial console: the image may not boot, or not use it (console=ttyS0)"

@@ -18,7 +18,7 @@ import pytest
 from mvpnet.errors import ConfigError
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv, shell_text
 from mvpnet.guest.drives import plan_drives
-from mvpnet.guest.host import free_ssh_port
+from mvpnet.guest.host import reserve_ssh_port
 from mvpnet.guest.options import escaped
 from mvpnet.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm
 from mvpnet.spec import JobSpec, RankSpec
@@ -311,8 +311,10 @@ def test_qemu_itself_accepts_it(kind: NetKind, by: str, mtu: int, tmp_path: Path
             link = LinkPath(tmp_path / "ours", tmp_path / "qemus")
             if kind is NetKind.stream:
                 ours.listen(1)
+        port, reserved = reserve_ssh_port(3, 23200, 1)
+        reserved.close()
         wiring = make_wiring(
-            ssh_port=free_ssh_port(3, 23200, 1),
+            ssh_port=port,
             link=link,
             qmp_fd=qmp_of_qemu.fileno(),
             console_socket=tmp_path / "console,",

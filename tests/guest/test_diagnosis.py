@@ -40,6 +40,10 @@ def test_the_first_cause_counts_not_the_last_line():
     assert "ssh port" in likely_cause(STARTING, ["Could not set up host forwarding rule 'tcp:…'"], ["Kernel panic"])
 
 
+def test_a_login_prompt_explains_no_crash_of_a_guest_that_was_up():
+    assert likely_cause(GuestState.up, [], ["n0002 login:"]) is None
+
+
 def test_silence():
     assert "serial console" in likely_cause(BOOTING, [], [])
     assert likely_cause(BOOTING, [], None) is None

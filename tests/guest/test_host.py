@@ -22,9 +22,9 @@ from mvpnet.guest.host import (
     default_user,
     find_program,
     find_qemu_img,
-    free_ssh_port,
     memory_shortage,
     qemu_version,
+    reserve_ssh_port,
     resolve_accel,
     search_domains,
     supports_netdev,
@@ -142,7 +142,13 @@ def run_of_free_ports(step: int, count: int) -> int:
     pytest.skip("no run of free ports")
 
 
-def test_free_ssh_port() -> None:
+def free_ssh_port(rank: int, base: int, most_ranks_on_one_host: int) -> int:
+    port, holder = reserve_ssh_port(rank, base, most_ranks_on_one_host)
+    holder.close()
+    return port
+
+
+def test_a_free_ssh_port() -> None:
     base = run_of_free_ports(100, 3)
     assert free_ssh_port(0, base, 1) == base
     assert free_ssh_port(5, base - 5, 1) == base
@@ -150,6 +156,15 @@ def test_free_ssh_port() -> None:
         assert free_ssh_port(0, base, 1) == free_ssh_port(0, base, 100) == base + 100
         with socket.create_server(("127.0.0.1", base + 100)):
             assert free_ssh_port(0, base, 64) == base + 200
+
+
+def test_an_ssh_port_is_one_jobs_alone_before_qemu_binds_it() -> None:
+    base = run_of_free_ports(100, 3)
+    port, holder = reserve_ssh_port(0, base, 1)
+    with holder:
+        assert port == base
+        assert free_ssh_port(0, base, 1) == base + 100
+    assert free_ssh_port(0, base, 1) == base
 
 
 def test_a_larger_host_has_a_larger_stride() -> None:

@@ -22,7 +22,7 @@ from frames import arp, frame, packed, unpacked  # noqa: E402
 
 from mvpnet.dataplane import address, fabric, tree  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
-from mvpnet.dataplane.pump import Pump, open_link  # noqa: E402
+from mvpnet.dataplane.pump import Pump, loop_for, open_link  # noqa: E402
 from mvpnet.loop import Loop  # noqa: E402
 from mvpnet.schema import Net, NetKind  # noqa: E402
 
@@ -92,7 +92,7 @@ class Job:
 
     def __init__(self, kind: str, *, ignore_shutdown: bool = False, **tuning: int) -> None:
         self.net = net = Net(kind=NetKind[kind], **tuning)
-        self.loop = Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6)
+        self.loop = loop_for(net)
         link = open_link(RANK, SIZE, net)
         assert link.qemu_fd is not None
         self.guest = Guest(self.loop, socket.socket(fileno=socket.dup(link.qemu_fd)), kind)

@@ -1,0 +1,74 @@
+"""What a program prints: kept in a file, shown to the person at the terminal, and looked through line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from loguru import logger
+
+from mvpnet.errors import HostError
+from mvpnet.logs import put
+
+_LONGEST_LINE_BYTES = 65536  # a longer one is passed on in pieces
+
+
+class OutputLog:
+    """The output of one program on one rank.
+
+    Shown as it comes or, with a `prefix`, in whole lines behind it, so that the lines of several ranks do not mix.
+    """
+
+    def __init__(self, path: Path, *, show: bool, prefix: str, on_line: Callable[[bytes], object]) -> None:
+        """Raises HostError when the file cannot be written."""
+        self._path = path
+        self._show = show
+        self._prefix = prefix.encode()
+        self._on_line = on_line
+        self._unfinished = b""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO | None = path.open("wb", buffering=0)
+        except OSError as error:
+            raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+    def take(self, data: bytes) -> None:
+        self._keep(data)
+        if self._show and not self._prefix:
+            put(sys.stdout, data)
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+        if len(self._unfinished) > _LONGEST_LINE_BYTES:
+            lines.append(self._unfinished)
+            self._unfinished = b""
+        self._pass_on(lines)
+
+    def close(self) -> None:
+        """The program has ended; harmless when repeated."""
+        if self._unfinished:
+            self._pass_on([self._unfinished])
+            self._unfinished = b""
+        self._close_file()
+
+    def _pass_on(self, lines: list[bytes]) -> None:
+        for line in lines:
+            self._on_line(line)
+        if self._show and self._prefix and lines:
+            put(sys.stdout, b"".join(self._prefix + line + b"\n" for line in lines))
+
+    def _keep(self, data: bytes) -> None:
+        """Into the file, as long as there is room: a full disk must not end the job."""
+        try:
+            if self._file:
+                self._file.write(data)
+        except OSError as error:
+            logger.error("{}: {}; no more of the app's output is kept", self._path, error.strerror)
+            self._close_file()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        with contextlib.suppress(OSError):  # NFS may tell only now that the disk is full
+            if file:
+                file.close()
