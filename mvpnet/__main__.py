@@ -1,7 +1,7 @@
 """The program: a verb, or a job. The only place that exits.
 
 mvpnet VERB …                       see `cli`
-mpirun -n 4 mvpnet bench …          the one verb that all ranks run
+mpirun -n 4 mvpnet bench …          this verb all ranks run, and `replay`
 mpirun -n 4 mvpnet GROUP=OPTION …   a job: rank 0 composes it, all ranks run it
 """
 
@@ -31,7 +31,9 @@ def run(argv: list[str]) -> int:
     try:
         inspecting = any(word.split("=")[0] in _INSPECTING for word in argv) and launched_size(os.environ) is None
         if argv[:1] == ["bench"] and not inspecting:
-            return launch(argv, lead_bench, follow_bench)
+            return launch(argv, lead_verb, follow_bench)
+        if argv[:1] == ["replay"] and not inspecting:
+            return launch(argv, lead_verb, follow)
         if argv and (argv[0].isidentifier() or argv == ["--version"]):
             from mvpnet import cli
 
@@ -111,8 +113,8 @@ def follow(world: World, signals: StopSignals) -> int:
     return order
 
 
-def lead_bench(world: World, signals: StopSignals, argv: list[str]) -> int:
-    """Rank 0 of `mvpnet bench`."""
+def lead_verb(world: World, signals: StopSignals, argv: list[str]) -> int:
+    """Rank 0 of a verb that all ranks run."""
     from mvpnet import cli
     from mvpnet.bench.command import Launch
 

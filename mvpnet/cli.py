@@ -14,6 +14,7 @@ from mvpnet.bench.command import Launch, bench
 from mvpnet.errors import ConfigError, ImageError, Interrupted, MvpnetError
 from mvpnet.image_cli import image
 from mvpnet.recipe_cli import recipes
+from mvpnet.record_cli import diff, export, replay, report
 from mvpnet.seed_cli import seed
 
 
@@ -44,6 +45,8 @@ verbs.add_command(bench)
 verbs.add_command(image)
 verbs.add_command(recipes)
 verbs.add_command(seed)
+for record_verb in (replay, diff, export, report):
+    verbs.add_command(record_verb)
 
 
 @verbs.command(name="help")

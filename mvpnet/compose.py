@@ -76,10 +76,10 @@ def run(
     `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
     with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
     """
+    argv = flags_first(resumed(argv))
     if shown := _resolved_job(argv, world_size):
         put(sys.stdout, shown.encode())
         return [0]
-    argv = flags_first(resumed(argv))
     sweep = Sweep(remembered(argv), resuming=any(word.startswith("sweep.resume=") for word in argv))
     _register(Path.cwd(), sweep, world_size)
     codes: list[int] = []
@@ -95,6 +95,7 @@ def run(
             assert isinstance(typed, list)
             composed = OmegaConf.to_yaml(config)
             spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+            spec = dataclasses.replace(spec, recipe=_chosen_recipe(facts.runtime))
             if sweep.current:
                 spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
             elif spec.config.sweep != schema.Sweep():
@@ -133,6 +134,14 @@ def run(
     return codes
 
 
+def _chosen_recipe(runtime: Any) -> Path | None:
+    """The file of the recipe that was asked for: the first of Hydra's folders that has it wins, as for Hydra."""
+    name = runtime.choices.get("recipe")
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = (folder / "recipe" / f"{name}.yaml" for folder in folders)
+    return next((file for file in files if file.is_file()), None) if name else None
+
+
 def _resolved_job(argv: list[str], world_size: int) -> str | None:
     """What `--cfg job --resolve` prints, None when something else is asked for.
 
@@ -145,12 +154,12 @@ def _resolved_job(argv: list[str], world_size: int) -> str | None:
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("overrides", nargs="*")
     try:
-        asked, others = parser.parse_known_args(flags_first(argv))
+        asked, others = parser.parse_known_args(argv)
     except argparse.ArgumentError:
         return None
     if others or not asked.resolve or asked.cfg != "job":
         return None
-    with _composed(asked.overrides, world_size, asked.config_dir) as composed:
+    with _composed(asked.overrides, asked.config_dir, world_size) as composed:
         config = _without_hydra(composed)
         _keep_rank_values(config)
         part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
@@ -188,13 +197,13 @@ def flags_first(argv: list[str]) -> list[str]:
 
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
-    with _composed(overrides, world_size, config_dir) as config:
+    with _composed(overrides, config_dir, world_size) as config:
         run_dir = Path.cwd() / config.hydra.run.dir
         return resolve(_without_hydra(config), world_size, run_dir, tuple(overrides))
 
 
 @contextmanager
-def _composed(overrides: list[str], world_size: int, config_dir: str | None) -> Iterator[DictConfig]:
+def _composed(overrides: list[str], config_dir: str | None, world_size: int) -> Iterator[DictConfig]:
     """What Hydra composes, its own part with it, while that can be resolved. Raises ConfigError, also for the body."""
     _register(Path.cwd(), Sweep(()), world_size)
     searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
@@ -291,13 +300,6 @@ def _override(name: str, entry: Any) -> Override:
     return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
 
 
-def _given(typed: Any, written: Any) -> Any:
-    """Of a group of keys within a section, those that were written."""
-    if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
-        return {key: getattr(typed, key) for key in written}
-    return typed
-
-
 def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
     """The config with the app's files, and those of its steps, absolute; the steps as plain values of the right type.
 
@@ -327,6 +329,13 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
 def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
     """The same with the key `on`, which YAML 1.1 reads as true."""
     return {"on" if key is True else key: value for key, value in entry.items()}
+
+
+def _given(typed: Any, written: Any) -> Any:
+    """Of a group of keys within a section, those that were written."""
+    if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
+        return {key: getattr(typed, key) for key in written}
+    return typed
 
 
 def resolved_already(value: Any) -> Any:

@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +27,11 @@ from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.pump import Pump, loop_for
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.experiment.app import check_steps, steps_of
+from mvpnet.experiment.inputs import digest_all, shared_out
+from mvpnet.experiment.manifest import Recorder, own_inputs, rank_facts
 from mvpnet.experiment.result import result, write_json
 from mvpnet.experiment.runner import AppRun
+from mvpnet.experiment.sampling import Sampler
 from mvpnet.guest import store
 from mvpnet.guest.drives import check_shared_writes
 from mvpnet.guest.life import Ending, GuestState
@@ -36,7 +39,7 @@ from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import put, rank_logs
-from mvpnet.paths import RankLogs, RunFolder, scratch_base
+from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
 from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
 from mvpnet.signals import StopSignals
@@ -67,8 +70,8 @@ class Problem:
     hint: str | None
 
 
-def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
-    """Rank 0's part: mvpnet's exit code for this job.
+def lead(world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str, Any] | None = None) -> int:
+    """Rank 0's part: mvpnet's exit code for this job. `replays` is what the manifest is to say of the run it repeats.
 
     Raises MvpnetError for a job that was refused or did not come up.
     """
@@ -82,10 +85,13 @@ def lead(world: World, signals: StopSignals, spec: JobSpec) -> int:
     check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
     order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ), asked_digest)
+    recorder = Recorder(RunFolder(spec.run_dir), spec, world.hosts[: spec.world_size], replays)
+    with _warning_of(RunFolder(spec.run_dir).manifest):
+        recorder.begin()
     world.broadcast(order)
     with world.part(spec.world_size) as part:
         assert part
-        return _live(part, signals, order)
+        return _live(part, signals, order, recorder)
 
 
 def follow(world: World, signals: StopSignals, order: Order) -> None:
@@ -95,8 +101,11 @@ def follow(world: World, signals: StopSignals, order: Order) -> None:
             _live(part, signals, order)
 
 
-def _live(world: World, signals: StopSignals, order: Order) -> int:
-    """One rank's life in one job; on rank 0, the job's exit code. Raises, on rank 0, what made the job fail."""
+def _live(world: World, signals: StopSignals, order: Order, recorder: Recorder | None = None) -> int:
+    """One rank's life in one job; on rank 0, the job's exit code. Raises, on rank 0, what made the job fail.
+
+    Rank 0 alone has a recorder.
+    """
     spec = order.spec.for_rank(world.rank)
     run = RunFolder(order.spec.run_dir)
     logs = RankLogs(run.rank_folder(world.rank, spec.logging.dir, spec.job_name))
@@ -105,18 +114,24 @@ def _live(world: World, signals: StopSignals, order: Order) -> int:
         answers = world.allgather((problem, ready.door if ready else None))
         problems = {rank: error for rank, (error, _) in enumerate(answers) if error}
         if problems:
-            if world.rank == 0:
+            if recorder:
                 verdict = Verdict("refused before any guest started", next(iter(problems.values())).exit_code)
                 _record(run, order, world, verdict, [])
+                with _warning_of(run.manifest):
+                    recorder.ended("refused", asdict(verdict), [])
                 raise _told_together(problems)
             return 0
         assert ready
+        found = world.gather(rank_facts(world.rank, world.hosts, order.spec, ready))
+        if recorder and found:
+            with _warning_of(run.manifest):
+                recorder.started(found, own_inputs(order.spec))
         part = Part(world, signals, order.spec, ready, run, [door for _, door in answers])
         stack.callback(part.close)
         if part.conductor:
             part.write_ways_in(part.conductor)
         part.run()
-    return _ended(world, order, run, part)
+    return _ended(world, signals, order, run, part, recorder)
 
 
 def _prepared(
@@ -171,21 +186,45 @@ def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
     write_json(run.job_json, {"spec": plain(spec), "digest": spec.digest(), **facts})
 
 
-def _ended(world: World, order: Order, run: RunFolder, part: Part) -> int:
+def _ended(
+    world: World, signals: StopSignals, order: Order, run: RunFolder, part: Part, recorder: Recorder | None
+) -> int:
     """Gather what the ranks counted; on rank 0, record it and give the verdict."""
-    counters = world.gather(part.pump.counters.as_dict())
-    if counters is None:
+    gathered = world.gather((part.pump.counters.as_dict(), part.states))
+    if recorder is None or gathered is None:
+        _digest_inputs(world, signals, order.spec, run, None)
         return 0
     assert part.conductor and part.conductor.verdict
+    counters = [counts for counts, _ in gathered]
     reports = [report for _, report in sorted(part.conductor.reports.items())]
+    with _warning_of(run.manifest):
+        guests = [asdict(report) for report in reports]
+        recorder.ended("completed", asdict(part.conductor.verdict), guests, [states for _, states in gathered])
     if order.spec.config.logging.stats:
         with _warning_of(run.stats_json):
             run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
     _record(run, order, world, part.conductor.verdict, reports, part)
+    _digest_inputs(world, signals, order.spec, run, recorder)
     _say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
     if error := part.conductor.boot_error():
         raise error
     return part.conductor.verdict.code
+
+
+def _digest_inputs(
+    world: World, signals: StopSignals, spec: JobSpec, run: RunFolder, recorder: Recorder | None
+) -> None:
+    """Digest, all ranks together, what could not be digested before the guests ran; not once a signal came."""
+    limit_s = spec.config.logging.digest_s
+    shares = world.broadcast(shared_out(recorder.inputs) if recorder and limit_s else {})
+    if not shares:
+        return
+    own = shares.get(world.rank, [])
+    cache = cache_base(spec.config.image.cache_dir)
+    found = world.gather(digest_all(own, cache, limit_s, go_on=lambda: signals.received is None))
+    if recorder and found:
+        with _warning_of(run.manifest):
+            recorder.digested([one for inputs in found for one in inputs])
 
 
 def _record(
@@ -263,6 +302,8 @@ class Part:
             self._loop, ready.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
         )
         ready.descriptors.hand_over()
+        self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
+        self._sampler = Sampler(self._loop, self.pump, ready.logs.traffic, ready.spec.net.sample_s)
         self.app: AppRun | None = None
         self._told_to_stop = False
         self._link_lost_why: str | None = None
@@ -317,6 +358,7 @@ class Part:
 
     def close(self) -> None:
         """Leave no process behind, whatever happened."""
+        self._sampler.close()
         if self.app:
             self.app.close()
         self._guest.close()
@@ -332,6 +374,7 @@ class Part:
 
     def _state_changed(self, state: GuestState) -> None:
         logger.info("the guest is {}", state.value)
+        self.states.append((state.value, round(time.time(), 3)))
         self._tell({"state": state.value})
         if state is GuestState.gone:
             self._guest_gone()

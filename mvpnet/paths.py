@@ -20,6 +20,19 @@ class RunFolder:
         return self.root / "job.json"
 
     @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def inputs(self) -> Path:
+        """Files that came with an archive of a run and are used in its replay, each in a folder named by its digest."""
+        return self.root / "inputs"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
     def stats_json(self) -> Path:
         return self.root / "stats.json"
 
@@ -82,6 +95,10 @@ class RankLogs:
     @property
     def monwrap(self) -> Path:
         return self.folder / "monwrap.log"
+
+    @property
+    def traffic(self) -> Path:
+        return self.folder / "traffic.jsonl"
 
     @property
     def recent(self) -> Path:

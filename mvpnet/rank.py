@@ -87,6 +87,8 @@ class Prepared:
     door: Door
     accel: Accel
     accel_why: str
+    drives: tuple[DrivePlan, ...]
+    boot: Boot
 
 
 def prepare(
@@ -155,7 +157,7 @@ def prepare(
         # qemu puts the temporary overlays of snapshot=on into TMPDIR
         env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
     )
-    return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why)
+    return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why, drives, boot)
 
 
 def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:

@@ -72,6 +72,13 @@ class Validate(Enum):
     never = "never"
 
 
+class AppKind(Enum):
+    """Where an app, or one of its steps, runs."""
+
+    host = "host"  # on rank 0's host
+    guest = "guest"  # inside guests, over ssh
+
+
 class WaitFor(Enum):
     """When a guest counts as up."""
 
@@ -96,13 +103,6 @@ class Recipe:
     proof: Proof = Proof.none
     proven_on: str | None = None  # a day, as 2026-11-24
     proven_how: str | None = None  # what was seen, and on what
-
-
-class AppKind(Enum):
-    """Where an app, or one of its steps, runs."""
-
-    host = "host"  # on rank 0's host
-    guest = "guest"  # inside guests, over ssh
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ class Net:
     domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r
+    sample_s: float = 1.0  # how often counters are added to rank-NNNN/traffic.jsonl while there is traffic; 0: never
     # Tuning of the data path; docs/dataplane.md says why the values are what they are.
     chunk_bytes: int = 256 * 1024  # the most read from a guest, or sent in a message, at once
     credits: int = 4  # messages on their way to one peer that it has not taken yet
@@ -255,6 +256,7 @@ class Logging:
     levels: dict[str, str] = field(default_factory=dict)  # level of single parts, e.g. {dataplane: DEBUG}
     recent: str = "64K"  # newest messages of every level, kept in memory and written out at a crash; 0 for none
     stats: bool = True  # stats.json in the run folder
+    digest_s: float = 20.0  # the longest that images are digested for the manifest when the guests are gone; 0: never
 
 
 @dataclass(frozen=True)

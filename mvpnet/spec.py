@@ -134,6 +134,7 @@ class JobSpec:
     config: Config
     overrides: tuple[Override, ...] = ()
     typed: tuple[str, ...] = ()  # the command line's overrides, as typed
+    recipe: Path | None = None  # the file of the recipe that was asked for
     repeat: int = 1  # which of a sweep's repeats of this spec it is
 
     @property
@@ -177,11 +178,16 @@ class JobSpec:
 
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
-        asked = plain(self)
-        del asked["run_dir"], asked["typed"], asked["repeat"]
-        del asked["config"]["sweep"], asked["config"]["job"]["name"], asked["config"]["recipe"]
-        del asked["config"]["job"]["ranks"]  # world_size has it
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        return digest_of(plain(self))
+
+
+def digest_of(plain_spec: Mapping[str, Any]) -> str:
+    """`JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
+    asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
+    config = {key: value for key, value in asked["config"].items() if key not in ("sweep", "recipe")}
+    # world_size has job.ranks
+    config["job"] = {key: value for key, value in config["job"].items() if key not in ("name", "ranks")}
+    return hashlib.sha256(json.dumps({**asked, "config": config}, sort_keys=True).encode()).hexdigest()
 
 
 def changed(section: T, changes: Mapping[str, Any]) -> T:
@@ -254,6 +260,9 @@ def _check_sections(prefix: str, config: Config) -> None:
     for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "nap_ms"):
         _at_least(f"{prefix}net.{key}", getattr(config.net, key), 1)
     _at_least(f"{prefix}net.spin_us", config.net.spin_us, 0)  # 0: never
+    if config.net.sample_s:  # 0: never
+        _at_least(f"{prefix}net.sample_s", config.net.sample_s, 0.01)
+    _at_least(f"{prefix}logging.digest_s", config.logging.digest_s, 0)
     if not 1 <= config.net.ssh_port <= 65535:
         raise ConfigError(f"{prefix}net.ssh_port: {config.net.ssh_port} is no TCP port")
     if config.cloud_init.proxy and urlsplit(config.cloud_init.proxy).password is not None:

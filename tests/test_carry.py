@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.experiment.carry import unpack
-from mvpnet.experiment.shell import fetch_argv, push_argv, run_command
+from mvpnet.experiment.shell import STARTED, fetch_argv, push_argv, run_command
 
 
 def archive(*members: tuple[str, dict[str, object], bytes]) -> bytes:
@@ -121,7 +121,7 @@ def test_a_guest_that_is_not_there_is_told_by_ssh_alone(tmp_path: Path) -> None:
         fetch_argv(tmp_path, ["x"], nobody),
     ):
         done = run(argv)
-        assert (done.returncode, done.stderr) == (1, "no route\n")
+        assert (done.returncode, done.stderr) == (255, "no route\n")
 
 
 def test_a_guest_whose_login_talks_is_told(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_program_in_a_guest_gets_its_arguments_and_settings_and_gives_its_code
     program = [sys.executable, "-c", "import os, sys; print(os.environ['A'], sys.argv[1:]); sys.exit(9)", "b  c", "$d"]
     with in_a_guest(run_command(program, {"A": "it's"})) as shell:
         assert shell.stdout
-        assert shell.stdout.read() == "it's ['b  c', '$d']\n"
+        assert shell.stdout.read() == f"{STARTED.decode()}it's ['b  c', '$d']\n"
         assert shell.wait(60) == 9
 
 
@@ -147,7 +147,7 @@ def test_a_program_in_a_guest_is_asked_to_end_with_what_it_started_when_ssh_is_g
     program = ["sh", "-c", f'trap "wait; echo parent; exit 3" TERM; sh -c "{child}" & wait']
     with in_a_guest(run_command(program, {})) as shell:
         assert shell.stdin and shell.stdout
-        assert shell.stdout.readline() == "ready\n"
+        assert [shell.stdout.readline() for _ in range(2)] == [STARTED.decode(), "ready\n"]
         shell.stdin.close()
         assert shell.stdout.read() == "child\nparent\n"
         assert shell.wait(60) == 3

@@ -63,8 +63,8 @@ wanted() { # what .venv should hold: it is filled again when this changes
     sha256sum pyproject.toml
 }
 
-extras=dev
-[ "${MVPNET_MPI:-}" = site ] || extras=dev,mpi
+extras=dev,report
+[ "${MVPNET_MPI:-}" = site ] || extras=dev,report,mpi
 
 if [ "${MVPNET_SYSTEM:-}" != skip ]; then
     mapfile -t missing < <(missing_packages)
@@ -79,14 +79,14 @@ fi
 if [ "$(cat .venv/mvpnet-setup 2>/dev/null)" != "$(wanted)" ]; then
     echo "pip: installing mvpnet and its tools into .venv"
     rm -f .venv/mvpnet-setup
-    [ "$extras" != dev ] || .venv/bin/python -m pip uninstall --quiet --yes mpich
+    [ "$extras" != dev,report ] || .venv/bin/python -m pip uninstall --quiet --yes mpich
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
     wanted >.venv/mvpnet-setup
 fi
 
 [ "${MVPNET_SYSTEM:-}" = skip ] || tools/cloud-init.sh
 
-if [ "$extras" = dev ] && ! command -v mpiexec >/dev/null; then
+if [ "$extras" = dev,report ] && ! command -v mpiexec >/dev/null; then
     echo "MVPNET_MPI=site, but there is no mpiexec on the PATH; load the site's MPI, or leave MVPNET_MPI out." >&2
     exit 1
 fi

@@ -5,7 +5,7 @@
 
 The data path's loop cannot wait for disks, so this is not done in it. A guest is not trusted: whatever its archive
 says, nothing is written outside the folder, and only files, folders and links among them are made.
-Exits with 0, or 1 when something could not be carried; what, and why, is on standard error.
+Exits with 0, 1 when something could not be carried, 255 when ssh did not get through; why is on standard error.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from typing import IO
 from mvpnet.experiment.shell import TAKE_ABSOLUTE, TAKE_RELATIVE
 from mvpnet.signals import die_with_parent
 
+SSH_FAILED = 255  # ssh(1)
 
-def push(files: dict[str, str], executable: str, ssh: Sequence[str]) -> bool:
-    """Send files and folders; whether all went well."""
+
+def push(files: dict[str, str], executable: str, ssh: Sequence[str]) -> int:
+    """Send files and folders; the exit code."""
     absolute = {to.lstrip("/"): source for to, source in files.items() if to.startswith("/")}
     relative = {to: source for to, source in files.items() if not to.startswith("/")}
     sendings = [(absolute, TAKE_ABSOLUTE), (relative, TAKE_RELATIVE)]
-    return all(_send(these, executable, [*ssh, command]) for these, command in sendings if these)
+    codes = (_send(these, executable, [*ssh, command]) for these, command in sendings if these)
+    return next((code for code in codes if code), 0)
 
 
-def _send(files: dict[str, str], executable: str, command: Sequence[str]) -> bool:
+def _send(files: dict[str, str], executable: str, command: Sequence[str]) -> int:
     with _start(command, stdin=subprocess.PIPE) as ssh:
         assert ssh.stdin
         try:
@@ -40,12 +43,12 @@ def _send(files: dict[str, str], executable: str, command: Sequence[str]) -> boo
                 for to, source in files.items():
                     archive.add(source, to, filter=lambda member: _nobodys(member, executable))
         except BrokenPipeError:  # ssh has told why, and its exit code tells that it failed
-            ssh.wait()
-            return False
+            return _code(ssh.wait()) or 1
         except OSError as error:
             ssh.kill()
-            return _complain(f"cannot read {error.filename}: {error.strerror}")
-    return ssh.returncode == 0
+            _complain(f"cannot read {error.filename}: {error.strerror}")
+            return 1
+    return _code(ssh.returncode)
 
 
 def _nobodys(member: tarfile.TarInfo, executable: str) -> tarfile.TarInfo:
@@ -57,8 +60,8 @@ def _nobodys(member: tarfile.TarInfo, executable: str) -> tarfile.TarInfo:
     return member
 
 
-def fetch(folder: Path, names: Sequence[str], command: Sequence[str]) -> bool:
-    """Unpack into `folder` what the command writes, which is to have these names; whether all went well."""
+def fetch(folder: Path, names: Sequence[str], command: Sequence[str]) -> int:
+    """Unpack into `folder` what the command writes, which is to have these names; the exit code."""
     fine = True
     folder.mkdir(parents=True, exist_ok=True)
     with _start(command, stdout=subprocess.PIPE) as ssh:
@@ -74,7 +77,11 @@ def fetch(folder: Path, names: Sequence[str], command: Sequence[str]) -> bool:
         lost = [name for name in names if not (folder / name).exists() and not (folder / name).is_symlink()]
         # say, a login script that prints something: what is no archive is skipped
         fine = not lost or _complain(f"{', '.join(lost)} did not come whole; does a login there print anything?")
-    return fine and ssh.returncode == 0
+    return _code(ssh.returncode) or (0 if fine else 1)
+
+
+def _code(ssh: int) -> int:
+    return ssh if ssh in (0, SSH_FAILED) else 1
 
 
 def unpack(stream: IO[bytes], folder: Path) -> Iterator[str]:
@@ -139,10 +146,8 @@ def _complain(problem: str) -> bool:
 def main(argv: list[str]) -> int:
     what, first, *rest = argv
     if what == "push":
-        fine = push(json.loads(first), rest[0], rest[1:])
-    else:
-        fine = fetch(Path(first), json.loads(rest[0]), rest[1:])
-    return 0 if fine else 1
+        return push(json.loads(first), rest[0], rest[1:])
+    return fetch(Path(first), json.loads(rest[0]), rest[1:])
 
 
 if __name__ == "__main__":

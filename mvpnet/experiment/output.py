@@ -16,6 +16,31 @@ from mvpnet.logs import put
 _LONGEST_LINE_BYTES = 65536  # a longer one is passed on in pieces
 
 
+class BehindMark:
+    """Passes on what comes behind a mark, and not the mark; what came before it is held."""
+
+    def __init__(self, mark: bytes, pass_on: Callable[[bytes], object]) -> None:
+        self.seen = False
+        self._mark = mark
+        self._pass_on = pass_on
+        self._held = b""
+
+    def take(self, data: bytes) -> None:
+        if self.seen:
+            self._pass_on(data)
+            return
+        self._held += data
+        before, mark, behind = self._held.partition(self._mark)
+        if mark:
+            self.seen, self._held = True, before
+            self._pass_on(behind)
+
+    def let_go(self) -> None:
+        """There will be no mark: pass on what was held."""
+        if not self.seen:
+            self._pass_on(self._held)
+
+
 class OutputLog:
     """The output of one program on one rank.
 

@@ -17,14 +17,15 @@ from mvpnet.errors import AppError, HostError, MvpnetError
 from mvpnet.experiment import shell
 from mvpnet.experiment.app import Step
 from mvpnet.experiment.metrics import Metrics
-from mvpnet.experiment.output import OutputLog
+from mvpnet.experiment.output import BehindMark, OutputLog
 from mvpnet.experiment.program import Program, Programs
 from mvpnet.loop import Loop
 from mvpnet.paths import RunFolder
 from mvpnet.schema import AppKind
 
 TIMED_OUT = 124  # as timeout(1)
-_LOGIN_EVERY_S = 1.0
+_RETRY_S = 1.0
+_COPY_TRIES = 10
 _LOGIN_WITHIN_S = 60.0  # a guest answers on its ssh port before it lets everybody in: pam_nologin(8), cloud-init
 _SSH_FAILED = 255  # ssh(1)
 _KEPT_WORDS_BYTES = 2000
@@ -188,6 +189,7 @@ class _StepRun:
         self._let_in = let_in
         self._on_end = on_end
         self._phase = "login"
+        self._late = False  # the phase has had its time
         self._stopping = False
         self._under_way: dict[int | None, Program] = {}  # None: the host's
         self._awaited: set[int | None] = set()
@@ -239,12 +241,12 @@ class _StepRun:
             if code == 0:
                 self._let_in.add((rank, self._step.user))
                 self._ended(rank)
-            elif self._stopping or time.monotonic() > deadline_s:
+            elif self._stopping or self._late or time.monotonic() > deadline_s:
                 user = f" as {self._step.user}" if self._step.user else ""
                 self._failed(rank, "", f"cannot log in{user}: {self._last_words(rank) or f'ssh ended with {code}'}")
             else:
                 self._leave(rank)
-                self._loop.call_later(_LOGIN_EVERY_S, lambda: self._try_login(rank, deadline_s))
+                self._loop.call_later(_RETRY_S, lambda: self._try_login(rank, deadline_s))
 
         self._start_helper(rank, [*self._ssh(rank), "true"], ended)
 
@@ -255,7 +257,7 @@ class _StepRun:
         self._enter("push", self._ranks, self._run_in_guests, self._step.copy_timeout_s)
         for rank in self._ranks:
             argv = shell.push_argv(self._step.push, self._step.executable, self._ssh(rank))
-            self._start_helper(rank, argv, partial(self._copied, rank, ".push"))
+            self._copy(rank, ".push", argv)
 
     def _run_in_guests(self) -> None:
         if not self._step.argv:
@@ -274,7 +276,7 @@ class _StepRun:
         for rank in self._ranks:
             folder = self._run.collected(rank, self._step.name)
             argv = shell.fetch_argv(folder, self._step.collect, self._ssh(rank))
-            self._start_helper(rank, argv, partial(self._copied, rank, ".collect"))
+            self._copy(rank, ".collect", argv)
 
     def _take_guest_metrics(self) -> None:
         for rank in self._ranks:
@@ -299,7 +301,7 @@ class _StepRun:
         self, phase: str, ranks: list[int] | list[None], then: Callable[[], None], limit_s: float | None
     ) -> None:
         """Wait for these; then do `then`, or end where it makes no sense any more."""
-        self._phase, self._then = phase, then
+        self._phase, self._then, self._late = phase, then, False
         self._awaited = set(ranks)
         self._words.clear()
         if limit_s is not None:
@@ -308,6 +310,7 @@ class _StepRun:
     def _too_late(self, phase: str, limit_s: float) -> None:
         if phase != self._phase:
             return
+        self._late = True
         names = ", ".join(_name(rank) for rank in sorted(self._under_way, key=lambda rank: rank or 0))
         if phase == "login":
             self._fail(AppError.exit_code, "", f"{names}: ssh hangs, and could not log in within {limit_s:g} s")
@@ -341,12 +344,6 @@ class _StepRun:
         """`leaf` is the key of the step that it is about."""
         self._result.fail(code, f"{self._step.key}{leaf}: {problem}")
 
-    def _copied(self, rank: int, leaf: str, code: int) -> None:
-        if code:
-            self._failed(rank, leaf, self._last_words(rank) or f"the copying program ended with {code}")
-        else:
-            self._ended(rank)
-
     # -- programs ----------------------------------------------------------------------------------------------------
 
     def _start_program(self, rank: int | None, argv: list[str], environment: Mapping[str, str]) -> None:
@@ -359,13 +356,53 @@ class _StepRun:
                 on_line=partial(self._take_line, rank),
             )
             self._outputs[rank] = output
-            self._under_way[rank] = self._programs.start(
-                argv, environment, output.take, partial(self._program_ended, rank), with_stdin=rank is not None
-            )
+            if rank is None:
+                ended = partial(self._program_ended, rank)
+                self._under_way[rank] = self._programs.start(argv, environment, output.take, ended)
+            else:
+                self._start_over_ssh(rank, argv, output, time.monotonic() + _LOGIN_WITHIN_S)
         except MvpnetError as error:
             where = "" if rank is None else f"{host_name(rank)}: "
             self._fail(error.exit_code, ".command", f"{where}{error}")
             self._loop.call_later(0.0, lambda: self._ended(rank))
+
+    def _start_over_ssh(self, rank: int, argv: list[str], output: OutputLog, deadline_s: float) -> None:
+        """Where ssh did not get as far as to run it, try again: a busy server, or one not quite up, hangs up on some.
+
+        Dropbear does so to a sixth who has not logged in yet; the boot probe's connections may count for a while.
+        Raises HostError when ssh cannot be started.
+        """
+        behind = BehindMark(shell.STARTED, output.take)
+
+        def ended(code: int) -> None:
+            if behind.seen or code != _SSH_FAILED or self._stopping or time.monotonic() > deadline_s:
+                behind.let_go()
+                self._program_ended(rank, code)
+            else:
+                self._leave(rank)
+                self._loop.call_later(_RETRY_S, again)
+
+        def again() -> None:
+            if self._stopping or self._late:
+                self._program_ended(rank, _SSH_FAILED)
+            else:
+                self._start_over_ssh(rank, argv, output, deadline_s)
+
+        self._under_way[rank] = self._programs.start(argv, os.environ, behind.take, ended, with_stdin=True)
+
+    def _copy(self, rank: int, leaf: str, argv: list[str], tries_left: int = _COPY_TRIES) -> None:
+        """Send or fetch files; again where ssh did not get through, as it does no harm."""
+
+        def ended(code: int) -> None:
+            if code == 0:
+                self._ended(rank)
+            elif code != _SSH_FAILED or tries_left == 1 or self._late:
+                self._failed(rank, leaf, self._last_words(rank) or f"the copying program ended with {code}")
+            else:
+                self._leave(rank)
+                self._loop.call_later(_RETRY_S, lambda: self._copy(rank, leaf, argv, tries_left - 1))
+
+        self._start_helper(rank, argv, ended)
 
     def _program_ended(self, rank: int | None, code: int) -> None:
         self._outputs[rank].close()

@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 
 from mvpnet.dataplane.address import host_name
 
+STARTED = b"\x01mvpnet\x01\n"  # the first that comes from the guest: the command is about to run
+
 # Runs the command, and ends it when the standard input does: when ssh is told to stop, or is no more. Without a
 # terminal sshd would let it run on. Exits as the command does.
-_RUN = """\
+_RUN = r"""printf '\001mvpnet\001\n'
 exec 3<&0
 if command -v setsid > /dev/null 2>&1; then setsid "$@" < /dev/null 3<&- & else "$@" < /dev/null 3<&- & fi
 app=$!

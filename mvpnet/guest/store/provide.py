@@ -20,7 +20,7 @@ def pinned(job: JobSpec, say: Say) -> JobSpec:
     """The job with a digest for every image from the store, the same for all ranks; on rank 0, before any rank starts.
 
     Images of rank 0's own, and those of which nothing says yet what they are, are fetched here: what cannot be had is
-    then found out once, and not by every rank.
+    then found out once, and not by every rank. A job that has these pins already, as one run again, stays as it is.
     Raises ConfigError, HostError and ImageError.
     """
     ranks_of: dict[Wanted, list[int]] = defaultdict(list)
@@ -37,7 +37,7 @@ def pinned(job: JobSpec, say: Say) -> JobSpec:
         )
         for want, ranks in ranks_of.items()
     )
-    return replace(job, overrides=(*job.overrides, *pins))
+    return replace(job, overrides=(*(one for one in job.overrides if one not in pins), *pins))
 
 
 def _pin(want: Wanted, sha256: str) -> dict[str, Any]:

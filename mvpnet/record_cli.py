@@ -1,0 +1,163 @@
+"""The verbs about what runs left: `mvpnet replay`, `diff`, `export`, `report`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mvpnet.bench.command import Launch
+from mvpnet.errors import ConfigError
+from mvpnet.logs import put
+
+if TYPE_CHECKING:
+    from mvpnet.experiment.diff import Difference
+    from mvpnet.experiment.runfolder import Run
+
+_SECTIONS = ("spec", "inputs", "hosts", "versions", "verdict", "metrics")
+_RUN = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--changed",
+    type=click.Choice(["refuse", "warn"]),
+    default="refuse",
+    show_default=True,
+    help="when an image, the app or another file is not what it was",
+)
+@click.option("--run-dir", metavar="DIR", help="the new run folder; default runs/DATE/TIME-JOB")
+@click.argument("run", metavar="RUN", type=_RUN)
+@click.pass_obj
+def replay(launch: Launch | None, changed: str, run_dir: str | None, run: Path) -> int:
+    """Run the job of a run folder, or of an exported archive, again: mpirun -n RANKS mvpnet replay RUN
+
+    It runs the very spec that was resolved then, in a new run folder, with as many ranks; nothing can be changed. Its
+    manifest names the run that it repeats. Exits as a job does.
+    """
+    if launch is None:
+        raise ConfigError("replay runs a job", hint="mpirun -n RANKS mvpnet replay RUN")
+    from mvpnet import job
+    from mvpnet.experiment.replay import prepared
+
+    with opened(run) as old:
+        spec, link = prepared(old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=_say)
+    return job.lead(launch.world, launch.signals, spec, link)
+
+
+@click.command()
+@click.option("--only", "sections", multiple=True, type=click.Choice(_SECTIONS), help="may be given several times")
+@click.option("--json", "as_json", is_flag=True, help="print JSON: a list with an object for each difference")
+@click.argument("first", metavar="RUN1", type=_RUN)
+@click.argument("second", metavar="RUN2", type=_RUN)
+def diff(sections: tuple[str, ...], as_json: bool, first: Path, second: Path) -> int:
+    """Print what two runs, or archives of runs, differ in: spec, inputs, hosts, versions, verdict, metrics.
+
+    Exits with 0 where they are the same, 1 where they differ, 2 for trouble. Times are no difference.
+    """
+    from mvpnet.experiment.diff import differences
+
+    with opened(first) as one, opened(second) as other:
+        found = differences(one, other, sections or _SECTIONS)
+        for run in (one, other):
+            if not run.is_complete:
+                click.echo(f"warning: {run.name}: {run.verdict['how']}", err=True)
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=1))
+    elif found:
+        click.echo(_table(found, first.name, second.name), nl=False)
+    return 1 if found else 0
+
+
+@click.command()
+@click.option(
+    "-o", "--output", type=_RUN, metavar="FILE", help="default NAME.tar.gz, after the run folder; or .tar.zst"
+)
+@click.argument("run", metavar="RUN", type=_RUN)
+def export(output: Path | None, run: Path) -> None:
+    """Pack a run into one archive, without its images and keys, for mvpnet replay on another machine.
+
+    The app's files, those for the guests and the recipe go along. Images are found by their digest.
+    """
+    from mvpnet.experiment.archive import pack
+    from mvpnet.experiment.runfolder import open_run
+
+    old = open_run(run)
+    target = output or Path(f"{run.resolve().name}.tar.gz")
+    for line in pack(old, target):
+        click.echo(f"warning: left out: {line}", err=True)
+    click.echo(target)
+
+
+@click.command()
+@click.option(
+    "-o", "--output", type=_RUN, metavar="DIR", help="folder for the page and its pictures; default RUN/report"
+)
+@click.argument("run", metavar="RUN|SWEEP", type=_RUN)
+def report(output: Path | None, run: Path) -> None:
+    """Make one HTML page, and PNG pictures, of what a run or a sweep did. It needs matplotlib: mvpnet[report]
+
+    The page refers to nothing outside of itself, and can be sent on as it is.
+    """
+    from mvpnet.experiment import report as pages
+    from mvpnet.experiment.archive import is_archive
+    from mvpnet.experiment.runfolder import jobs_of_sweep
+    from mvpnet.paths import RunFolder
+
+    folder = RunFolder(run)
+    if is_archive(run) and output is None:
+        raise ConfigError(f"{run}: a report of an archive needs a place", hint="-o DIR")
+    if not folder.job_json.exists() and not is_archive(run) and jobs_of_sweep(run):
+        page = pages.of_sweep(run)
+    else:
+        with opened(run) as one:
+            page = pages.of_run(one)
+    click.echo(pages.write(page, output or folder.report))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Run]:
+    """The run in a run folder or an archive, while inside. Raises ConfigError where there is none."""
+    from mvpnet.experiment.archive import is_archive, unpack
+    from mvpnet.experiment.runfolder import open_run
+
+    if not is_archive(path):
+        yield open_run(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="mvpnet-run-") as folder:
+        yield open_run(unpack(path, Path(folder)))
+
+
+def _table(found: list[Difference], first: str, second: str) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "key", first, second, "change"):
+        table.add_column(heading, overflow="fold")
+    for number, one in enumerate(found):
+        same_section = number > 0 and found[number - 1].section == one.section
+        cells = ("" if same_section else one.section, one.key, _cell(one.first), _cell(one.second), one.change)
+        table.add_row(*cells)
+    console = Console(width=160, no_color=True, highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip()) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _say(line: str) -> None:
+    put(sys.stderr, f"{line}\n".encode())
