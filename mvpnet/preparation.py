@@ -110,6 +110,7 @@ def preparing(config: Config, work: Path) -> Config:
     seal_command = [sys.executable, "-P", str(Path(seal.__file__)), *(["--proxy"] if config.cloud_init.proxy else [])]
     return dataclasses.replace(
         config,
+        job=dataclasses.replace(config.job, ranks=None),
         image=image,
         cloud_init=cloud_init,
         boot=dataclasses.replace(config.boot, wait_for=WaitFor.cloud_init, timeout_s=asked.timeout_s),
