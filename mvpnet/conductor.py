@@ -94,7 +94,7 @@ class Conductor:
         else:
             # a signal is the usual way to end a job that runs without an app, and cuts short any other
             usual = message.get("signal") and self.phase is Phase.running and not self._has_app
-            self.stop(message["stop"], 0 if usual else message["code"])
+            self.stop(message["stop"], self._worst() if usual else message["code"])
 
     def app_ended(self, code: int, how: str) -> None:
         if self.phase is Phase.running:
@@ -133,11 +133,14 @@ class Conductor:
 
     def _all_ended(self) -> None:
         if self.phase is Phase.running:
-            worst = max(map(_code_of, self.reports.values()))
-            self.stop("every guest is gone", worst)
+            self.stop("every guest is gone", self._worst())
         if self._guests_told_to_stop and self.phase is Phase.stopping:
             self.phase = Phase.over
             self._on_over()
+
+    def _worst(self) -> int:
+        """The exit code that the guests which have left so far call for."""
+        return max(map(_code_of, self.reports.values()), default=0)
 
     def _stop_guests(self) -> None:
         if self._guests_told_to_stop:

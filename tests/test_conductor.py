@@ -193,3 +193,11 @@ def test_a_guest_that_dies_in_the_boot_ends_it() -> None:
     conductor.heard(0, end(phase="booting"))
     error = conductor.boot_error()
     assert error and "no such option" in str(error)
+
+
+def test_a_guest_that_crashed_before_the_usual_end_is_not_forgotten() -> None:
+    conductor = Heard().conductor()
+    all_up(conductor)
+    conductor.heard(1, end("crashed"))
+    conductor.heard(0, {"stop": "SIGTERM received", "code": 143, "signal": True})
+    assert conductor.verdict == Verdict("SIGTERM received", 5)
