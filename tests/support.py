@@ -27,6 +27,13 @@ def poll_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any
     return value
 
 
+def codes_after_signal(code: int) -> set[int]:
+    """What a signalled mpiexec may answer for a job that ended with `code`: Open MPI's always 1, and that of Debian's
+    MPICH 4.0 sometimes 0, whatever their ranks ended with."""
+    program = mpiexec_command()[0]
+    return {1} if "openmpi" in program else {0, code} if program.endswith("mpiexec.mpich") else {code}
+
+
 def mpiexec_command() -> list[str]:
     """mpiexec and its options: MVPNET_MPIEXEC, else the one beside this Python, else the PATH's."""
     if command := os.environ.get("MVPNET_MPIEXEC"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support import Finished, RunningJob, mpiexec_command, poll_until
+from support import Finished, RunningJob, poll_until
 
 STANDIN = Path(__file__).parent.parent / "standin.py"
 SSH_PORT = 10_000 + os.getpid() % 200 * 100  # jobs of another test run on this machine take theirs elsewhere
@@ -91,8 +91,3 @@ def scratch_files(job: RunningJob) -> list[Path]:
     return sorted(
         path for path in job.scratch.rglob("*") if not path.relative_to(job.scratch).parts[0].startswith("ompi")
     )
-
-
-def code_after_signal(code: int) -> int:
-    """The exit code of a job whose mpiexec was signalled: Open MPI's own is 1, whatever its ranks ended with."""
-    return 1 if "openmpi" in mpiexec_command()[0] else code
