@@ -67,7 +67,9 @@ def launch(
         die_with_parent(signal.SIGTERM)  # Open MPI's ranks would outlive a killed mpirun
     world = World.start()
     try:
-        return lead(world, signals, argv) if world.rank == 0 else follow(world, signals)
+        code = lead(world, signals, argv) if world.rank == 0 else follow(world, signals)
+        signals.over()
+        return code
     except BaseException:
         failed = f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}"
         logs.put(sys.stderr, failed.encode())

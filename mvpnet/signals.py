@@ -28,6 +28,12 @@ class StopSignals:
         for number in ASK_TO_STOP:
             signal.signal(number, lambda n, _: self._got(signal.Signals(n)))
 
+    def over(self) -> None:
+        """All is done: a signal sent once more is not to kill the interpreter while it ends. SIGTERM still may: it is
+        what the kernel sends us should mpirun be gone, and MPI's end hang for it."""
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
     def _got(self, number: signal.Signals) -> None:
         self.received = self.received or number
         if self.on_signal:
