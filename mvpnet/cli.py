@@ -110,7 +110,7 @@ def check_planned_seeds(specs: list[Any]) -> None:
         try:
             rank.check_seed(spec, spec.image.user or default_user(), facts)
         except MvpnetError as error:
-            raise type(error)(f"rank {spec.rank}: {Exception.__str__(error)}", hint=error.hint) from error
+            raise error.of_rank(spec.rank) from error
 
 
 def planned_rank(spec: Any) -> dict[str, Any]:

@@ -174,8 +174,7 @@ def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
 
     Raises ConfigError when there is another run, HostError when the folder cannot be written.
     """
-    if RunFolder(run_dir).job_json.exists():
-        raise ConfigError(f"hydra.run.dir: {run_dir} holds another run", hint="leave it out, or name a new folder")
+    RunFolder(run_dir).refuse_another_run("hydra.run.dir", hint="leave it out, or name a new folder")
     folder = run_dir / ".hydra"
     try:
         folder.mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mvpnet.dataplane.address import host_name
 from mvpnet.errors import BootError
+from mvpnet.tables import table_text
 
 Message = dict[str, Any]
 
@@ -182,7 +183,6 @@ def _code_of(report: GuestReport) -> int:
 def boot_table(reports: list[GuestReport]) -> str:
     """Rank, host, phase, likely cause and last console lines of guests that did not come up."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("guest", "host", "reached", "likely cause", "last console lines", box=box.SIMPLE_HEAD)
@@ -194,8 +194,5 @@ def boot_table(reports: list[GuestReport]) -> str:
             report.cause or report.reason,
             "\n".join(report.console[-5:]) or "(silent)",
         )
-    console = Console(width=140, no_color=True, highlight=False, markup=False)
-    with console.capture() as capture:
-        console.print(table)
     more = f"and {len(reports) - 16} more\n" if len(reports) > 16 else ""
-    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip()) + "\n" + more
+    return table_text(table, width=140, no_color=True) + more

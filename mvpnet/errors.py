@@ -7,6 +7,7 @@
     ├── ImageError              4   an image or seed that cannot be had, made, or used
     ├── BootError               5   a guest did not come up in time, or died on the way
     ├── LinkError               6   the connection between qemu and its rank broke
+    ├── AppError                7   what an app needs or leaves could not be carried or read
     └── Interrupted             130 stopped by a signal before the guests ran
 
 A message says what was wrong, where (file, key or rank), and what to do. `hint`, where there is one, is the
@@ -28,6 +29,10 @@ class MvpnetError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}\n  hint: {self.hint}" if self.hint else message
+
+    def of_rank(self, rank: int) -> MvpnetError:
+        """The same error, naming the rank that it is of."""
+        return type(self)(f"rank {rank}: {Exception.__str__(self)}", hint=self.hint)
 
 
 class ConfigError(MvpnetError):

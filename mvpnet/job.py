@@ -25,7 +25,7 @@ from mvpnet.access import Door, inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.pump import Pump, loop_for
-from mvpnet.errors import ConfigError, HostError, MvpnetError
+from mvpnet.errors import HostError, MvpnetError
 from mvpnet.experiment.app import check_steps, steps_of
 from mvpnet.experiment.inputs import digest_all, shared_out
 from mvpnet.experiment.manifest import Recorder, own_inputs, rank_facts
@@ -38,7 +38,7 @@ from mvpnet.guest.life import Ending, GuestState
 from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
-from mvpnet.logs import put, rank_logs
+from mvpnet.logs import rank_logs, say
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
 from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
@@ -76,11 +76,11 @@ def lead(world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str
     Raises MvpnetError for a job that was refused or did not come up.
     """
     for warning in spec.warnings():
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     check_steps(steps_of(spec.config.app), spec.world_size)
     asked_digest = spec.digest()
     with signals.raising():
-        spec = store.pinned(spec, _say)
+        spec = store.pinned(spec, say)
     asked = (spec.for_rank(rank) for rank in range(spec.world_size))
     check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
     keys = _open_run_folder(RunFolder(spec.run_dir), spec)
@@ -143,7 +143,7 @@ def _prepared(
             logs.folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(rank_logs(world.rank, spec.logging, logs))
             most = world.most_ranks_on_one_host()
-            return prepare(spec, order.keys, order.facts, logs, most, stack, _say), None
+            return prepare(spec, order.keys, order.facts, logs, most, stack, say), None
     except MvpnetError as error:
         return None, Problem(error.exit_code, Exception.__str__(error), error.hint)
     except OSError as error:
@@ -169,8 +169,7 @@ def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
 
     Raises ConfigError when another run is in it, HostError when it cannot be written.
     """
-    if run.job_json.exists():
-        raise ConfigError(f"hydra.run.dir: {run.root} holds another run", hint="leave it out, or name a new folder")
+    run.refuse_another_run("hydra.run.dir", hint="leave it out, or name a new folder")
     try:
         run.root.mkdir(parents=True, exist_ok=True)
         _write_job(run, spec, {"started": _now()})
@@ -205,7 +204,7 @@ def _ended(
             run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
     _record(run, order, world, part.conductor.verdict, reports, part)
     _digest_inputs(world, signals, order.spec, run, recorder)
-    _say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
+    say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
     if error := part.conductor.boot_error():
         raise error
     return part.conductor.verdict.code
@@ -264,7 +263,7 @@ def _warning_of(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _say(f"warning: cannot write {path}: {error.strerror}")
+        say(f"warning: cannot write {path}: {error.strerror}")
 
 
 def traffic(counters: list[dict[str, Any]]) -> dict[str, Any]:
@@ -319,7 +318,7 @@ class Part:
                     run,
                     world.size,
                     environment=self._app_environment,
-                    say=_say,
+                    say=say,
                     on_end=self._app_ended,
                 )
             self.conductor = Conductor(
@@ -449,7 +448,7 @@ class Part:
 
     def _lead_the_way(self, conductor: Conductor) -> None:
         hosts = _count(len(set(self._world.hosts)), "host")
-        _say(
+        say(
             f"job {self._job.name}: {_count(self._world.size, 'guest')} on {hosts}, "
             f"{self._ready.spec.image.kind.value} image, {self._ready.accel.name.upper()} as {self._ready.accel_why}"
         )
@@ -466,13 +465,13 @@ class Part:
         line = conductor.progress(time.monotonic() - self._began_s)
         if line.split("s", 1)[1] != self._said:
             self._said = line.split("s", 1)[1]
-            _say(line)
+            say(line)
         self._loop.call_later(_PROGRESS_EVERY_S, lambda: self._show_progress(conductor))
 
     def _all_running(self) -> None:
         assert self.conductor
-        _say(self.conductor.progress(time.monotonic() - self._began_s))
-        _say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
+        say(self.conductor.progress(time.monotonic() - self._began_s))
+        say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
         self._took_s["boot_s"] = self._so_far_s()
         if self.app:
             self.app.start()
@@ -491,7 +490,7 @@ class Part:
 
     def _stop_app(self) -> bool:
         assert self.conductor and self.conductor.verdict
-        _say(f"stopping: {self.conductor.verdict.how}")
+        say(f"stopping: {self.conductor.verdict.how}")
         if self.app is None or not self.app.running:
             return False
         self.app.stop()
@@ -525,11 +524,6 @@ def _end_report(guest: Guest, host: str, stopped_why: str | None) -> dict[str, A
         "cause": failure.cause if failed else None,
         "console": list(failure.console_lines[-5:]),
     }
-
-
-def _say(line: str) -> None:
-    """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
-    put(sys.stderr, f"{line}\n".encode())
 
 
 def _count(number: int, thing: str) -> str:

@@ -108,6 +108,11 @@ def put(stream: TextIO | None, data: bytes) -> None:
         os.close(nowhere)
 
 
+def say(line: str) -> None:
+    """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
+    put(sys.stderr, f"{line}\n".encode())
+
+
 def silence() -> None:
     """Drop loguru's own default sink: nothing is logged before the config says where to."""
     with contextlib.suppress(ValueError):

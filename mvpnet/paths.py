@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvpnet.errors import ConfigError
+
 UNIX_PATH_MAX = 107  # bytes of sun_path but for the closing zero: unix(7)
 
 
@@ -14,6 +16,11 @@ class RunFolder:
     """What a job leaves. `root` is Hydra's folder of the job."""
 
     root: Path
+
+    def refuse_another_run(self, key: str, *, hint: str) -> None:
+        """Raises ConfigError, naming the key that the folder is from, where a run is in it already."""
+        if self.job_json.exists():
+            raise ConfigError(f"{key}: {self.root} holds another run", hint=hint)
 
     @property
     def job_json(self) -> Path:

@@ -23,9 +23,9 @@ from mvpnet.guest.host import find_qemu_img
 from mvpnet.guest.store.fetching import ensure, find
 from mvpnet.guest.store.inspection import inspect_disk
 from mvpnet.guest.store.meter import Say
-from mvpnet.guest.store.prepared import declared, source_of
+from mvpnet.guest.store.prepared import source_of
 from mvpnet.guest.store.store import SourceRecord, StoredImage, file_digest, now
-from mvpnet.guest.store.wanted import Wanted, check_architecture, wanted
+from mvpnet.guest.store.wanted import Wanted, check_architecture, declaration, wanted
 from mvpnet.guest.yamltext import Quoted, yaml_text
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.schema import App, CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
@@ -174,8 +174,7 @@ def _quoted(value: Any) -> Any:
 
 def _record(config: Config, base: str, run_dir: Path) -> dict[str, Any]:
     """What the image was made from. Nothing of a proxy's."""
-    source = wanted(source_of(config.image))
-    what = declared(config.image, source.address if source else None, source.sha256 if source else None)
+    _, what = declaration(config.image)
     return {**what, "base": base, "run_folder": str(run_dir)}
 
 

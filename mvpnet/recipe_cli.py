@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvpnet.errors import ConfigError
+from mvpnet.tables import table_text
 
 if TYPE_CHECKING:
     from mvpnet.schema import Recipe
@@ -82,7 +83,6 @@ def facts_in(path: Path) -> Recipe:
 def table(listed: list[Described]) -> str:
     """For people, as wide as the terminal."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table("recipe", "ranks", "what it does", "last proven", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -90,10 +90,7 @@ def table(listed: list[Described]) -> str:
         facts = recipe.facts
         ranks = "" if facts.ranks is None else str(facts.ranks)
         shown.add_row(recipe.name, ranks, facts.about or "it does not say", proven(facts))
-    console = Console(highlight=False, markup=False)
-    with console.capture() as capture:
-        console.print(shown)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
+    return table_text(shown)
 
 
 def proven(facts: Recipe) -> str:

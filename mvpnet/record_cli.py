@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ import click
 
 from mvpnet.bench.command import Launch
 from mvpnet.errors import ConfigError
-from mvpnet.logs import put
+from mvpnet.logs import say
+from mvpnet.tables import table_text
 
 if TYPE_CHECKING:
     from mvpnet.experiment.diff import Difference
@@ -48,7 +48,7 @@ def replay(launch: Launch | None, changed: str, run_dir: str | None, run: Path) 
     from mvpnet.experiment.replay import prepared
 
     with opened(run) as old:
-        spec, link = prepared(old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=_say)
+        spec, link = prepared(old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=say)
     return job.lead(launch.world, launch.signals, spec, link)
 
 
@@ -137,7 +137,6 @@ def opened(path: Path) -> Iterator[Run]:
 
 def _table(found: list[Difference], first: str, second: str) -> str:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -147,17 +146,10 @@ def _table(found: list[Difference], first: str, second: str) -> str:
         same_section = number > 0 and found[number - 1].section == one.section
         cells = ("" if same_section else one.section, one.key, _cell(one.first), _cell(one.second), one.change)
         table.add_row(*cells)
-    console = Console(width=160, no_color=True, highlight=False, markup=False)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip()) + "\n"
+    return table_text(table, width=160, no_color=True)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-
-
-def _say(line: str) -> None:
-    put(sys.stderr, f"{line}\n".encode())

@@ -86,6 +86,6 @@ def _write(spec: RankSpec, folder: Path, facts: SeedFacts, iso: bool, validate: 
         shown = rank_seed(spec, user, facts.without_secrets())
         return check_user_data(shown.user_data, validate or spec.cloud_init.validate)
     except MvpnetError as error:
-        raise type(error)(f"rank {spec.rank}: {Exception.__str__(error)}", hint=error.hint) from error
+        raise error.of_rank(spec.rank) from error
     except OSError as error:
         raise HostError(f"rank {spec.rank}: cannot write {rank_folder}: {error.strerror}") from error

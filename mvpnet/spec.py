@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -88,6 +88,17 @@ class RankSet:
         return not (
             named or ("odd" in self.words and world_size > 1) or any(first < world_size for first, _ in self.ranges)
         )
+
+
+def runs_of(ranks: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending ranks as runs of the first and the last: 0, 1, 2, 5 → (0, 2), (5, 5)."""
+    runs: list[tuple[int, int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], rank
+        else:
+            runs.append((rank, rank))
+    return runs
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mvpnet.guest.drives import DrivePlan, expand, parse_drive
 from mvpnet.guest.seedfiles import rank_seed
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import cache_base
-from mvpnet.spec import JobSpec, RankSpec, plain
+from mvpnet.spec import JobSpec, RankSpec, plain, runs_of
 
 SEED = "cloud_init.seed"
 _AT_ONCE_BYTES = 2**20  # digested before the guests start: a millisecond or two
@@ -217,13 +217,7 @@ def as_plain(by_rank: Mapping[int, Sequence[Input]]) -> list[dict[str, Any]]:
 
 def rank_text(ranks: Sequence[int]) -> str:
     """0, 1, 2, 5 → "0-2,5"."""
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs_of(ranks))
 
 
 def error_free(make: Callable[[], list[Input]]) -> list[Input]:

@@ -22,6 +22,7 @@ from typing import Any
 from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.experiment import facts
 from mvpnet.experiment.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
+from mvpnet.experiment.result import write_json
 from mvpnet.paths import RunFolder
 from mvpnet.spec import JobSpec, plain
 
@@ -113,12 +114,7 @@ class Recorder:
 
     def _write(self) -> None:
         self._content["inputs"] = as_plain(self._inputs)
-        new = self._run.manifest.with_suffix(".new")
-        try:
-            new.write_text(json.dumps(self._content, indent=1) + "\n")
-            new.rename(self._run.manifest)
-        finally:
-            new.unlink(missing_ok=True)
+        write_json(self._run.manifest, self._content)
 
 
 def rank_facts(rank: int, hosts: Sequence[str], job: JobSpec, ready: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Metrics:
             raise AppError(f"{path}: is no JSON object of names and numbers")
         wrong = []
         for name, value in whole.items():
-            if not _is_number(value):
+            if not is_number(value):
                 wrong.append(f"{name} is {json.dumps(value)[:60]}")
             elif not _NAME.fullmatch(name):
                 wrong.append(f"{name!r} is no name")
@@ -64,11 +64,12 @@ def _number(text: str) -> float | None:
             value = read(text)
         except ValueError:
             continue
-        return value if _is_number(value) else None
+        return value if is_number(value) else None
     return None
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it can be a metric: a finite int or float."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

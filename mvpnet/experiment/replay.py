@@ -77,8 +77,7 @@ def recorded_spec(run: Run, world_size: int) -> JobSpec:
 def new_run_folder(spec: JobSpec, given: str | None) -> Path:
     """`given`, or a name in runs/ as a job has (hydra.run.dir in config.yaml). Raises ConfigError where a run is."""
     folder = Path(given or time.strftime(f"runs/%Y-%m-%d/%H-%M-%S-{spec.name}")).absolute()
-    if RunFolder(folder).job_json.exists():
-        raise ConfigError(f"--run-dir: {folder} holds another run", hint="name a new folder")
+    RunFolder(folder).refuse_another_run("--run-dir", hint="name a new folder")
     return folder
 
 

@@ -30,10 +30,15 @@ def result(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
+    """`write_whole` of a JSON file."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
     temporary = path.with_suffix(".new")
     try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.write_text(text, newline="")
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)

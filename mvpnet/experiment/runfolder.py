@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ConfigError
 from mvpnet.experiment.manifest import read_manifest
+from mvpnet.experiment.metrics import is_number
 from mvpnet.paths import RankLogs, RunFolder
 
 
@@ -48,7 +48,7 @@ class Run:
         if not isinstance(metrics, dict):
             raise ConfigError(f"{path}: its metrics are {metrics!r}, and no names with numbers")
         for name, value in metrics.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not is_number(value):
                 raise ConfigError(f"{path}: the metric {name!r} is {value!r}, and no number")
         return {str(name): float(value) for name, value in metrics.items()}
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mvpnet.errors import ConfigError
-from mvpnet.experiment.result import read_result, write_json
-from mvpnet.logs import put
+from mvpnet.experiment.result import read_result, write_json, write_whole
+from mvpnet.logs import put, say
+from mvpnet.tables import table_text
 from mvpnet.world import launched_size
 
 FORMAT = 1
@@ -85,14 +86,14 @@ class Sweep:
         self.jobs += added
         if self.resuming:
             ready = sum(job.done for job in added)
-            _say(f"sweep: {ready} of {len(added)} jobs are done already in {folder}")
+            say(f"sweep: {ready} of {len(added)} jobs are done already in {folder}")
         self._write()
         return added
 
     def begin(self, job: SweepJob) -> None:
         self.current, job.number = job, next_number(self.folder)
         job.folder = job.result = job.problem = None
-        _say(self._progress(job))
+        say(self._progress(job))
         self._began_s = time.monotonic()
 
     def failed(self, message: str, code: int) -> None:
@@ -112,7 +113,7 @@ class Sweep:
         """The table of all jobs, on standard output."""
         if self.jobs and self.folder:
             put(sys.stdout, table(self.jobs).encode())
-            _say(f"sweep: results.csv and results.json are in {self.folder}")
+            say(f"sweep: results.csv and results.json are in {self.folder}")
 
     def _progress(self, job: SweepJob) -> str:
         """`sweep: job 3 of 12 (vm.memory=1G, net=dgram), about 4 min left`."""
@@ -131,11 +132,9 @@ class Sweep:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "results.json", self.as_dict())
-            new = self.folder / "results.csv.new"
-            new.write_text(csv_text(self.jobs), newline="")
-            new.rename(self.folder / "results.csv")
+            write_whole(self.folder / "results.csv", csv_text(self.jobs))
         except OSError as error:
-            _say(f"warning: cannot write the results into {self.folder}: {error.strerror}")
+            say(f"warning: cannot write the results into {self.folder}: {error.strerror}")
 
     def as_dict(self) -> dict[str, Any]:
         """What results.json holds."""
@@ -260,7 +259,6 @@ def table(jobs: Sequence[SweepJob]) -> str:
     written to it may end in a file.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     keys, metrics = swept_keys(jobs), metric_names(jobs)
@@ -279,13 +277,9 @@ def table(jobs: Sequence[SweepJob]) -> str:
         )
     terminal = sys.stdout is not None and sys.stdout.isatty() and launched_size(os.environ) is None
     width = None if terminal else _PLAIN_WIDTH
-    console = Console(width=width, force_terminal=terminal, markup=False, highlight=False)
-    with console.capture() as capture:
-        console.print(shown)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
-    if len(metrics) > _METRICS_SHOWN:
-        lines.append(f"{len(metrics) - _METRICS_SHOWN} more metrics are in results.csv")
-    return "\n".join(lines) + "\n"
+    text = table_text(shown, width=width, force_terminal=terminal)
+    more = len(metrics) - _METRICS_SHOWN
+    return text + (f"{more} more metrics are in results.csv\n" if more > 0 else "")
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -307,7 +301,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _say(line: str) -> None:
-    put(sys.stderr, f"{line}\n".encode())

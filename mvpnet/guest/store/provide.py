@@ -13,7 +13,7 @@ from mvpnet.guest.store.fetching import ensure, find
 from mvpnet.guest.store.meter import Say
 from mvpnet.guest.store.wanted import Wanted, check_architecture, wanted
 from mvpnet.schema import Compression, Image, Prepare
-from mvpnet.spec import JobSpec, Override, RankSet, RankSpec
+from mvpnet.spec import JobSpec, Override, RankSet, RankSpec, runs_of
 
 
 def pinned(job: JobSpec, say: Say) -> JobSpec:
@@ -51,13 +51,7 @@ def _decided(want: Wanted, ranks: list[int], say: Say) -> str:
 def _rank_set(ranks: list[int], world_size: int) -> RankSet:
     if len(ranks) == world_size:
         return RankSet.parse("all")
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    return RankSet.parse(",".join(f"{first}-{last}" for first, last in runs))
+    return RankSet.parse(",".join(f"{first}-{last}" for first, last in runs_of(ranks)))
 
 
 def provided(spec: RankSpec, stack: ExitStack, say: Say) -> RankSpec:

@@ -6,6 +6,7 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mvpnet.errors import ConfigError, ImageError
@@ -78,9 +79,17 @@ def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
     )
 
 
-def _wanted_prepared(image: Image, under_lock: bool) -> Wanted:
+def declaration(image: Image, *, under_lock: bool = True) -> tuple[Wanted | None, dict[str, Any]]:
+    """The image that a prepared one is made from, None for a built one, and what decides what comes of it.
+
+    Raises ConfigError, as `wanted` does.
+    """
     source = wanted(prepared.source_of(image), under_lock=under_lock)
-    what = prepared.declared(image, source.address if source else None, source.sha256 if source else None)
+    return source, prepared.declared(image, source.address if source else None, source.sha256 if source else None)
+
+
+def _wanted_prepared(image: Image, under_lock: bool) -> Wanted:
+    source, what = declaration(image, under_lock=under_lock)
     pinned = image.prepare.sha256
     return Wanted(
         root=cache_base(image.cache_dir) / "images",

@@ -1,0 +1,18 @@
+"""Tables as text, for a terminal, a file, or an error's message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def table_text(table: Table, **options: Any) -> str:
+    """Its lines, without those that hold nothing; `options` are rich's Console's. What stands in it is no markup."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, **options)
+    with console.capture() as capture:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
