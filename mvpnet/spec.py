@@ -270,7 +270,8 @@ def _check_sections(prefix: str, config: Config) -> None:
     _at_least(f"{prefix}net.credits", config.net.credits, 1)
     for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "nap_ms"):
         _at_least(f"{prefix}net.{key}", getattr(config.net, key), 1)
-    _at_least(f"{prefix}net.spin_us", config.net.spin_us, 0)  # 0: never
+    for key in ("spin_us", "gather_us"):  # 0: never
+        _at_least(f"{prefix}net.{key}", getattr(config.net, key), 0)
     if config.net.sample_s:  # 0: never
         _at_least(f"{prefix}net.sample_s", config.net.sample_s, 0.01)
     _at_least(f"{prefix}logging.digest_s", config.logging.digest_s, 0)

@@ -75,6 +75,7 @@ class ImageServer:
         if file.redirect:
             handler.send_response(302)
             handler.send_header("Location", file.redirect)
+            handler.send_header("Connection", "close")  # it is closed, and a client that is not told sends into it
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return

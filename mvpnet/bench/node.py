@@ -29,6 +29,7 @@ _END = b"end"
 
 Order = Mapping[str, Any]
 Answer = dict[str, Any]
+_GUEST_ENDED: Answer = {"failed": "the bench's guest has ended"}
 
 
 class Node:
@@ -157,6 +158,8 @@ class Node:
         else:
             try:
                 self._control.send(payload)
+            except ConnectionError:
+                self._answer(_GUEST_ENDED)
             except OSError as error:
                 self._answer({"failed": f"the bench's guest cannot be told what to do: {error.strerror}"})
 
@@ -169,7 +172,7 @@ class Node:
             self._answer(json.loads(answer) | self._facts())
         else:
             self._loop.unwatch(self._control.fileno())
-            self._answer({"failed": "the bench's guest has ended"})
+            self._answer(_GUEST_ENDED)
 
     def _answer(self, answer: Answer) -> None:
         self.pump.send_control(0, json.dumps({"answer": answer}).encode())
