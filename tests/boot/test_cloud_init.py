@@ -94,6 +94,7 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         f"image.initrd={built.initrd}",
         f'image.kernel_args="{debian.KERNEL_COMMAND_LINE}"',
         "cloud_init=default",
+        "boot.wait_for=cloud_init",  # a new instance: cloud-init restarts sshd once more after its first banner
         "job.name=second",
         "hydra.run.dir=run2",
     )
