@@ -28,6 +28,8 @@ _LOOK_EVERY_S: Final = 1e-3  # at descriptors and timers, while the worker is bu
 _SHORT_SLEEPS: Final = 3  # so many in a row, and spinning pays
 _BULK_LASTS_S: Final = 2e-3  # traffic is called bulk for so long after the last turn that moved so much:
 _BULK_BYTES: Final = 16 * 1024
+_WORTH_A_NAP_BYTES: Final = 256 * 1024  # less than this between two naps: the next is twice as long,
+_LONGEST_NAP: Final = 4  # up to so many times gather_s
 
 Callback = Callable[[], object]
 
@@ -84,7 +86,8 @@ class Loop:
 
     def __init__(self, *, spin_s: float = 0.0, max_spin_s: float = 0.0, gather_s: float = 0.0) -> None:
         """Under dense traffic sleep after `spin_s` to `max_spin_s` without work, else at once; under bulk traffic for
-        `gather_s` at a time, after twice as long without work. 0 for `gather_s`: never."""
+        `gather_s` at a time, or up to four times that where little gathers, after 2 x `gather_s` without work. 0 for
+        `gather_s`: never."""
         self.worker: Worker | None = None
         self._spin_s = spin_s
         self._window_s = 0.0
@@ -139,7 +142,8 @@ class Loop:
     def _work(self, worker: Worker) -> None:
         """Run as long as this is the worker."""
         turn, clock, sched_yield = worker.turn, time.monotonic, os.sched_yield
-        gather_s = self._gather_s
+        gather_s = nap_s = self._gather_s
+        gathered = 0  # bytes, since the last nap
         self._busy_at_s = clock()
         look_at = self._busy_at_s
         bulk_until = 0.0
@@ -151,13 +155,16 @@ class Loop:
             moved = turn(now)
             if moved:
                 self._busy_at_s = now
+                gathered += moved
                 if moved >= _BULK_BYTES:
                     bulk_until = now + _BULK_LASTS_S
                 elif self._window_s:
                     sched_yield()  # the guest may want this core
             elif now - self._busy_at_s <= self._window_s:
                 if now < bulk_until and gather_s and now - self._busy_at_s > 2 * gather_s:
-                    time.sleep(gather_s)
+                    nap_s = gather_s if gathered >= _WORTH_A_NAP_BYTES else min(2 * nap_s, _LONGEST_NAP * gather_s)
+                    gathered = 0
+                    time.sleep(nap_s)
                 else:
                     sched_yield()
             elif not self._stopping:
