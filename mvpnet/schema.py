@@ -207,7 +207,7 @@ class Net:
     patience_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
     spin_us: int = 500  # look for work without sleeping for so long after the last
     max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
-    gather_us: int = 50  # under bulk traffic, sleep for so long, or up to 4 x where little comes, when nothing came for 2 x as long; 0: never
+    gather_us: int = 50  # under bulk traffic, sleep so long (up to 4 x) when nothing came for 2 x as long; 0: never
     nap_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
 
 
