@@ -20,6 +20,7 @@ from support import RunningJob
 pytestmark = pytest.mark.timeout(900)
 
 COMMON = ["image.user=alice", "vm.accel=tcg", "vm.memory=512M", "boot.timeout_s=400", "net.mtu=9000"]
+COMMON += ["boot.wait_for=cloud_init"]  # it restarts sshd once after the first banner
 UNTIL_TOLD = 'app.command=["sh","-c","while [ ! -e finish ]; do sleep 0.2; done; exit 3"]'
 
 OPTION = """
@@ -94,7 +95,6 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         f"image.initrd={built.initrd}",
         f'image.kernel_args="{debian.KERNEL_COMMAND_LINE}"',
         "cloud_init=default",
-        "boot.wait_for=cloud_init",  # a new instance: cloud-init restarts sshd once more after its first banner
         "job.name=second",
         "hydra.run.dir=run2",
     )
@@ -110,7 +110,7 @@ def with_repository(folder: Path, only_this: str, package: str) -> list[str]:
     option.write_text(yaml_text({"defaults": ["schema"], "seed": "make", "packages": [package]}))
     with option.open("a") as file:
         file.write(yaml_text({"user_data": {"bootcmd": [only_this]}}))
-    return [*COMMON, "image=debian12-built", "cloud_init=packages", "boot.wait_for=cloud_init", "hydra.run.dir=run"]
+    return [*COMMON, "image=debian12-built", "cloud_init=packages", "hydra.run.dir=run"]
 
 
 def test_a_package_is_installed_from_inside_before_a_guest_counts_as_up(start_mvpnet, tmp_path: Path) -> None:
