@@ -108,8 +108,7 @@ def report(output: Path | None, run: Path) -> None:
     """
     from mvpnet.experiment import report as pages
     from mvpnet.experiment.archive import is_archive
-    from mvpnet.experiment.runfolder import jobs_of_sweep
-    from mvpnet.paths import RunFolder
+    from mvpnet.paths import RunFolder, jobs_of_sweep
 
     folder = RunFolder(run)
     if is_archive(run) and output is None:

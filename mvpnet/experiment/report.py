@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.experiment.runfolder import Run, jobs_of_sweep, open_run
+from mvpnet.experiment.runfolder import Run, open_run
+from mvpnet.paths import jobs_of_sweep
 from mvpnet.spec import parse_size
 
 if TYPE_CHECKING:

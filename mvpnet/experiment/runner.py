@@ -358,7 +358,7 @@ class _StepRun:
             self._outputs[rank] = output
             if rank is None:
                 ended = partial(self._program_ended, rank)
-                self._under_way[rank] = self._programs.start(argv, environment, output.take, ended)
+                self._under_way[rank] = self._programs.start(argv, environment, output.take, ended, guarded=True)
             else:
                 self._start_over_ssh(rank, argv, output, time.monotonic() + _LOGIN_WITHIN_S)
         except MvpnetError as error:
