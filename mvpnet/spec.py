@@ -45,7 +45,7 @@ def parse_size(text: str, key: str, *, bare: str = "") -> int:
 
 @dataclass(frozen=True)
 class RankSet:
-    """Some ranks of a world, as written: comma-separated numbers, ranges a-b, and all, even, odd, last."""
+    """Some ranks of a world, as written: comma-separated numbers, ranges a-b and a-, and all, even, odd, last."""
 
     text: str
     ranges: tuple[tuple[int, int], ...]
@@ -61,15 +61,16 @@ class RankSet:
         for part in (piece.strip() for piece in text.split(",")):
             if part in cls.WORDS:
                 words.add(part)
-            elif match := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part):
-                first, last = int(match[1]), int(match[2] or match[1])
+            elif match := re.fullmatch(r"([0-9]+)(-([0-9]+)?)?", part):
+                first = int(match[1])
+                last = int(match[3]) if match[3] else MAX_WORLD_SIZE - 1 if match[2] else first
                 if last < first:
                     raise RankSetError(f"{key}: {part!r} runs backwards in rank set {text!r}")
                 ranges.append((first, last))
             else:
                 raise RankSetError(
                     f"{key}: {part!r} is no rank in rank set {text!r}",
-                    hint="a rank set is numbers, ranges and words joined by commas: 0,3,7-9 or even, odd, last, all",
+                    hint="a rank set is numbers, ranges and words joined by commas: 0,3,7-9,20- or even, odd, last, all",
                 )
         return cls(text, tuple(ranges), frozenset(words))
 
