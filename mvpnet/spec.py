@@ -70,7 +70,7 @@ class RankSet:
             else:
                 raise RankSetError(
                     f"{key}: {part!r} is no rank in rank set {text!r}",
-                    hint="a rank set is numbers, ranges and words joined by commas: 0,3,7-9,20- or even, odd, last, all",
+                    hint="a rank set is numbers, ranges and words, commas between: 0,3,7-9,20- or even, odd, last, all",
                 )
         return cls(text, tuple(ranges), frozenset(words))
 
