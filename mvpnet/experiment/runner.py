@@ -18,9 +18,9 @@ from mvpnet.experiment import shell
 from mvpnet.experiment.app import Step
 from mvpnet.experiment.metrics import Metrics
 from mvpnet.experiment.output import BehindMark, OutputLog
-from mvpnet.experiment.program import Program, Programs
 from mvpnet.loop import Loop
 from mvpnet.paths import RunFolder
+from mvpnet.program import Program, Programs
 from mvpnet.schema import AppKind
 
 TIMED_OUT = 124  # as timeout(1)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from mvpnet.errors import HostError
 from mvpnet.loop import Loop
@@ -124,7 +125,9 @@ class Program:
 
 
 class Programs:
-    """All programs that one loop watches."""
+    """Programs that one loop watches, of one purpose. Their ends are told by SIGCHLD, which all of these share."""
+
+    _at_work: ClassVar[set[Programs]] = set()
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -146,7 +149,8 @@ class Programs:
         Raises HostError when it cannot be started.
         """
         # SIGCHLD and not a pidfd: kernels before 5.3, as on RHEL 8, have none
-        signal.signal(signal.SIGCHLD, lambda *_: self._loop.call_later(0.0, self._look))
+        Programs._at_work.add(self)
+        signal.signal(signal.SIGCHLD, lambda *_: Programs._look_all())
         try:
             process = subprocess.Popen(
                 argv,
@@ -171,10 +175,17 @@ class Programs:
         self._programs.remove(program)
 
     def close(self) -> None:
-        """Leave nothing running."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        """Leave nothing running; `start` may follow all the same."""
+        Programs._at_work.discard(self)
+        if not Programs._at_work:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while self._programs:
             self._programs.pop().close()
+
+    @classmethod
+    def _look_all(cls) -> None:
+        for programs in cls._at_work:
+            programs._loop.call_later(0.0, programs._look)
 
     def _look(self) -> None:
         for program in list(self._programs):
