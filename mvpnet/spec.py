@@ -175,18 +175,21 @@ class JobSpec:
         )
 
     def warnings(self) -> list[str]:
-        """What was asked for and has no effect."""
-        empty = [
+        """What was asked for and has no effect, or is too little."""
+        found = [
             f"ranks.{o.name}.on: no rank of this world of {self.world_size} is in {o.on.text!r}; nothing is overridden"
             for o in self.overrides
             if o.on.is_empty_in(self.world_size)
         ]
         seed_keys = ", ".join(_changed_keys(self.config.cloud_init, CloudInit(), apart=("path", "seed", "validate")))
         if seed_keys and not any(self.for_rank(rank).makes_seed for rank in range(self.world_size)):
-            empty.append(
+            found.append(
                 f"cloud_init: mvpnet makes no guest a seed that {seed_keys} could go into; see cloud_init.seed"
             )
-        return empty
+        least = self.config.recipe.ranks
+        if least and self.world_size < least:
+            found.append(f"this recipe is made for {least} ranks, and there are {self.world_size}: mpirun -n {least}")
+        return found
 
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""

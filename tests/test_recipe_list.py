@@ -63,6 +63,8 @@ def test_the_shell_takes_every_shipped_script(script: Path) -> None:
 def test_nfs_measures_in_all_guests_but_the_server() -> None:
     serve, measure = steps_of(compose.compose(["recipe=nfs"], 4).config.app)
     assert (serve.ranks(4), measure.ranks(4)) == ([0], [1, 2, 3])
+    more = steps_of(compose.compose(["recipe=nfs", "app.steps.measure.script.2=128"], 4).config.app)[1]
+    assert (measure.argv[1:], more.argv[1:]) == (("100", "32"), ("100", "128"))
     with pytest.raises(ConfigError, match=r"app\.steps\.measure\.on: no rank of this world of 1"):
         check_steps([serve, measure], 1)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.schema import Config, Image, ImageUse, Job, Logging, Net, Sweep, Vm
+from mvpnet.schema import Config, Image, ImageUse, Job, Logging, Net, Recipe, Sweep, Vm
 from mvpnet.spec import MAX_WORLD_SIZE, JobSpec, Override, RankSet, changed, check_job, parse_size, plain
 
 
@@ -107,6 +107,12 @@ def test_an_override_changes_nothing_but_what_it_names(rank: int, memory: str) -
         expected = memory if other == rank else Vm().memory
         assert spec.for_rank(other).vm == Vm(memory=expected)
         assert spec.for_rank(other).image == Image()
+
+
+def test_a_recipe_for_more_ranks_than_there_are_is_a_warning() -> None:
+    assert job(2, recipe=Recipe(ranks=2)).warnings() == []
+    [warning] = job(1, recipe=Recipe(ranks=2)).warnings()
+    assert "made for 2 ranks, and there are 1: mpirun -n 2" in warning
 
 
 def test_an_override_that_no_rank_is_in_is_a_warning() -> None:

@@ -187,8 +187,9 @@ def resumed(argv: Sequence[str]) -> list[str]:
         found = json.loads((path / "results.json").read_bytes())
         before = [str(word) for word in found["argv"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = "there is no results.json in it" if isinstance(error, FileNotFoundError) else error
         raise ConfigError(
-            f"sweep.resume: {folder} holds no sweep: {error}", hint="name the folder that has the jobs' folders 0, 1, …"
+            f"sweep.resume: {folder} holds no sweep: {why}", hint="name the folder that has the jobs' folders 0, 1, …"
         ) from None
     rest = [word for word in argv if not word.startswith("sweep.resume=") and word not in ("-m", "--multirun")]
     quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
