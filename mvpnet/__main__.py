@@ -80,6 +80,7 @@ def launch(
 def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
     from mvpnet import compose, job
+    from mvpnet.experiment.result import jobs_ran
 
     def run_job(spec: JobSpec) -> int:
         try:
@@ -100,8 +101,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
         codes = [tell(error)]
     code = _worst(codes + codes_of_stopped)
     if len(codes) > 1:
-        failed = sum(1 for one in codes if one)
-        logs.put(sys.stderr, f"mvpnet: {len(codes)} jobs ran, {failed} of them failed\n".encode())
+        logs.put(sys.stderr, f"mvpnet: {jobs_ran(len(codes), sum(1 for one in codes if one))}\n".encode())
     world.broadcast(code)
     return code
 

@@ -68,12 +68,14 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
     Descriptors, and ports that turn out to be taken, may differ when the job is run.
     """
     from mvpnet import compose
+    from mvpnet.experiment.app import check_steps, steps_of
     from mvpnet.guest.argv import shell_text
     from mvpnet.guest.drives import check_shared_writes
     from mvpnet.guest.store import planned as with_stored_image
     from mvpnet.rank import with_built_disk
 
     job = compose.compose(list(overrides), ranks, config_dir)
+    check_steps(steps_of(job.config.app), job.world_size)
     specs = [with_built_disk(job.for_rank(rank)) for rank in range(job.world_size)]
     check_shared_writes([with_stored_image(spec) for spec in specs])
     check_planned_seeds(specs)

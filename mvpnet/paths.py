@@ -81,6 +81,12 @@ class RunFolder:
         return base / f"rank-{rank:04d}"
 
 
+def jobs_of_sweep(root: Path) -> list[Path]:
+    """The run folders of a sweep's jobs, in their order; none where it is no sweep."""
+    folders = [path.parent for path in root.glob("*/job.json")]
+    return sorted(folders, key=lambda path: (not path.name.isdecimal(), path.name.zfill(12)))
+
+
 @dataclass(frozen=True)
 class RankLogs:
     """The logs of one rank."""

@@ -78,7 +78,11 @@ def diff(sections: tuple[str, ...], as_json: bool, first: Path, second: Path) ->
 
 @click.command()
 @click.option(
-    "-o", "--output", type=_RUN, metavar="FILE", help="default NAME.tar.gz, after the run folder; or .tar.zst"
+    "-o",
+    "--output",
+    type=_RUN,
+    metavar="FILE",
+    help="default NAME.tar.gz, after the run folder, or SWEEP-NUMBER.tar.gz; or .tar.zst",
 )
 @click.argument("run", metavar="RUN", type=_RUN)
 def export(output: Path | None, run: Path) -> None:
@@ -90,10 +94,15 @@ def export(output: Path | None, run: Path) -> None:
     from mvpnet.experiment.runfolder import open_run
 
     old = open_run(run)
-    target = output or Path(f"{run.resolve().name}.tar.gz")
+    target = output or Path(default_name(run.resolve()))
     for line in pack(old, target):
         click.echo(f"warning: left out: {line}", err=True)
     click.echo(target)
+
+
+def default_name(run: Path) -> str:
+    """The archive's name: after the run folder; a sweep's job, whose folder is but a number, after the sweep too."""
+    return f"{run.parent.name}-{run.name}.tar.gz" if run.name.isdecimal() else f"{run.name}.tar.gz"
 
 
 @click.command()
@@ -108,8 +117,7 @@ def report(output: Path | None, run: Path) -> None:
     """
     from mvpnet.experiment import report as pages
     from mvpnet.experiment.archive import is_archive
-    from mvpnet.experiment.runfolder import jobs_of_sweep
-    from mvpnet.paths import RunFolder
+    from mvpnet.paths import RunFolder, jobs_of_sweep
 
     folder = RunFolder(run)
     if is_archive(run) and output is None:

@@ -45,7 +45,7 @@ def parse_size(text: str, key: str, *, bare: str = "") -> int:
 
 @dataclass(frozen=True)
 class RankSet:
-    """Some ranks of a world, as written: comma-separated numbers, ranges a-b, and all, even, odd, last."""
+    """Some ranks of a world, as written: comma-separated numbers, ranges a-b and a-, and all, even, odd, last."""
 
     text: str
     ranges: tuple[tuple[int, int], ...]
@@ -61,15 +61,16 @@ class RankSet:
         for part in (piece.strip() for piece in text.split(",")):
             if part in cls.WORDS:
                 words.add(part)
-            elif match := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part):
-                first, last = int(match[1]), int(match[2] or match[1])
+            elif match := re.fullmatch(r"([0-9]+)(-([0-9]+)?)?", part):
+                first = int(match[1])
+                last = int(match[3]) if match[3] else MAX_WORLD_SIZE - 1 if match[2] else first
                 if last < first:
                     raise RankSetError(f"{key}: {part!r} runs backwards in rank set {text!r}")
                 ranges.append((first, last))
             else:
                 raise RankSetError(
                     f"{key}: {part!r} is no rank in rank set {text!r}",
-                    hint="a rank set is numbers, ranges and words joined by commas: 0,3,7-9 or even, odd, last, all",
+                    hint="a rank set is numbers, ranges and words, commas between: 0,3,7-9,20- or even, odd, last, all",
                 )
         return cls(text, tuple(ranges), frozenset(words))
 
@@ -174,18 +175,21 @@ class JobSpec:
         )
 
     def warnings(self) -> list[str]:
-        """What was asked for and has no effect."""
-        empty = [
+        """What was asked for and has no effect, or is too little."""
+        found = [
             f"ranks.{o.name}.on: no rank of this world of {self.world_size} is in {o.on.text!r}; nothing is overridden"
             for o in self.overrides
             if o.on.is_empty_in(self.world_size)
         ]
         seed_keys = ", ".join(_changed_keys(self.config.cloud_init, CloudInit(), apart=("path", "seed", "validate")))
         if seed_keys and not any(self.for_rank(rank).makes_seed for rank in range(self.world_size)):
-            empty.append(
+            found.append(
                 f"cloud_init: mvpnet makes no guest a seed that {seed_keys} could go into; see cloud_init.seed"
             )
-        return empty
+        least = self.config.recipe.ranks
+        if least and self.world_size < least:
+            found.append(f"this recipe is made for {least} ranks, and there are {self.world_size}: mpirun -n {least}")
+        return found
 
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""

@@ -48,6 +48,7 @@ def test_plan_as_text(tmp_path: Path) -> None:
         (["plan", "vm.cpos=2"], "vm.cpos"),
         (["plan", "-n", "many"], "many"),
         (["plan", "image=file"], "image.path"),
+        (["plan", "-n", "1", "recipe=nfs"], "app.steps.measure.on: no rank of this world of 1"),
         (["plan", "--jsn"], "--json"),
         (["plann"], "Did you mean 'plan'"),
     ],

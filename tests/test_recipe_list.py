@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mvpnet import cli, compose, recipe_cli
 from mvpnet.errors import ConfigError
+from mvpnet.experiment.app import check_steps, steps_of
 from mvpnet.schema import Proof
 
 SHIPPED = sorted(path.stem for path in (compose.conf_folder() / "recipe").glob("*.yaml"))
@@ -43,6 +46,27 @@ def test_every_shipped_recipe_describes_itself(name: str) -> None:
     assert spec.config.recipe == facts
     for word in spec.config.app.command or []:
         assert "/recipe/" not in str(word) or Path(word).is_file()
+    check_steps(steps_of(spec.config.app), facts.ranks)
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted((compose.conf_folder() / "recipe").glob("*/*.sh")),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_the_shell_takes_every_shipped_script(script: Path) -> None:
+    done = subprocess.run(["sh", "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.access(script, os.X_OK)
+
+
+def test_nfs_measures_in_all_guests_but_the_server() -> None:
+    serve, measure = steps_of(compose.compose(["recipe=nfs"], 4).config.app)
+    assert (serve.ranks(4), measure.ranks(4)) == ([0], [1, 2, 3])
+    more = steps_of(compose.compose(["recipe=nfs", "app.steps.measure.script.2=128"], 4).config.app)[1]
+    assert (measure.argv[1:], more.argv[1:]) == (("100", "32"), ("100", "128"))
+    with pytest.raises(ConfigError, match=r"app\.steps\.measure\.on: no rank of this world of 1"):
+        check_steps([serve, measure], 1)
 
 
 def test_what_a_recipe_says_of_itself_does_not_change_the_experiment() -> None:

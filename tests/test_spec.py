@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.schema import Config, Image, ImageUse, Job, Logging, Net, Sweep, Vm
+from mvpnet.schema import Config, Image, ImageUse, Job, Logging, Net, Recipe, Sweep, Vm
 from mvpnet.spec import MAX_WORLD_SIZE, JobSpec, Override, RankSet, changed, check_job, parse_size, plain
 
 
@@ -63,6 +63,8 @@ def test_the_words(world_size: int) -> None:
     assert held("odd") == list(range(1, world_size, 2))
     assert held("last") == [world_size - 1]
     assert held("0,last") == sorted({0, world_size - 1})
+    assert held("1-") == list(range(1, world_size))
+    assert RankSet.parse("1-").is_empty_in(world_size) == (world_size == 1)
     for word in ("all", "even", "odd", "last"):
         assert RankSet.parse(word).is_empty_in(world_size) == (not held(word))
 
@@ -77,7 +79,7 @@ def test_any_text_is_a_rank_set_or_is_refused(text: str) -> None:
         assert wanted.is_empty_in(7) == (not any(wanted.holds(rank, 7) for rank in range(7)))
 
 
-@pytest.mark.parametrize("text", ["", "x", "1,", "3-1", "-1", "1--2", "all but 3", "0:1"])
+@pytest.mark.parametrize("text", ["", "x", "1,", "3-1", "-1", "1--2", "1-2-", "-", "all but 3", "0:1"])
 def test_what_is_no_rank_set_is_refused(text: str) -> None:
     with pytest.raises(RankSetError):
         RankSet.parse(text)
@@ -105,6 +107,12 @@ def test_an_override_changes_nothing_but_what_it_names(rank: int, memory: str) -
         expected = memory if other == rank else Vm().memory
         assert spec.for_rank(other).vm == Vm(memory=expected)
         assert spec.for_rank(other).image == Image()
+
+
+def test_a_recipe_for_more_ranks_than_there_are_is_a_warning() -> None:
+    assert job(2, recipe=Recipe(ranks=2)).warnings() == []
+    [warning] = job(1, recipe=Recipe(ranks=2)).warnings()
+    assert "made for 2 ranks, and there are 1: mpirun -n 2" in warning
 
 
 def test_an_override_that_no_rank_is_in_is_a_warning() -> None:

@@ -128,7 +128,8 @@ def test_repeats_make_a_sweep_and_nothing_else_does() -> None:
 def test_what_is_no_sweep_folder_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "results.json").write_text(content)
-    with pytest.raises(ConfigError, match="holds no sweep"):
+    says = "holds no sweep" if content else "holds no sweep: there is no results.json"
+    with pytest.raises(ConfigError, match=says):
         resumed([f"sweep.resume={tmp_path}"])
 
 

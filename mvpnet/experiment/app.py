@@ -63,7 +63,10 @@ def check_steps(steps: list[Step], world_size: int) -> None:
     """Raises ConfigError where a step is for no rank of this world, or a file that it names is not there."""
     for step in steps:
         if step.kind is AppKind.guest and step.on.is_empty_in(world_size):
-            raise ConfigError(f"{step.key}.on: no rank of this world of {world_size} is in {step.on.text!r}")
+            raise ConfigError(
+                f"{step.key}.on: no rank of this world of {world_size} is in {step.on.text!r}",
+                hint="start more ranks (mpirun -n), or name others",
+            )
         for target, source in step.push.items():
             if not source.exists():
                 key = "script" if target == step.executable else "push"

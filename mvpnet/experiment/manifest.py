@@ -23,7 +23,7 @@ from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.experiment import facts
 from mvpnet.experiment.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
 from mvpnet.experiment.result import write_json
-from mvpnet.paths import RunFolder
+from mvpnet.paths import RunFolder, jobs_of_sweep
 from mvpnet.spec import JobSpec, plain
 
 FORMAT = 1
@@ -215,11 +215,9 @@ def read_manifest(run: RunFolder) -> dict[str, Any]:
 def _no_manifest(run: RunFolder) -> MvpnetError:
     if not run.root.is_dir():
         return ManifestError(f"{run.root}: there is no such run folder", hint="run folders are runs/DATE/TIME-JOB")
-    jobs = sorted((path.parent.name for path in run.root.glob("*/job.json")), key=lambda name: (len(name), name))
+    jobs = jobs_of_sweep(run.root)
     if jobs and not run.job_json.exists():
-        return ManifestError(
-            f"{run.root}: is the folder of a sweep", hint=f"name one of its jobs: {run.root / jobs[0]} and so on"
-        )
+        return ManifestError(f"{run.root}: is the folder of a sweep", hint=f"name one of its jobs: {jobs[0]} and so on")
     if run.job_json.exists():
         return ManifestError(
             f"{run.root}: has no manifest.json: the run was killed before it wrote one, or an older mvpnet made it"

@@ -15,12 +15,14 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.experiment.runfolder import Run, jobs_of_sweep, open_run
+from mvpnet.experiment.result import jobs_ran
+from mvpnet.experiment.runfolder import Run, open_run
+from mvpnet.paths import jobs_of_sweep
 from mvpnet.spec import parse_size
 
 if TYPE_CHECKING:
@@ -253,6 +255,15 @@ class Job:
     name: str
     settings: Mapping[str, str]
     run: Run
+    again: str | None = None  # it did not end well, and the job of this name did, which is the same
+
+    @property
+    def failed(self) -> bool:
+        return self.run.verdict["code"] != 0 and not self.again
+
+    @property
+    def how(self) -> str:
+        return str(self.run.verdict["how"]) + (f"; run again as {self.again}" if self.again else "")
 
 
 def of_sweep(root: Path) -> Page:
@@ -265,8 +276,9 @@ def of_sweep(root: Path) -> Page:
         raise ConfigError(f"{root}: no job of the sweep can be read:\n  " + "\n  ".join(broken))
     swept = _swept([job.settings for job in jobs])
     pictures: list[Picture] = []
-    failed = [job for job in jobs if job.run.verdict["code"] != 0]
-    verdict = {"how": f"{len(jobs)} jobs ran, {len(failed)} of them failed", "code": 1 if failed else 0}
+    asked_for = [job for job in jobs if not job.again]
+    failed = sum(job.failed for job in jobs)
+    verdict = {"how": jobs_ran(len(asked_for), failed), "code": 1 if failed else 0}
     sections = [
         _head(f"Sweep {root.resolve().name}", f"over {', '.join(swept) or 'nothing'}", verdict),
         *([_section("Not read", _table(None, [(line,) for line in broken]))] if broken else []),
@@ -290,7 +302,15 @@ def _jobs(root: Path) -> tuple[list[Job], list[str]]:
             continue
         typed = (text.lstrip("+").partition("=") for text in run.manifest.get("typed", []) if "=" in text)
         jobs.append(Job(folder.name, {key: value for key, _, value in typed}, run))
-    return jobs, broken
+    ended_well = {_same(job.run): job.name for job in jobs if job.run.verdict["code"] == 0}
+    return [
+        job if job.run.verdict["code"] == 0 else replace(job, again=ended_well.get(_same(job.run))) for job in jobs
+    ], broken
+
+
+def _same(run: Run) -> tuple[str, Any]:
+    """Equal for jobs that a sweep takes for one, whose later attempt replaces the earlier."""
+    return run.manifest["digest"], run.manifest["spec"].get("repeat")
 
 
 def _swept(settings: Sequence[Mapping[str, str]]) -> list[str]:
@@ -346,7 +366,7 @@ def _job_rows(jobs: Sequence[Job], swept: Sequence[str]) -> Cells:
     for job in jobs:
         metrics = job.run.metrics()
         measured = (_number(metrics[name]) if name in metrics else "-" for name in names)
-        rows.append((job.name, *(job.settings.get(key, "-") for key in swept), job.run.verdict["how"], *measured))
+        rows.append((job.name, *(job.settings.get(key, "-") for key in swept), job.how, *measured))
     return ("job", *swept, "verdict", *names), rows
 
 

@@ -51,3 +51,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+
+
+def jobs_ran(number: int, failed: int) -> str:
+    """How several jobs ended, in words."""
+    return f"{number} jobs ran, {f'{failed} of them failed' if failed else 'all ended well'}"

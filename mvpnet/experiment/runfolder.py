@@ -99,9 +99,3 @@ def samples(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return found
-
-
-def jobs_of_sweep(root: Path) -> list[Path]:
-    """The run folders of a sweep's jobs, in their order; none where it is no sweep."""
-    folders = [path.parent for path in root.glob("*/job.json")]
-    return sorted(folders, key=lambda path: (not path.name.isdecimal(), path.name.zfill(12)))

@@ -18,9 +18,9 @@ from mvpnet.experiment import shell
 from mvpnet.experiment.app import Step
 from mvpnet.experiment.metrics import Metrics
 from mvpnet.experiment.output import BehindMark, OutputLog
-from mvpnet.experiment.program import Program, Programs
 from mvpnet.loop import Loop
 from mvpnet.paths import RunFolder
+from mvpnet.program import Program, Programs
 from mvpnet.schema import AppKind
 
 TIMED_OUT = 124  # as timeout(1)
@@ -358,7 +358,7 @@ class _StepRun:
             self._outputs[rank] = output
             if rank is None:
                 ended = partial(self._program_ended, rank)
-                self._under_way[rank] = self._programs.start(argv, environment, output.take, ended)
+                self._under_way[rank] = self._programs.start(argv, environment, output.take, ended, guarded=True)
             else:
                 self._start_over_ssh(rank, argv, output, time.monotonic() + _LOGIN_WITHIN_S)
         except MvpnetError as error:

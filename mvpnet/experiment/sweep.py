@@ -76,7 +76,7 @@ class Sweep:
                 f"hydra.sweep.dir: {folder} holds another sweep",
                 hint="name a new folder, or sweep.resume=FOLDER to run what is missing there",
             )
-        self.folder = folder
+        is_first, self.folder = self.folder is None, folder
         added = list(jobs)
         ended = {(result.get("digest"), result.get("repeat")): (path, result) for path, result in results_in(folder)}
         for job in added:
@@ -87,6 +87,8 @@ class Sweep:
         if self.resuming:
             ready = sum(job.done for job in added)
             say(f"sweep: {ready} of {len(added)} jobs are done already in {folder}")
+        elif is_first:
+            say(f"sweep: {len(added)} jobs in {folder}; should it be cut short, sweep.resume={folder} runs the rest")
         self._write()
         return added
 
@@ -113,7 +115,7 @@ class Sweep:
         """The table of all jobs, on standard output."""
         if self.jobs and self.folder:
             put(sys.stdout, table(self.jobs).encode())
-            say(f"sweep: results.csv and results.json are in {self.folder}")
+            say(f"sweep: results.csv and results.json are in {self.folder}; mvpnet report {self.folder} draws them")
 
     def _progress(self, job: SweepJob) -> str:
         """`sweep: job 3 of 12 (vm.memory=1G, net=dgram), about 4 min left`."""
@@ -185,8 +187,9 @@ def resumed(argv: Sequence[str]) -> list[str]:
         found = json.loads((path / "results.json").read_bytes())
         before = [str(word) for word in found["argv"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = "there is no results.json in it" if isinstance(error, FileNotFoundError) else error
         raise ConfigError(
-            f"sweep.resume: {folder} holds no sweep: {error}", hint="name the folder that has the jobs' folders 0, 1, …"
+            f"sweep.resume: {folder} holds no sweep: {why}", hint="name the folder that has the jobs' folders 0, 1, …"
         ) from None
     rest = [word for word in argv if not word.startswith("sweep.resume=") and word not in ("-m", "--multirun")]
     quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")

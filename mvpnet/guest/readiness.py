@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 
+from mvpnet.errors import HostError
 from mvpnet.loop import Loop, Timer
-from mvpnet.signals import die_with_parent
+from mvpnet.program import Program, Programs
 
 FIRST_PAUSE_S = 1.0  # between two tries
 LAST_PAUSE_S = 8.0
 PAUSE_GROWTH = 1.5
-_REAP_LOOK_S = 0.02  # a process closes its pipes a little before it can be waited for
 _OUTPUT_BYTES = 65536  # kept of one try
 _REASON_CHARACTERS = 600
 _LOG = "/var/log/cloud-init-output.log"
@@ -124,62 +121,29 @@ class Readiness:
         self._on_answer = on_answer
         self._pause_s = FIRST_PAUSE_S
         self._timer: Timer | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._programs = Programs(loop)
+        self._program: Program | None = None
         self._output = b""
 
     def start(self) -> None:
         self._output = b""
         try:
-            self._process = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                start_new_session=True,
-                preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-            )
-        except OSError as error:
-            self._on_answer(Answer(False, f"{self._argv[0]} cannot be run: {error.strerror}"))
-            return
-        os.set_blocking(self._pipe, False)
-        self._loop.watch(self._pipe, self._read)
+            self._program = self._programs.start(self._argv, os.environ, self._keep, self._told)
+        except HostError as error:
+            self._on_answer(Answer(False, str(error)))
 
     def cancel(self) -> None:
         """Ask no more; nothing is reported any more."""
         if self._timer:
             self._timer.cancel()
-        if self._process:
-            self._loop.unwatch(self._pipe)
-            self._process.kill()
-            self._end_of(self._process)
+        self._programs.close()
 
-    @property
-    def _pipe(self) -> int:
-        assert self._process and self._process.stdout
-        return self._process.stdout.fileno()
-
-    def _read(self) -> None:
-        with suppress(BlockingIOError):
-            while data := os.read(self._pipe, 65536):
-                self._output = (self._output + data)[-_OUTPUT_BYTES:]
-            self._loop.unwatch(self._pipe)
-            self._reap()
-
-    def _reap(self) -> None:
-        assert self._process
-        if self._process.poll() is None:
-            self._timer = self._loop.call_later(_REAP_LOOK_S, self._reap)
-            return
-        self._told(self._end_of(self._process))
-
-    def _end_of(self, process: subprocess.Popen[bytes]) -> int:
-        assert process.stdout
-        process.stdout.close()
-        self._process = None
-        return process.wait()
+    def _keep(self, output: bytes) -> None:
+        self._output = (self._output + output)[-_OUTPUT_BYTES:]
 
     def _told(self, code: int) -> None:
+        assert self._program
+        self._programs.forget(self._program)
         output = self._output.decode(errors="replace").strip()
         logger.debug("asked for cloud-init's status ({}): {}", code, output)
         told = answer(code, output)

@@ -101,7 +101,7 @@ def test_a_sweep_is_drawn_against_what_was_swept(tmp_path: Path) -> None:
     for memory in ("512M", "1G", "2G"):
         for kind in ("stream", "dgram"):
             for repeat in range(2):
-                spec = replace(job(tmp_path), typed=(f"vm.memory={memory}", f"net={kind}", "vm.cpus=1"))
+                spec = replace(job(tmp_path), typed=(f"vm.memory={memory}", f"net={kind}", "vm.cpus=1"), repeat=number)
                 mbits = 100.0 * number + repeat
                 make_run(tmp_path / "sweep" / str(number), spec, metrics={"mbits": mbits}, code=number == 3)
                 number += 1
@@ -114,6 +114,16 @@ def test_a_sweep_is_drawn_against_what_was_swept(tmp_path: Path) -> None:
     text = path.read_text()
     assert "over vm.memory, net<" in text and "11 jobs ran, 1 of them failed" in text
     assert "mbits against vm.memory" in text and "vm.cpus=1" in text
+
+
+def test_a_job_that_was_run_again_does_not_count_as_failed(tmp_path: Path) -> None:
+    spec = replace(job(tmp_path), typed=("net=stream",))
+    make_run(tmp_path / "sweep/0", spec, ended=False)
+    make_run(tmp_path / "sweep/1", replace(spec, repeat=2), metrics={"mbits": 1.0}, code=3)
+    make_run(tmp_path / "sweep/2", spec, metrics={"mbits": 2.0})
+    body = report.of_sweep(tmp_path / "sweep").body
+    assert "2 jobs ran, 1 of them failed" in body
+    assert body.count("run again as") == 1 and "killed; run again as 2" in body
 
 
 def test_words_are_swept_too_and_measuring_nothing_is_no_error(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from experiment.runs import add_traffic, make_run
 from mvpnet.errors import ConfigError
-from mvpnet.experiment.runfolder import jobs_of_sweep, open_run
-from mvpnet.paths import RankLogs
+from mvpnet.experiment.runfolder import open_run
+from mvpnet.paths import RankLogs, jobs_of_sweep
 
 
 def test_a_run_with_all_that_it_left(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_a_rank_that_is_killed_during_the_boot(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("victim", ["rank 0", "mpiexec"])
-def test_a_kill_ends_the_app_too(bench: Bench, victim: str) -> None:
-    job = bench.up('app.command=[sh,-c,"echo ready; exec sleep 300"]')
+def test_a_kill_ends_the_app_too_and_what_it_started(bench: Bench, victim: str) -> None:
+    job = bench.up('app.command=[sh,-c,"sleep 300 & echo ready; sleep 300"]')
     app_is_ready(job)
     os.kill(job.process.pid if victim == "mpiexec" else pid_of_rank(job, 0), signal.SIGKILL)
     assert job.finish(60).code != 0

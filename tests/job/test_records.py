@@ -291,6 +291,8 @@ def test_a_sweep_from_its_jobs_to_its_report(bench: Bench, again: Any) -> None:
     measure = 'app.command=["sh","-c","echo metric mbits 1.5; echo metric ms 2"]'
     job, end = bench.run("-m", "vm.cpus=1,2", "sweep.repeat=2", measure, "hydra.sweep.dir=sweep")
     assert end.code == 0, end
+    assert f"sweep: 4 jobs in {job.cwd}/sweep; should it be cut short, sweep.resume={job.cwd}/sweep " in end.stderr
+    assert f"mvpnet report {job.cwd}/sweep draws them" in end.stderr and "4 jobs ran, all ended well" in end.stderr
     _, end = again("sweep")
     assert end.code == 2 and "folder of a sweep" in end.stderr, end
     _, end = again("sweep/1", "--run-dir", "second")
@@ -298,9 +300,10 @@ def test_a_sweep_from_its_jobs_to_its_report(bench: Bench, again: Any) -> None:
     assert manifest(job.cwd / "second")["digest"] == manifest(job.cwd / "sweep/1")["digest"]
     done = verb(job.cwd, "diff", "--json", "sweep/0", "sweep/1")
     assert [one["key"] for one in json.loads(done.stdout)] == ["config.vm.cpus"], done
+    assert verb(job.cwd, "export", "sweep/1").stdout == "sweep-1.tar.gz\n"
     done = verb(job.cwd, "report", "sweep")
     assert done.returncode == 0 and done.stdout == "sweep/report/report.html\n", done
     text = (job.cwd / "sweep/report/report.html").read_text()
-    assert "4 jobs ran, 0 of them failed" in text and "mbits against vm.cpus" in text
+    assert "4 jobs ran, all ended well" in text and "mbits against vm.cpus" in text
     done = verb(job.cwd, "report", "second")
     assert done.returncode == 0 and "mbits" in (job.cwd / "second/report/report.html").read_text(), done

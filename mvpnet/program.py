@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from mvpnet.errors import HostError
 from mvpnet.loop import Loop
@@ -14,6 +15,17 @@ from mvpnet.signals import die_with_parent
 
 _CHUNK_BYTES = 65536
 _TERM_S = 10.0  # for a program that was asked to stop, before SIGKILL
+
+# Ends a process group when its standard input does: when we are no more, whatever ended us. Usage: sh -c … sh GROUP
+_GUARD = f"""
+cat
+kill -TERM -$1
+for second in $(seq {_TERM_S:.0f}); do
+    sleep 1
+    kill -0 -$1 || exit
+done
+kill -KILL -$1
+"""
 
 Output = Callable[[bytes], object]
 
@@ -33,10 +45,22 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = process
         self._on_output = on_output
         self._on_end = on_end
+        self._guard: subprocess.Popen[bytes] | None = None
         self._output_fd = process.stdout.fileno()
         self.running = True
         os.set_blocking(self._output_fd, False)
         loop.watch(self._output_fd, self._take_output)
+
+    def guard(self) -> None:
+        """From now on what it started ends with it when we are killed; by itself the kernel ends only the program."""
+        assert self._process
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, "sh", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def stop(self) -> None:
         """Ask it and what it started to end; kill them when they do not. `on_end` follows.
@@ -52,6 +76,13 @@ class Program:
     def close(self) -> None:
         """Leave nothing of it running, whatever happened."""
         self._signal(signal.SIGKILL)
+        if self._guard:
+            # before the program is reaped: until then its group's number is no other's
+            os.killpg(self._guard.pid, signal.SIGKILL)
+            self._guard.wait()
+            assert self._guard.stdin
+            self._guard.stdin.close()
+            self._guard = None
         if self._process:
             self._look_no_more()
             if self._process.stdin:
@@ -94,7 +125,9 @@ class Program:
 
 
 class Programs:
-    """All programs that one loop watches."""
+    """Programs that one loop watches, of one purpose. Their ends are told by SIGCHLD, which all of these share."""
+
+    _at_work: ClassVar[set[Programs]] = set()
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -108,13 +141,16 @@ class Programs:
         on_end: Callable[[int], object],
         *,
         with_stdin: bool = False,
+        guarded: bool = False,
     ) -> Program:
         """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it.
 
+        Should we be killed, the program gets a SIGTERM; `guarded` so does all that it started, and then a SIGKILL.
         Raises HostError when it cannot be started.
         """
         # SIGCHLD and not a pidfd: kernels before 5.3, as on RHEL 8, have none
-        signal.signal(signal.SIGCHLD, lambda *_: self._loop.call_later(0.0, self._look))
+        Programs._at_work.add(self)
+        signal.signal(signal.SIGCHLD, lambda *_: Programs._look_all())
         try:
             process = subprocess.Popen(
                 argv,
@@ -129,6 +165,8 @@ class Programs:
             raise HostError(f"cannot run {argv[0]!r}: {error.strerror}") from error
         program = Program(self._loop, process, on_output, on_end)
         self._programs.append(program)
+        if guarded:
+            program.guard()
         return program
 
     def forget(self, program: Program) -> None:
@@ -137,10 +175,17 @@ class Programs:
         self._programs.remove(program)
 
     def close(self) -> None:
-        """Leave nothing running."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        """Leave nothing running; `start` may follow all the same."""
+        Programs._at_work.discard(self)
+        if not Programs._at_work:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while self._programs:
             self._programs.pop().close()
+
+    @classmethod
+    def _look_all(cls) -> None:
+        for programs in cls._at_work:
+            programs._loop.call_later(0.0, programs._look)
 
     def _look(self) -> None:
         for program in list(self._programs):
