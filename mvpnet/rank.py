@@ -16,7 +16,6 @@ from loguru import logger
 
 from mvpnet.access import Door
 from mvpnet.dataplane.link import Link
-from mvpnet.dataplane.pump import open_link
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.guest import debian, host, store, tiny
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
@@ -237,6 +236,8 @@ def socket_paths(spec: RankSpec) -> list[Path]:
 
 def open_rank_link(spec: RankSpec, descriptors: Descriptors) -> tuple[Link, LinkFd | LinkPath]:
     """Our end of the link, and how qemu is told of its own. Raises HostError when a socket cannot be made."""
+    from mvpnet.dataplane.pump import open_link  # loads MPI, which `plan` and `doctor` are to do without
+
     if spec.net.socket is NetSocket.fd:
         link = open_link(spec.rank, spec.world_size, spec.net)
         assert link.qemu_fd is not None

@@ -55,7 +55,10 @@ class Seat:
         return Finding(self.facts.host, (self.rank,), check, level, seen, todo)
 
     def fails(self, check: str, refused: Refusal) -> Finding:
-        return self.finds(check, Level.failure, refused.message, refused.hint)
+        """What a job would be refused for. Messages begin with the key that they are about."""
+        key, colon, _ = refused.message.partition(": ")
+        todo = refused.hint or (f"change {key}, or the host" if colon and " " not in key else None)
+        return self.finds(check, Level.failure, refused.message, todo)
 
 
 def findings(seats: Sequence[Seat]) -> list[Finding]:

@@ -55,19 +55,21 @@ def doctor(
     size = ranks or size
     job = compose.compose(list(overrides), size, config_dir)
     _check_images(job)
-    findings = _looked(launch, job, ranks)
+    for warning in job.warnings():
+        click.echo(f"warning: {warning}", err=True)
+    findings = _looked(launch, job)
     click.echo(json.dumps([plain(one) for one in findings], indent=1) if as_json else text(findings), nl=as_json)
     return HostError.exit_code if any(one.level is Level.failure for one in findings) else 0
 
 
-def _looked(launch: Launch | MpiError, job: JobSpec, ranks: int | None) -> list[Finding]:
+def _looked(launch: Launch | MpiError, job: JobSpec) -> list[Finding]:
     from mvpnet.doctor import survey
 
     if isinstance(launch, MpiError):
-        return survey.alone(job, job.world_size, launch)
-    if launch.world.size == 1:
-        return survey.alone(job, job.world_size)
-    return survey.lead(launch.world, job)
+        return survey.alone(job, launch)
+    findings = survey.alone(job) if launch.world.size == 1 else survey.lead(launch.world, job)
+    launch.signals.check()
+    return findings
 
 
 def _check_images(job: JobSpec) -> None:

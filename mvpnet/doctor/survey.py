@@ -57,18 +57,18 @@ def _own(world: World, job: JobSpec) -> Facts | None:
     return look(job.for_rank(world.rank), world.hosts[world.rank], world.most_ranks_on_one_host(), facts)
 
 
-def alone(job: JobSpec, ranks: int, trouble: MpiError | None = None) -> list[Finding]:
-    """The lines about this host, were the job's first `ranks` all on it; with what keeps MPI from starting."""
+def alone(job: JobSpec, trouble: MpiError | None = None) -> list[Finding]:
+    """The lines about this host, were all of the job's ranks on it; with what keeps MPI from starting."""
     refused = (Exception.__str__(trouble), trouble.hint) if trouble else None
     mpi = MpiFacts(refused=refused) if refused else mpi_facts(os.environ, 1)
-    return findings(list(_seats(job, ranks, mpi)))
+    return findings(list(_seats(job, mpi)))
 
 
-def _seats(job: JobSpec, ranks: int, mpi: MpiFacts) -> Iterator[Seat]:
+def _seats(job: JobSpec, mpi: MpiFacts) -> Iterator[Seat]:
     host = socket.gethostname()
-    for rank in range(ranks):
+    for rank in range(job.world_size):
         spec = job.for_rank(rank)
-        yield Seat(spec, look(spec, host, ranks, mpi), __version__, runs_ssh=rank == 0 and _runs_ssh(job))
+        yield Seat(spec, look(spec, host, job.world_size, mpi), __version__, runs_ssh=rank == 0 and _runs_ssh(job))
 
 
 def _runs_ssh(job: JobSpec) -> bool:

@@ -80,7 +80,7 @@ def control_groups(groups: str, mounts: Sequence[Mount], controller: str) -> lis
     folders: list[Path] = []
     for line in groups.splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and controller not in controllers.split(","):
+        if not path.startswith("/") or (controllers and controller not in controllers.split(",")):
             continue
         mounted = [
             mount
