@@ -16,6 +16,7 @@ from mvpnet.doctor.facts import Demand, Facts, ImageState, Refusal
 from mvpnet.doctor.finding import Finding, Level, merged
 from mvpnet.doctor.resources import resource_findings, size_text
 from mvpnet.errors import HostError
+from mvpnet.guest.host import KvmDevice
 from mvpnet.rank import check_socket_path
 from mvpnet.schema import Accel, WaitFor
 from mvpnet.spec import RankSpec
@@ -107,7 +108,7 @@ def mpi(seat: Seat, first: Seat) -> Finding:
         seen = f"the launcher started {facts.launched_size} ranks, and {loaded} knows of {facts.world_size}"
         todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
         return seat.finds("mpi", Level.failure, seen, todo)
-    if facts.is_foreign:
+    if facts.is_foreign and facts.world_size == 1:
         seen = f"started by {facts.launcher}, and mpi4py's library is {loaded}: each of several ranks would be alone"
         todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
         return seat.finds("mpi", Level.warning, seen, todo)
@@ -165,32 +166,37 @@ def netdev(seat: Seat) -> Finding:
 
 def kvm(seat: Seat) -> Finding:
     """KVM where it is asked for or could be had, and what keeps it."""
-    accel, device = seat.facts.accel, seat.facts.kvm
+    accel = seat.facts.accel
     if isinstance(accel, Refusal):
-        return seat.finds("kvm", Level.failure, accel.message, _kvm_todo(seat) or accel.hint)
+        return seat.finds("kvm", Level.failure, accel.message, _kvm_todo(seat, accel.message))
     chosen, why = accel
     if chosen is Accel.kvm and seat.facts.lacks_virtualization:
         todo = "leave vm.accel at auto: guests that hang as they boot are what usually comes of it"
         return seat.finds("kvm", Level.warning, f"KVM: {why}", todo)
     if chosen is Accel.kvm or seat.spec.vm.accel is Accel.tcg:
         return seat.finds("kvm", Level.ok, f"{chosen.name.upper()}: {why}")
-    shown = device.trouble if device.trouble and device.trouble in why else why
-    return seat.finds("kvm", Level.warning, f"guests are emulated (TCG), which is slow: {shown}", _kvm_todo(seat))
+    return seat.finds("kvm", Level.warning, f"guests are emulated (TCG), which is slow: {why}", _kvm_todo(seat, why))
 
 
-def _kvm_todo(seat: Seat) -> str | None:
+def _kvm_todo(seat: Seat, why: str) -> str:
     device = seat.facts.kvm
-    if device.error == errno.ENOENT:
-        return f"{_KVM_ABSENT}; or vm.accel=tcg"
-    if device.error in (errno.EACCES, errno.EPERM):
+    if device.trouble and device.trouble in why:
+        return f"{_device_todo(device)}; or vm.accel=tcg"
+    if seat.facts.lacks_virtualization:
+        return (
+            "ask for nested virtualization, or take another host; or vm.accel=tcg, or vm.accel=kvm to try all the same"
+        )
+    return "take a host of the machine's architecture; or vm.accel=tcg"
+
+
+def _device_todo(device: KvmDevice) -> str:
+    if device.error == errno.EPERM:
+        return "give the container /dev/kvm (--device /dev/kvm), or ask the administrator of the batch system"
+    if device.error == errno.EACCES:
         if device.in_group or device.mode[4:6] != "rw":
-            return f"ask the administrator to let users open /dev/kvm (it is {device.mode}); or vm.accel=tcg"
-        return f"ask the administrator to put you into the group {device.group}, and log in again; or vm.accel=tcg"
-    if device.error is not None:
-        return f"{_KVM_ABSENT}; or vm.accel=tcg"
-    return (
-        "ask for nested virtualization, or take another host; vm.accel=kvm tries it all the same, vm.accel=tcg does not"
-    )
+            return f"ask the administrator to let its group open /dev/kvm (it is {device.mode})"
+        return f"ask the administrator to put you into the group {device.group}, and log in again"
+    return _KVM_ABSENT
 
 
 # -- the host ----------------------------------------------------------------------------------------------------------

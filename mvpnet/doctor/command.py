@@ -9,13 +9,14 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from mvpnet.bench.command import Launch
 from mvpnet.doctor.finding import Finding, Level
-from mvpnet.errors import ConfigError, HostError, MpiError
+from mvpnet.errors import ConfigError, HostError, ImageError, MpiError
 from mvpnet.spec import plain, runs_of
 from mvpnet.tables import table_text
 
@@ -54,7 +55,7 @@ def doctor(
         )
     size = ranks or size
     job = compose.compose(list(overrides), size, config_dir)
-    _check_images(job)
+    _check_images(job, launch.world.hosts if isinstance(launch, Launch) and ranks is None else ["here"] * size)
     for warning in job.warnings():
         click.echo(f"warning: {warning}", err=True)
     findings = _looked(launch, job)
@@ -72,13 +73,14 @@ def _looked(launch: Launch | MpiError, job: JobSpec) -> list[Finding]:
     return findings
 
 
-def _check_images(job: JobSpec) -> None:
-    """Refuse what no host could do, as a job does. Raises ConfigError, and ImageError for an image of another kind."""
+def _check_images(job: JobSpec, hosts: Sequence[str]) -> None:
+    """Refuse what no host could do, as a job does. Raises ConfigError."""
     from mvpnet.guest.drives import check_shared_writes
     from mvpnet.guest.store import planned
     from mvpnet.rank import with_built_disk
 
-    check_shared_writes([planned(with_built_disk(job.for_rank(rank))) for rank in range(job.world_size)])
+    with suppress(ImageError):  # an image of another architecture: a line of the table
+        check_shared_writes([planned(with_built_disk(job.for_rank(rank))) for rank in range(job.world_size)], hosts)
 
 
 def text(findings: Sequence[Finding]) -> str:
@@ -94,7 +96,7 @@ def text(findings: Sequence[Finding]) -> str:
         host = "" if same_host else one.host
         table.add_row(host, ranks_text(one.ranks), one.check, one.level.value, one.seen, one.todo or "")
     width = max(shutil.get_terminal_size((160, 24)).columns, _NARROWEST)
-    return table_text(table, width=width, no_color=True) + summary(findings)
+    return table_text(table, width=width, color_system=None) + summary(findings)
 
 
 def ranks_text(ranks: Sequence[int]) -> str:

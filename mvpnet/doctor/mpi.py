@@ -11,7 +11,7 @@ from mvpnet.world import launched_size
 
 # What a launcher puts into its ranks' environment, and which libraries are its own.
 _LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "Open MPI"),
+    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "Open MPI|Spectrum"),
     ("MPI_LOCALNRANKS", "Hydra's mpiexec (MPICH, Intel MPI and their kin)", "MPICH|Intel|MVAPICH|CRAY"),
     ("SLURM_PROCID", "Slurm's srun", ""),
     ("PMIX_RANK", "a launcher that speaks PMIx", ""),

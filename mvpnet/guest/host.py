@@ -83,7 +83,9 @@ class KvmDevice:
             return None
         if self.error == errno.ENOENT:
             return "there is no /dev/kvm"
-        if self.error in (errno.EACCES, errno.EPERM) and self.mode:
+        if self.error == errno.EPERM:
+            return "/dev/kvm may not be opened here: a control group forbids it (a container's, a batch system's)"
+        if self.error == errno.EACCES and self.mode:
             member = "is" if self.in_group else "is not"
             return (
                 f"/dev/kvm may not be opened by this user: it is {self.mode} {self.owner} {self.group}, and this user "

@@ -128,42 +128,42 @@ def kvm(asked: Accel, accel: Any, device: KvmDevice, **more: Any) -> tuple[str, 
     return told(checks.kvm(seat(asked={"vm": {"accel": asked}}, accel=accel, kvm=device, **more)))
 
 
+ABSENT = KvmDevice(errno.ENOENT)
 CLOSED = KvmDevice(errno.EACCES, "crw-rw----", "root", "kvm", in_group=False)
+MEMBER = replace(CLOSED, in_group=True, mode="crw-------")
+CAGED = KvmDevice(errno.EPERM, "crw-rw-rw-", "root", "kvm")
+EMPTY = KvmDevice(errno.ENODEV, "crw-rw-rw-", "root", "kvm")
 
 
 @pytest.mark.parametrize(
-    ("asked", "accel", "device", "level", "seen", "todo"),
+    ("device", "seen", "todo"),
     [
-        (Accel.auto, (Accel.kvm, "/dev/kvm opens"), KvmDevice(), "ok", "KVM: /dev/kvm opens", ""),
-        (Accel.tcg, (Accel.tcg, "vm.accel asks"), CLOSED, "ok", "TCG: vm.accel asks", ""),
-        (
-            *(Accel.auto, (Accel.tcg, "there is no /dev/kvm"), KvmDevice(errno.ENOENT)),
-            *("warning", "slow: there is no /dev/kvm", "load kvm_intel"),
-        ),
-        (
-            *(Accel.auto, (Accel.tcg, CLOSED.trouble), CLOSED),
-            *("warning", "it is crw-rw---- root kvm, and this user is not in the group kvm", "into the group kvm"),
-        ),
-        (
-            *(Accel.auto, (Accel.tcg, "…"), replace(CLOSED, in_group=True, mode="crw-------")),
-            *("warning", "slow: …", "let users open /dev/kvm (it is crw-------)"),
-        ),
-        (
-            *(Accel.auto, (Accel.tcg, "…"), KvmDevice(errno.ENODEV, "crw-rw-rw-", "root", "kvm")),
-            *("warning", "slow: …", "load kvm_intel"),
-        ),
-        (
-            *(Accel.auto, (Accel.tcg, "the CPU shows neither vmx nor svm"), KvmDevice()),
-            *("warning", "neither vmx nor svm", "nested virtualization"),
-        ),
-        (
-            *(Accel.kvm, Refusal("vm.accel: kvm cannot be used: there is no /dev/kvm", "…"), KvmDevice(errno.ENOENT)),
-            *("failure", "kvm cannot be used", "or vm.accel=tcg"),
-        ),
+        (ABSENT, "slow: there is no /dev/kvm", "load kvm_intel"),
+        (CLOSED, "it is crw-rw---- root kvm, and this user is not in the group kvm", "put you into the group kvm"),
+        (MEMBER, "this user is in the group kvm", "let its group open /dev/kvm (it is crw-------)"),
+        (CAGED, "a control group forbids it", "--device /dev/kvm"),
+        (EMPTY, "No such device", "load kvm_intel"),
     ],
 )
-def test_kvm(asked: Accel, accel: Any, device: KvmDevice, level: str, seen: str, todo: str) -> None:
-    found = kvm(asked, accel, device)
+def test_what_keeps_kvm(device: KvmDevice, seen: str, todo: str) -> None:
+    found = kvm(Accel.auto, (Accel.tcg, device.trouble), device)
+    assert found[0] == "warning" and seen in found[1] and todo in found[2], found
+    assert found[2].endswith("; or vm.accel=tcg")
+    failed = kvm(Accel.kvm, Refusal(f"vm.accel: kvm cannot be used: {device.trouble}"), device)
+    assert failed[0] == "failure" and seen.removeprefix("slow: ") in failed[1] and todo in failed[2], failed
+
+
+@pytest.mark.parametrize(
+    ("asked", "accel", "lacks", "level", "seen", "todo"),
+    [
+        (Accel.auto, (Accel.kvm, "/dev/kvm opens"), False, "ok", "KVM: /dev/kvm opens", ""),
+        (Accel.tcg, (Accel.tcg, "vm.accel asks"), True, "ok", "TCG: vm.accel asks", ""),
+        (Accel.auto, (Accel.tcg, "the CPU shows neither"), True, "warning", "neither", "nested virtualization"),
+        (Accel.auto, (Accel.tcg, "this host is x86_64 and …"), False, "warning", "this host is", "architecture"),
+    ],
+)
+def test_kvm(asked: Accel, accel: Any, lacks: bool, level: str, seen: str, todo: str) -> None:
+    found = kvm(asked, accel, KvmDevice(), lacks_virtualization=lacks)
     assert found[0] == level and seen in found[1] and todo in found[2], found
 
 

@@ -58,6 +58,7 @@ def test_a_host_that_can(
     assert [path.name for path in tmp_path.iterdir() if path.name != BLANK] == [], "it leaves nothing"
 
 
+@pytest.mark.mpi
 def test_a_table_for_people(run_mvpnet: RunMvpnet, job: list[str]) -> None:
     end = run_mvpnet("doctor", *job, ranks=2)
     assert end.code == 0, end
@@ -94,6 +95,7 @@ def test_an_old_qemu(run_mvpnet: RunMvpnet, job: list[str], short_dir: Path) -> 
         (["job.scratch_dir=" + "x" * 90], "sockets", "job.scratch_dir: the socket path"),
         ([f"job.scratch_dir={BLANK}/below"], "scratch", "job.scratch_dir: cannot make a folder in"),
         (["image.path=nowhere.raw"], "image", "image.path: there is no"),
+        (["image.arch=aarch64", "qemu.binary=qemu-system-x86_64"], "image", "image.arch: the image is for aarch64"),
         (["image.kernel=nowhere"], "image", "image.kernel: there is no file"),
         (["net.tftp_dir=nowhere"], "settings", "net.tftp_dir: "),
         (["net.ssh_port=65535", "vm.cpus=1"], "ssh ports", "no port for ssh is free"),
@@ -157,6 +159,7 @@ def test_more_than_a_disk_has_room_for(run_mvpnet: RunMvpnet, job: list[str], tm
         (2, ["--jsn"], "--json"),
         (2, ["image=nope"], "there is no option 'nope'"),
         (2, ["image.use=direct"], "would be written by rank 0 while rank 1 uses it"),
+        (2, ["image.drives=['blank.raw,mvpctl=c']", "image.copy_dir=copies"], "would be written by rank 0 while rank 1"),
     ],
 )
 def test_mistakes_are_told_once(
@@ -223,6 +226,7 @@ def beside(line: str, *arguments: str) -> list[str]:
     return [*arguments, ":", "-n", "1", *as_if(line), *arguments]
 
 
+@pytest.mark.mpi
 def test_ranks_of_two_versions(run_mvpnet: RunMvpnet, job: list[str]) -> None:
     end = run_mvpnet(*beside("mvpnet.__version__ = '0.0.1'", "doctor", "--json", *job), ranks=1)
     assert end.code == 3, end
@@ -239,6 +243,7 @@ def test_a_job_refuses_ranks_of_two_versions(run_mvpnet: RunMvpnet, job: list[st
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.mpi
 def test_clocks_that_are_apart(run_mvpnet: RunMvpnet, job: list[str]) -> None:
     """A second host whose clock is an hour behind."""
     other = "socket.gethostname = lambda: 'host2'\nnow = time.time\ntime.time = lambda: now() - 3600"

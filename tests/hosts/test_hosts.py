@@ -84,8 +84,8 @@ def test_the_doctor_looks_at_all_hosts(hosts: Hosts, run_mvpnet: RunMvpnet, shor
     options = ["doctor", "--json", f"qemu.binary={STANDIN}", "vm.accel=tcg", f"job.scratch_dir={short_dir}"]
     program = [*hosts.mpiexec, "-n", "4", sys.executable, "-m", "mvpnet"]
     lines = json.loads(run_mvpnet(*options, program=program, ranks=None).stdout)
-    assert {(line["host"], tuple(line["ranks"])) for line in lines if line["check"] == "qemu"} == {
-        *{("host1", (0, 1)), ("host2", (2, 3))}
-    }
-    [clock] = [line for line in lines if line["check"] == "clock" and line["host"] == "host2"]
-    assert clock["level"] == "ok" and "of host1" in clock["seen"] and clock["ranks"] == [2]
+    on = {line["host"]: line["ranks"] for line in lines if line["check"] == "qemu"}
+    assert sorted(on) == ["host1", "host2"] and sorted(on["host1"] + on["host2"]) == [0, 1, 2, 3]
+    clocks = {line["host"]: line for line in lines if line["check"] == "clock"}
+    assert clocks["host2"]["level"] == "ok" and "host1 (±" in clocks["host2"]["seen"]
+    assert clocks["host2"]["ranks"] == on["host2"][:1]
