@@ -1,7 +1,7 @@
 """The program: a verb, or a job. The only place that exits.
 
 mvpnet VERB …                       see `cli`
-mpirun -n 4 mvpnet bench …          this verb all ranks run, and `replay`
+mpirun -n 4 mvpnet bench …          this verb all ranks run, and `replay` and `doctor`
 mpirun -n 4 mvpnet GROUP=OPTION …   a job: rank 0 composes it, all ranks run it
 """
 
@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Callable
 
 from mvpnet import logs
-from mvpnet.errors import MvpnetError
+from mvpnet.errors import MpiError, MvpnetError, SplitWorldError
 from mvpnet.signals import StopSignals, die_with_parent
 from mvpnet.spec import JobSpec
-from mvpnet.world import World, launched_size
+from mvpnet.world import World, launched_rank, launched_size
 
 _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 
@@ -34,6 +34,8 @@ def run(argv: list[str]) -> int:
             return launch(argv, lead_verb, follow_bench)
         if argv[:1] == ["replay"] and not inspecting:
             return launch(argv, lead_verb, follow)
+        if argv[:1] == ["doctor"] and not inspecting:
+            return examine(argv)
         if argv and (argv[0].isidentifier() or argv == ["--version"]):
             from mvpnet import cli
 
@@ -42,7 +44,7 @@ def run(argv: list[str]) -> int:
             return inspect(argv)
         return launch(argv, lead, follow)
     except MvpnetError as error:
-        return tell(error)
+        return error.exit_code if _is_repeated(error) else tell(error)
 
 
 def inspect(argv: list[str]) -> int:
@@ -77,6 +79,16 @@ def launch(
         raise
 
 
+def examine(argv: list[str]) -> int:
+    """`doctor` looks at the ranks' hosts together; without MPI at this one, and says what keeps MPI from starting."""
+    try:
+        return launch(argv, lead_verb, follow_doctor)
+    except MpiError as error:
+        from mvpnet import cli
+
+        return error.exit_code if _is_repeated(error) else cli.run(argv, error)
+
+
 def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
     from mvpnet import compose, job
@@ -96,6 +108,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
 
     codes_of_stopped: list[int] = []
     try:
+        world.refuse_mixed_versions()
         codes = compose.run(argv, world.size, run_job, tell)
     except MvpnetError as error:
         codes = [tell(error)]
@@ -121,11 +134,19 @@ def lead_verb(world: World, signals: StopSignals, argv: list[str]) -> int:
     from mvpnet.bench.command import Launch
 
     try:
+        if argv[0] != "doctor":  # which tells it in its own way
+            world.refuse_mixed_versions()
         code = cli.run(argv, Launch(world, signals))
     except MvpnetError as error:
         code = tell(error)
     world.broadcast(code)
     return code
+
+
+def follow_doctor(world: World, signals: StopSignals) -> int:
+    from mvpnet.doctor import survey
+
+    return survey.follow(world)
 
 
 def follow_bench(world: World, signals: StopSignals) -> int:
@@ -138,6 +159,11 @@ def tell(error: MvpnetError) -> int:
     """Say what was wrong, plainly; the exit code that it means."""
     logs.put(sys.stderr, f"mvpnet: {error}\n".encode())
     return error.exit_code
+
+
+def _is_repeated(error: MvpnetError) -> bool:
+    """Whether it is what every rank finds and the launcher's first one tells."""
+    return isinstance(error, SplitWorldError) and launched_rank(os.environ) not in (None, 0)
 
 
 def _worst(codes: list[int]) -> int:

@@ -11,15 +11,16 @@ import click
 
 from mvpnet import __version__
 from mvpnet.bench.command import Launch, bench
-from mvpnet.errors import ConfigError, ImageError, Interrupted, MvpnetError
+from mvpnet.doctor.command import doctor
+from mvpnet.errors import ConfigError, ImageError, Interrupted, MpiError, MvpnetError
 from mvpnet.image_cli import image
 from mvpnet.recipe_cli import recipes
 from mvpnet.record_cli import diff, export, replay, report
 from mvpnet.seed_cli import seed
 
 
-def run(argv: list[str], launch: Launch | None = None) -> int:
-    """Run a verb, in a launch where it needs one; its exit code.
+def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
+    """Run a verb, in a launch where it needs one, or with what kept MPI from starting; its exit code.
 
     Raises MvpnetError, ConfigError for a command line that click refuses.
     """
@@ -42,6 +43,7 @@ def verbs() -> None:
 
 
 verbs.add_command(bench)
+verbs.add_command(doctor)
 verbs.add_command(image)
 verbs.add_command(recipes)
 verbs.add_command(seed)

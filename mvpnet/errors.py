@@ -4,6 +4,8 @@
     ├── ConfigError             2   what was asked for cannot be: a key, value, file or option
     │   └── RankSetError        2   a rank set that does not parse
     ├── HostError               3   this host lacks what the job needs: a program, a folder, memory, a port
+    │   └── MpiError            3   no usable MPI library, or one that is not the launcher's
+    │       └── SplitWorldError 3   the latter: every rank is alone, and finds the same
     ├── ImageError              4   an image or seed that cannot be had, made, or used
     ├── BootError               5   a guest did not come up in time, or died on the way
     ├── LinkError               6   the connection between qemu and its rank broke
@@ -45,6 +47,14 @@ class RankSetError(ConfigError):
 
 class HostError(MvpnetError):
     exit_code = 3
+
+
+class MpiError(HostError):
+    pass
+
+
+class SplitWorldError(MpiError):
+    pass
 
 
 class ImageError(MvpnetError):

@@ -25,6 +25,8 @@ from mvpnet.access import Door, inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.pump import Pump, loop_for
+from mvpnet.doctor.finding import Level
+from mvpnet.doctor.resources import resource_findings, resources, warning_lines
 from mvpnet.errors import HostError, MvpnetError
 from mvpnet.experiment.app import check_steps, steps_of
 from mvpnet.experiment.inputs import digest_all, shared_out
@@ -110,7 +112,9 @@ def _live(world: World, signals: StopSignals, order: Order, recorder: Recorder |
     run = RunFolder(order.spec.run_dir)
     logs = RankLogs(run.rank_folder(world.rank, spec.logging.dir, spec.job_name))
     with ExitStack() as stack:
-        ready, problem = _prepared(world, signals, spec, order, logs, stack)
+        ready, problem = None, _short_here(world, spec)
+        if not problem:
+            ready, problem = _prepared(world, signals, spec, order, logs, stack)
         answers = world.allgather((problem, ready.door if ready else None))
         problems = {rank: error for rank, (error, _) in enumerate(answers) if error}
         if problems:
@@ -132,6 +136,17 @@ def _live(world: World, signals: StopSignals, order: Order, recorder: Recorder |
             part.write_ways_in(part.conductor)
         part.run()
     return _ended(world, signals, order, run, part, recorder)
+
+
+def _short_here(world: World, spec: RankSpec) -> Problem | None:
+    """Why this rank's host cannot take all that its ranks ask for together, if so. Rank 0 says what may be short."""
+    asked = world.allgather(resources(spec, world.hosts[world.rank]))
+    if world.rank == 0:
+        for line in warning_lines(resource_findings(asked)):
+            say(line)
+    mine = resource_findings(one for one in asked if one.host == world.hosts[world.rank])
+    failed = next((finding for finding in mine if finding.level is Level.failure), None)
+    return Problem(HostError.exit_code, f"{failed.check}: {failed.seen}", failed.todo) if failed else None
 
 
 def _prepared(

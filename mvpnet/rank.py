@@ -16,7 +16,6 @@ from loguru import logger
 
 from mvpnet.access import Door
 from mvpnet.dataplane.link import Link
-from mvpnet.dataplane.pump import open_link
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.guest import debian, host, store, tiny
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv
@@ -175,23 +174,46 @@ def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, s
 
 def check_host(spec: RankSpec) -> None:
     """Refuse a rank whose programs, folders or names cannot do. Raises HostError or ConfigError, naming the key."""
+    check_qemu(spec)
+    check_ssh(spec)
+    check_settings(spec)
+    for key, path in unix_socket_paths(spec):
+        check_socket_path(path, key)
+
+
+def check_qemu(spec: RankSpec) -> None:
+    """Raises HostError for a qemu that is not there, or without the netdev."""
     host.find_program(spec.qemu.binary, "qemu.binary")
     host.check_netdev(spec.qemu.binary, spec.net.kind)
+
+
+def check_ssh(spec: RankSpec) -> None:
+    """Raises HostError where the guest is to be asked something by ssh, and there is none."""
     if spec.boot.wait_for is WaitFor.cloud_init:
         host.find_program("ssh", "boot.wait_for")
+
+
+def check_settings(spec: RankSpec) -> None:
+    """Raises ConfigError for names that are none, HostError for folders and a user's name that are not there."""
     host.check_domains(spec.net.domains or [])
     if spec.image.user:
         host.check_user(spec.image.user)
+    else:
+        host.default_user()
     if spec.net.tftp_dir:
         host.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")
     if spec.net.socket is NetSocket.path:
         host.check_folder(Path(spec.net.socket_dir), "net.socket_dir", write=True)
-        for path in socket_paths(spec):
-            check_socket_path(path, "net.socket_dir")
-    check_socket_path(console_socket(scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.9999999"))
 
 
-def check_socket_path(path: Path, key: str = "job.scratch_dir") -> None:
+def unix_socket_paths(spec: RankSpec) -> list[tuple[str, Path]]:
+    """The paths of sockets that are made for the guest, each with the key that its folder is from."""
+    links = socket_paths(spec) if spec.net.socket is NetSocket.path else []
+    console = console_socket(scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.9999999")
+    return [*(("net.socket_dir", path) for path in links), ("job.scratch_dir", console)]
+
+
+def check_socket_path(path: Path, key: str) -> None:
     """Raises HostError when a unix socket cannot have this path: Linux takes 107 bytes (unix(7))."""
     length = len(os.fsencode(path))
     if length > UNIX_PATH_MAX:
@@ -214,6 +236,8 @@ def socket_paths(spec: RankSpec) -> list[Path]:
 
 def open_rank_link(spec: RankSpec, descriptors: Descriptors) -> tuple[Link, LinkFd | LinkPath]:
     """Our end of the link, and how qemu is told of its own. Raises HostError when a socket cannot be made."""
+    from mvpnet.dataplane.pump import open_link  # loads MPI, which `plan` and `doctor` are to do without
+
     if spec.net.socket is NetSocket.fd:
         link = open_link(spec.rank, spec.world_size, spec.net)
         assert link.qemu_fd is not None
@@ -279,10 +303,15 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
     if image.kind is ImageKind.debian:
         return debian_boot(spec, debian.ensure(cache / "debian", image.packages, say))
     boot = disk_boot(spec)
+    check_kernel(boot)
+    return boot
+
+
+def check_kernel(boot: Boot) -> None:
+    """Raises ConfigError for a kernel or initrd of the user's that is not there."""
     for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
         if path and not path.is_file():
             raise ConfigError(f"{key}: there is no file {path}")
-    return boot
 
 
 def with_built_disk(spec: RankSpec) -> RankSpec:

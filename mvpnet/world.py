@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mvpnet.errors import HostError, MvpnetError
+from mvpnet import __version__
+from mvpnet.errors import HostError, MpiError, MvpnetError, SplitWorldError
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm, Request
@@ -49,12 +50,13 @@ class World:
     rank: int
     size: int
     hosts: list[str] = field(default_factory=list)  # host name of each rank
+    versions: list[str] = field(default_factory=list)  # mvpnet's, of each rank
 
     @classmethod
     def start(cls) -> World:
         """Start MPI and meet the other ranks.
 
-        Raises HostError when there is no MPI library, or when the launcher's MPI is another one than mpi4py's.
+        Raises MpiError when there is no MPI library, or when the launcher's MPI is another one than mpi4py's.
         """
         import mpi4py
 
@@ -62,7 +64,7 @@ class World:
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
-            raise HostError(
+            raise MpiError(
                 f"no usable MPI library: {str(error).splitlines()[0]}",
                 hint="load your site's MPI module, set MPI4PY_LIBMPI to its libmpi.so, or pip install mpich",
             ) from None
@@ -72,7 +74,9 @@ class World:
         refuse_split_world(comm.Get_size(), os.environ, MPI.Get_library_version())
         ours, fabric = _duplicate(comm), _duplicate(comm)
         world = cls(ours, fabric, Doorbell(fabric), comm.Get_rank(), comm.Get_size())
-        world.hosts = world.allgather(socket.gethostname())
+        greetings = world.allgather((socket.gethostname(), __version__))
+        world.hosts = [host for host, _ in greetings]
+        world.versions = [version for _, version in greetings]
         return world
 
     @contextmanager
@@ -91,7 +95,7 @@ class World:
         members: Any = self.comm.Get_group().Incl(range(size))
         comm: MPI.Intracomm = self.comm.Create_group(members)
         fabric = _duplicate(comm)
-        world = World(comm, fabric, Doorbell(fabric), self.rank, size, self.hosts[:size])
+        world = World(comm, fabric, Doorbell(fabric), self.rank, size, self.hosts[:size], self.versions[:size])
         try:
             yield world
         except MvpnetError:  # orderly: the other ranks are on their way here too; after any other error all are ended
@@ -147,6 +151,15 @@ class World:
     def most_ranks_on_one_host(self) -> int:
         return max(self.hosts.count(host) for host in set(self.hosts))
 
+    def refuse_mixed_versions(self) -> None:
+        """Raises HostError unless all ranks run the same mvpnet: what they tell each other has no other form."""
+        if other := next((rank for rank, version in enumerate(self.versions) if version != self.versions[0]), None):
+            raise HostError(
+                f"rank {other} on {self.hosts[other]} runs mvpnet {self.versions[other]}, "
+                f"and rank 0 on {self.hosts[0]} mvpnet {self.versions[0]}",
+                hint="install the same version on all hosts, or in a folder that they share",
+            )
+
 
 def _duplicate(comm: Intracomm) -> Intracomm:
     new, request = comm.Idup()
@@ -172,12 +185,18 @@ def launched_size(environment: Mapping[str, str]) -> int | None:
     return None
 
 
+def launched_rank(environment: Mapping[str, str]) -> int | None:
+    """Which rank the launcher says that we are; None when it does not."""
+    names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+    return next((int(environment[name]) for name in names if environment.get(name, "").isdecimal()), None)
+
+
 def refuse_split_world(size: int, environment: Mapping[str, str], library: str) -> None:
-    """Raise HostError when a launcher started several ranks and each finds itself alone."""
+    """Raise SplitWorldError when a launcher started several ranks and each finds itself alone."""
     launched = launched_size(environment)
     if size == 1 and launched is not None and launched > 1:
-        name = library.split(",")[0].splitlines()[0].strip("\x00 ")
-        raise HostError(
+        name = " ".join(library.split(",")[0].splitlines()[0].strip("\x00 ").split())
+        raise SplitWorldError(
             f"the launcher started {launched} ranks, but each is alone: "
             f"it is not of the same MPI as mpi4py's library ({name})",
             hint="use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI",

@@ -34,6 +34,12 @@ def test_plan_as_json_shows_what_each_rank_would_do(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "a plan makes nothing"
 
 
+def test_a_plan_needs_no_mpi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPI4PY_LIBMPI", "/nowhere/libmpi.so")
+    said = mvpnet_says(tmp_path, "plan", "vm.accel=tcg")
+    assert said.returncode == 0, said
+
+
 def test_plan_as_text(tmp_path: Path) -> None:
     said = mvpnet_says(tmp_path, "plan", "-n", "2", "+ranks.far={on: '9'}")
     assert said.returncode == 0, said

@@ -87,7 +87,7 @@ def mmdebstrap_argv(target: Path, packages: Sequence[str], sources: Sequence[Pat
 
 
 def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
-    _check_tools()
+    check_tools()
     archive, tree = new.parent / "root.tar", new.parent / "root"
     say(f"debian: fetching and unpacking {len(PACKAGES) + len(packages)} packages and theirs; about two minutes")
     _run(mmdebstrap_argv(archive, packages, _host_sources()))
@@ -122,7 +122,8 @@ def _host_sources() -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _check_tools() -> None:
+def check_tools() -> None:
+    """Raises ImageError where this host lacks a program that a build needs."""
     missing = sorted(package for tool, package in _TOOLS.items() if not shutil.which(tool, path=_path()))
     if missing:
         raise ImageError(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import getpass
+import grp
 import os
 import platform
+import pwd
 import re
 import shutil
 import socket
+import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.errors import ConfigError, HostError
@@ -32,7 +37,7 @@ def choose_accel(wanted: Accel, cpuinfo: str, kvm_trouble: str | None, host: str
     """
     if wanted is Accel.tcg:
         return Accel.tcg, "vm.accel asks"
-    flags_missing = host in ("x86_64", "i686") and not re.search(r"^flags\s*:.*\b(vmx|svm)\b", cpuinfo, re.MULTILINE)
+    flags_missing = lacks_virtualization(cpuinfo, host)
     trouble = kvm_trouble
     if host != guest and (host, guest) != ("x86_64", "i386"):
         trouble = f"this host is {host} and the machine {guest}"
@@ -47,22 +52,73 @@ def choose_accel(wanted: Accel, cpuinfo: str, kvm_trouble: str | None, host: str
     return Accel.kvm, "/dev/kvm opens"
 
 
+def lacks_virtualization(cpuinfo: str, host: str) -> bool:
+    """Whether the CPU of a host of this architecture says by its flags that KVM cannot work; only those of x86 do."""
+    return host in ("x86_64", "i686") and not re.search(r"^flags\s*:.*\b(vmx|svm)\b", cpuinfo, re.MULTILINE)
+
+
 def resolve_accel(wanted: Accel, binary: str = "qemu-system-x86_64") -> tuple[Accel, str]:
     """`choose_accel` for this host and this qemu."""
     machine = platform.machine()
     match = re.fullmatch(r"qemu-system-(\w+)", Path(binary).name)
     guest = match[1] if match else machine
-    return choose_accel(wanted, Path("/proc/cpuinfo").read_text(errors="replace"), _kvm_trouble(), machine, guest)
+    cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
+    return choose_accel(wanted, cpuinfo, look_at_kvm().trouble, machine, guest)
 
 
-def _kvm_trouble(device: Path = Path("/dev/kvm")) -> str | None:
+@dataclass(frozen=True)
+class KvmDevice:
+    """/dev/kvm: whether it opens and, where it is and does not, who may open it."""
+
+    error: int | None = None  # errno; None: it opens
+    mode: str = ""  # as ls -l has it
+    owner: str = ""
+    group: str = ""
+    in_group: bool = False  # whether this process is
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot be used, in words."""
+        if self.error is None:
+            return None
+        if self.error == errno.ENOENT:
+            return "there is no /dev/kvm"
+        if self.error == errno.EPERM:
+            return "/dev/kvm may not be opened here: a control group forbids it (a container's, a batch system's)"
+        if self.error == errno.EACCES and self.mode:
+            member = "is" if self.in_group else "is not"
+            return (
+                f"/dev/kvm may not be opened by this user: it is {self.mode} {self.owner} {self.group}, and this user "
+                f"{member} in the group {self.group}"
+            )
+        return f"/dev/kvm does not open for reading and writing: {os.strerror(self.error)}"
+
+
+def look_at_kvm(device: Path = Path("/dev/kvm")) -> KvmDevice:
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError:
-        return f"there is no {device}"
     except OSError as error:
-        return f"{device} does not open for reading and writing: {error.strerror}"
-    return None
+        code = error.errno or errno.EIO
+    else:
+        return KvmDevice()
+    try:
+        found = device.stat()
+    except OSError:
+        return KvmDevice(code)
+    return KvmDevice(
+        code,
+        stat.filemode(found.st_mode),
+        _name_of(lambda: pwd.getpwuid(found.st_uid).pw_name, found.st_uid),
+        _name_of(lambda: grp.getgrgid(found.st_gid).gr_name, found.st_gid),
+        found.st_gid in {os.getegid(), *os.getgroups()},
+    )
+
+
+def _name_of(look_up: Callable[[], str], number: int) -> str:
+    try:
+        return look_up()
+    except KeyError:
+        return str(number)
 
 
 def find_program(name: str, key: str) -> Path:
@@ -197,10 +253,16 @@ def qemu_version(binary: str) -> tuple[int, ...] | None:
     return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
+def netdevs(binary: str) -> frozenset[str]:
+    """What -netdev help lists: a heading, then a name a line. Empty for a program that gives no list."""
+    _, heading, names = _ask(binary, "-netdev", "help").partition("netdev backend types:")
+    return frozenset(names.split()) if heading else frozenset()
+
+
 def supports_netdev(binary: str, kind: NetKind) -> bool:
     """Whether this qemu has the netdev. True of a program that gives no list at all, such as a stand-in for qemu."""
-    netdevs = _netdevs(binary)
-    return not netdevs or kind.name in netdevs
+    listed = netdevs(binary)
+    return not listed or kind.name in listed
 
 
 def check_netdev(binary: str, kind: NetKind) -> None:
@@ -211,12 +273,6 @@ def check_netdev(binary: str, kind: NetKind) -> None:
             f"net.kind: {binary} (qemu {version}) has no -netdev {kind.name}",
             hint="qemu 7.2 and later have it: set qemu.binary",
         )
-
-
-def _netdevs(binary: str) -> frozenset[str]:
-    """What -netdev help lists: a heading, then a name a line."""
-    _, heading, names = _ask(binary, "-netdev", "help").partition("netdev backend types:")
-    return frozenset(names.split()) if heading else frozenset()
 
 
 @functools.cache
@@ -230,16 +286,3 @@ def _ask(binary: str, *arguments: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise HostError(f"qemu.binary: {binary} {' '.join(arguments)} gave no answer in {_ASK_TIMEOUT_S} s") from error
     return done.stdout
-
-
-def memory_shortage(wanted_bytes: int, meminfo: str) -> str | None:
-    """What is short, in words, when this much memory is more than /proc/meminfo's MemAvailable; else None.
-
-    A reason to warn, not to refuse: guests rarely touch all of theirs.
-    """
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
-    if match is None or wanted_bytes <= int(match[1]) * 1024:
-        return None
-    return (
-        f"the guests here ask for {wanted_bytes // 2**20} MiB of memory and {int(match[1]) // 1024} MiB are available"
-    )

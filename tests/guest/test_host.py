@@ -22,7 +22,6 @@ from mvpnet.guest.host import (
     default_user,
     find_program,
     find_qemu_img,
-    memory_shortage,
     qemu_version,
     reserve_ssh_port,
     resolve_accel,
@@ -273,13 +272,3 @@ def test_a_program_that_is_no_qemu(tmp_path: Path) -> None:
     check_netdev(str(stand_in), NetKind.stream)
     with pytest.raises(HostError, match=r"^qemu\.binary: .* does not start: No such file"):
         qemu_version(str(tmp_path / "nothing"))
-
-
-# Memory
-
-
-def test_memory_shortage() -> None:
-    meminfo = "MemTotal: 9999999 kB\nMemAvailable:    2048 kB\n"
-    assert memory_shortage(2 * 2**20, meminfo) is None
-    assert memory_shortage(3 * 2**20, meminfo) == ("the guests here ask for 3 MiB of memory and 2 MiB are available")
-    assert memory_shortage(2**50, "") is None

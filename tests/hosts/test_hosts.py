@@ -11,7 +11,7 @@ import pytest
 
 from hosts.conftest import Hosts
 from mvpnet.dataplane import address
-from support import Finished, RunningJob, poll_until
+from support import Finished, RunMvpnet, RunningJob, poll_until
 
 STANDIN = Path(__file__).parent.parent / "standin.py"
 ETHERTYPE = b"\x88\xb5"
@@ -77,3 +77,15 @@ def test_guests_on_other_hosts_are_reached_through_their_host(hosts: Hosts, job:
     placed = json.loads((job.cwd / "run/job.json").read_text())["hosts"]
     assert jumps == {f"n{rank:04d}": host == "host2" for rank, host in enumerate(placed)}
     assert "host2" in placed
+
+
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_the_doctor_looks_at_all_hosts(hosts: Hosts, run_mvpnet: RunMvpnet, short_dir: Path) -> None:
+    options = ["doctor", "--json", f"qemu.binary={STANDIN}", "vm.accel=tcg", f"job.scratch_dir={short_dir}"]
+    program = [*hosts.mpiexec, "-n", "4", sys.executable, "-m", "mvpnet"]
+    lines = json.loads(run_mvpnet(*options, program=program, ranks=None).stdout)
+    on = {line["host"]: line["ranks"] for line in lines if line["check"] == "qemu"}
+    assert sorted(on) == ["host1", "host2"] and sorted(on["host1"] + on["host2"]) == [0, 1, 2, 3]
+    clocks = {line["host"]: line for line in lines if line["check"] == "clock"}
+    assert clocks["host2"]["level"] == "ok" and "host1 (±" in clocks["host2"]["seen"]
+    assert clocks["host2"]["ranks"] == on["host2"][:1]

@@ -1,0 +1,310 @@
+"""What to make of the facts: a check a function, pure, from facts and spec to a line of the table.
+
+Those about a host as a whole take all its ranks. Memory, CPUs and scratch's file system are in `resources`, which jobs
+look at too.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvpnet.doctor.facts import Demand, Facts, ImageState, Refusal
+from mvpnet.doctor.finding import Finding, Level, merged
+from mvpnet.doctor.resources import resource_findings, size_text
+from mvpnet.errors import HostError
+from mvpnet.guest.host import KvmDevice
+from mvpnet.rank import check_socket_path
+from mvpnet.schema import Accel, WaitFor
+from mvpnet.spec import RankSpec
+
+OLDEST_QEMU = (7, 2)  # the first with -netdev stream and dgram
+MOST_SKEW_S = 1.0  # more makes the times in logs of several hosts hard to compare
+
+_KVM_ABSENT = (
+    "switch virtualization on in the firmware and load kvm_intel or kvm_amd; in a virtual machine, ask for nested "
+    "virtualization"
+)
+
+
+@dataclass(frozen=True)
+class Skew:
+    """How far a host's clock is ahead of that of rank 0's host."""
+
+    ahead_s: float
+    uncertain_s: float  # by at most so much, either way
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A rank: what it is to do, and what was found where it is."""
+
+    spec: RankSpec
+    facts: Facts
+    version: str  # of mvpnet
+    skew: Skew | None = None  # on the first rank of each host but rank 0's
+    runs_ssh: bool = False  # whether the job's app goes into guests from here
+
+    @property
+    def rank(self) -> int:
+        return self.spec.rank
+
+    def finds(self, check: str, level: Level, seen: str, todo: str | None = None) -> Finding:
+        return Finding(self.facts.host, (self.rank,), check, level, seen, todo)
+
+    def fails(self, check: str, refused: Refusal) -> Finding:
+        """What a job would be refused for. Messages begin with the key that they are about."""
+        key, colon, _ = refused.message.partition(": ")
+        todo = refused.hint or (f"change {key}, or the host" if colon and " " not in key else None)
+        return self.finds(check, Level.failure, refused.message, todo)
+
+
+def findings(seats: Sequence[Seat]) -> list[Finding]:
+    """All lines, host by host."""
+    hosts: dict[str, list[Seat]] = defaultdict(list)
+    for seat in seats:
+        hosts[seat.facts.host].append(seat)
+    return [line for here in hosts.values() for line in merged(_of_host(here, seats[0], len(hosts) > 1))]
+
+
+def _of_host(here: Sequence[Seat], first: Seat, several_hosts: bool) -> Iterator[Finding]:
+    yield from (version(seat.facts.host, seat.rank, seat.version, first.version) for seat in here)
+    yield from (mpi(seat, first) for seat in here)
+    if several_hosts:
+        yield clock(here[0], first)
+    for look in (qemu, netdev, kvm):
+        yield from (look(seat) for seat in here)
+    yield from resource_findings(seat.facts.resources for seat in here)
+    yield from scratch(here)
+    yield from space(here)
+    yield sockets(here)
+    yield from ssh_ports(here)
+    yield from (image(seat) for seat in here)
+    yield from (tools(seat) for seat in here)
+    yield from (finding for seat in here for finding in settings(seat))
+
+
+# -- the launch --------------------------------------------------------------------------------------------------------
+
+
+def version(host: str, rank: int, own: str, first: str) -> Finding:
+    """The same mvpnet as rank 0's."""
+    if own == first:
+        return Finding(host, (rank,), "mvpnet", Level.ok, own)
+    todo = "install the same version on all hosts, or in a folder that they share"
+    return Finding(host, (rank,), "mvpnet", Level.failure, f"{own}, and rank 0 has {first}", todo)
+
+
+def mpi(seat: Seat, first: Seat) -> Finding:
+    """A library, the launcher's own, and the same as rank 0's."""
+    facts = seat.facts.mpi
+    if facts.refused:
+        return seat.fails("mpi", Refusal(*facts.refused))
+    loaded = f"{facts.library} ({facts.path or 'path not known'})"
+    if facts.launched_size is not None and facts.launched_size != facts.world_size:
+        seen = f"the launcher started {facts.launched_size} ranks, and {loaded} knows of {facts.world_size}"
+        todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
+        return seat.finds("mpi", Level.failure, seen, todo)
+    if facts.is_foreign and facts.world_size == 1:
+        seen = f"started by {facts.launcher}, and mpi4py's library is {loaded}: each of several ranks would be alone"
+        todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
+        return seat.finds("mpi", Level.warning, seen, todo)
+    if facts.library != first.facts.mpi.library:
+        seen = f"{loaded}, and rank 0 has {first.facts.mpi.library}"
+        return seat.finds("mpi", Level.failure, seen, "load the same MPI module on all hosts")
+    launched = f"started by {facts.launcher}" if facts.launcher else "started without mpirun"
+    seen = f"{loaded}, mpi4py {facts.mpi4py}, thread level {facts.thread_level}; {launched}"
+    return seat.finds("mpi", Level.ok, seen)
+
+
+def clock(seat: Seat, first: Seat) -> Finding:
+    """Of a host, against that of rank 0's."""
+    if seat.skew is None:
+        return seat.finds("clock", Level.ok, "what the other hosts' are compared with")
+    ahead_ms, uncertain_ms = seat.skew.ahead_s * 1000, seat.skew.uncertain_s * 1000
+    side = "ahead of" if ahead_ms >= 0 else "behind"
+    seen = f"{abs(ahead_ms):.1f} ms {side} {first.facts.host} (± {uncertain_ms:.1f} ms)"
+    if abs(seat.skew.ahead_s) - seat.skew.uncertain_s > MOST_SKEW_S:
+        todo = "have both hosts set by NTP (chronyc tracking); times in the logs do not match until then"
+        return seat.finds("clock", Level.warning, seen, todo)
+    return seat.finds("clock", Level.ok, seen)
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+def qemu(seat: Seat) -> Finding:
+    """There, a qemu, and not older than what mvpnet was made for."""
+    facts = seat.facts.qemu
+    if facts.path is None and facts.refused:
+        return seat.fails("qemu", facts.refused)
+    if facts.version is None:
+        if facts.refused:
+            return seat.fails("qemu", facts.refused)
+        todo = "set qemu.binary to a qemu-system-…, unless this is a program in qemu's place"
+        return seat.finds("qemu", Level.warning, f"{facts.path} tells no version of qemu", todo)
+    shown = f"{facts.path}, {_dotted(facts.version)}"
+    if facts.version < OLDEST_QEMU:
+        todo = f"qemu {_dotted(OLDEST_QEMU)} or later: set qemu.binary, or load the module of a newer one"
+        return seat.finds("qemu", Level.failure if facts.refused else Level.warning, f"{shown}, is old", todo)
+    return seat.finds("qemu", Level.ok, shown)
+
+
+def netdev(seat: Seat) -> Finding:
+    """qemu has the network that net.kind asks for."""
+    facts, kind = seat.facts.qemu, seat.spec.net.kind.name
+    if not facts.netdevs:
+        why = "no qemu to ask" if facts.refused else "qemu gives no list"
+        return seat.finds("netdev", Level.failure if facts.refused else Level.warning, why, "see the line about qemu")
+    if facts.refused:
+        return seat.fails("netdev", facts.refused)
+    return seat.finds("netdev", Level.ok, f"{kind} (net.kind)")
+
+
+def kvm(seat: Seat) -> Finding:
+    """KVM where it is asked for or could be had, and what keeps it."""
+    accel = seat.facts.accel
+    if isinstance(accel, Refusal):
+        return seat.finds("kvm", Level.failure, accel.message, _kvm_todo(seat, accel.message))
+    chosen, why = accel
+    if chosen is Accel.kvm and seat.facts.lacks_virtualization:
+        todo = "leave vm.accel at auto: guests that hang as they boot are what usually comes of it"
+        return seat.finds("kvm", Level.warning, f"KVM: {why}", todo)
+    if chosen is Accel.kvm or seat.spec.vm.accel is Accel.tcg:
+        return seat.finds("kvm", Level.ok, f"{chosen.name.upper()}: {why}")
+    return seat.finds("kvm", Level.warning, f"guests are emulated (TCG), which is slow: {why}", _kvm_todo(seat, why))
+
+
+def _kvm_todo(seat: Seat, why: str) -> str:
+    device = seat.facts.kvm
+    if device.trouble and device.trouble in why:
+        return f"{_device_todo(device)}; or vm.accel=tcg"
+    if seat.facts.lacks_virtualization:
+        return (
+            "ask for nested virtualization, or take another host; or vm.accel=tcg, or vm.accel=kvm to try all the same"
+        )
+    return "take a host of the machine's architecture; or vm.accel=tcg"
+
+
+def _device_todo(device: KvmDevice) -> str:
+    if device.error == errno.EPERM:
+        return "give the container /dev/kvm (--device /dev/kvm), or ask the administrator of the batch system"
+    if device.error == errno.EACCES:
+        if device.in_group or device.mode[4:6] != "rw":
+            return f"ask the administrator to let its group open /dev/kvm (it is {device.mode})"
+        return f"ask the administrator to put you into the group {device.group}, and log in again"
+    return _KVM_ABSENT
+
+
+# -- the host ----------------------------------------------------------------------------------------------------------
+
+
+def scratch(here: Sequence[Seat]) -> Iterator[Finding]:
+    """A folder of one's own can be made there, locked, and removed; and what was found of killed jobs."""
+    for seat in here:
+        if seat.facts.scratch_refused:
+            yield seat.fails("scratch", seat.facts.scratch_refused)
+        for line in seat.facts.removed:
+            yield seat.finds("scratch", Level.ok, line)
+
+
+def space(here: Sequence[Seat]) -> Iterator[Finding]:
+    """A line for each disk that the host's ranks write overlays and copies to."""
+    disks: dict[int, list[tuple[Seat, Demand]]] = defaultdict(list)
+    for seat in here:
+        for demand in seat.facts.demands:
+            disks[demand.device].append((seat, demand))
+    for demands in disks.values():
+        yield _space([seat for seat, _ in demands], [demand for _, demand in demands])
+
+
+def _space(seats: Sequence[Seat], demands: Sequence[Demand]) -> Finding:
+    folder, free = demands[0].folder, min(demand.free_bytes for demand in demands)
+    sure, most = (sum(getattr(demand, kind) for demand in demands) for kind in ("sure_bytes", "most_bytes"))
+    ranks = tuple(sorted({seat.rank for seat in seats}))
+    host = seats[0].facts.host
+    todo = "free some, or set job.scratch_dir or image.copy_dir to a bigger disk"
+    if sure > free:
+        seen = f"copies of images take {size_text(sure)} in {folder}, and {size_text(free)} are free"
+        return Finding(host, ranks, "disk", Level.failure, seen, todo)
+    seen = f"the guests may write {size_text(most)} in {folder}, and {size_text(free)} are free"
+    if most > free:
+        return Finding(host, ranks, "disk", Level.warning, seen, todo)
+    return Finding(host, ranks, "disk", Level.ok, seen)
+
+
+def sockets(here: Sequence[Seat]) -> Finding:
+    """The longest path of a unix socket that any rank of the host makes."""
+    seat, key, path = max(
+        ((seat, key, path) for seat in here for key, path in seat.facts.sockets), key=lambda one: len(one[2].encode())
+    )
+    try:
+        check_socket_path(Path(path), key)
+    except HostError as error:
+        return seat.fails("sockets", Refusal(Exception.__str__(error), error.hint))
+    ranks = tuple(one.rank for one in here)
+    return Finding(seat.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(path.encode())} bytes")
+
+
+def ssh_ports(here: Sequence[Seat]) -> Iterator[Finding]:
+    """A port on 127.0.0.1 for each rank, the one that its number stands for or another."""
+    as_wanted = [seat for seat in here if seat.facts.port.got == seat.facts.port.wanted]
+    if as_wanted:
+        ports = [seat.facts.port.wanted for seat in as_wanted]
+        shown = str(ports[0]) if len(ports) == 1 else f"{min(ports)} to {max(ports)}"
+        ranks = tuple(seat.rank for seat in as_wanted)
+        yield Finding(here[0].facts.host, ranks, "ssh ports", Level.ok, f"{shown} free")
+    for seat in here:
+        port = seat.facts.port
+        if port.refused:
+            yield seat.fails("ssh ports", port.refused)
+        elif port.got != port.wanted:
+            seen = f"{port.wanted} is taken; the job would take {port.got}"
+            yield seat.finds(
+                "ssh ports", Level.warning, seen, "ssh_config in the run folder names it; or set net.ssh_port"
+            )
+
+
+# -- what the job names ------------------------------------------------------------------------------------------------
+
+
+def image(seat: Seat) -> Finding:
+    """There, or what has to happen first."""
+    facts = seat.facts.image
+    if facts.refused:
+        return seat.fails("image", facts.refused)
+    if facts.state is ImageState.to_build:
+        todo = f"the first job builds it, from packages and for minutes; mvpnet image fetch {facts.what} does so before"
+        return seat.finds("image", Level.warning, f"{facts.what} is not built here yet", todo)
+    if facts.state is ImageState.to_fetch:
+        todo = "the first job fetches it; mvpnet image fetch, with the same arguments, does so before"
+        return seat.finds("image", Level.warning, f"{facts.what} is not in the store of this host yet", todo)
+    return seat.finds("image", Level.ok, facts.what)
+
+
+def tools(seat: Seat) -> Finding:
+    """The programs beside qemu that this rank needs."""
+    where = dict(seat.facts.programs)
+    if seat.rank == 0 and where["ssh-keygen"] is None:
+        return seat.finds("tools", Level.failure, "there is no ssh-keygen on PATH", "install OpenSSH's client")
+    if where.get("qemu-img", "not needed") is None:
+        todo = "install qemu-utils or qemu-img; or avoid overlays: image.use=snapshot"
+        return seat.finds("tools", Level.failure, "there is no qemu-img beside qemu.binary or on PATH", todo)
+    if where["ssh"] is None and (seat.runs_ssh or seat.spec.boot.wait_for is WaitFor.cloud_init):
+        what = "app=guest runs the app by ssh" if seat.runs_ssh else "boot.wait_for=cloud_init asks the guest by ssh"
+        return seat.finds("tools", Level.failure, f"{what}, and there is none on PATH", "install OpenSSH's client")
+    if where["ssh"] is None and seat.rank == 0:
+        return seat.finds("tools", Level.warning, "there is no ssh on PATH to log in with", "install OpenSSH's client")
+    return seat.finds("tools", Level.ok, ", ".join(sorted(name for name, path in seat.facts.programs if path)))
+
+
+def settings(seat: Seat) -> Iterator[Finding]:
+    """What else a job would refuse on this host."""
+    yield from (seat.fails("settings", refused) for refused in seat.facts.refused)
+
+
+def _dotted(numbers: Sequence[int]) -> str:
+    return ".".join(map(str, numbers))

@@ -1,0 +1,266 @@
+"""What is found at one rank, on its host: looked up here, judged by `checks`. Nothing of it is kept or left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from platform import machine
+from typing import Any
+
+from mvpnet import rank as preparing
+from mvpnet.doctor.mpi import MpiFacts
+from mvpnet.doctor.resources import Resources, resources
+from mvpnet.errors import MvpnetError
+from mvpnet.guest import buildcache, debian, host, store, tiny
+from mvpnet.guest.drives import DrivePlan, growth, plan_drives
+from mvpnet.guest.host import KvmDevice
+from mvpnet.guest.imagefile import check_readable
+from mvpnet.guest.store.fetching import find, not_prepared
+from mvpnet.guest.store.prepared import is_asked
+from mvpnet.guest.store.wanted import Wanted, wanted
+from mvpnet.guest.tiny import packages
+from mvpnet.paths import cache_base, scratch_base
+from mvpnet.schema import Accel, ImageKind, ImageUse
+from mvpnet.scratch import scratch_folder
+from mvpnet.spec import RankSpec
+
+_QCOW2_SIZE = slice(24, 32)  # of the disk, big-endian: qemu's docs/interop/qcow2.txt, "Header"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error as a job would tell it: errors themselves need not survive pickling."""
+
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class QemuFacts:
+    path: str | None
+    version: tuple[int, ...] | None
+    netdevs: frozenset[str]
+    refused: Refusal | None = None
+
+
+class ImageState(Enum):
+    here = "here"
+    to_build = "to build"
+    to_fetch = "to fetch"
+    refused = "refused"
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    state: ImageState
+    what: str  # the image, in words
+    refused: Refusal | None = None
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Disk space that a rank takes for an overlay, a copy or a temporary overlay."""
+
+    folder: str
+    device: int  # st_dev: demands of one device add up
+    free_bytes: int
+    sure_bytes: int
+    most_bytes: int  # when the guest has written everything once
+
+
+@dataclass(frozen=True)
+class Port:
+    wanted: int
+    got: int | None
+    refused: Refusal | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one rank."""
+
+    host: str
+    resources: Resources
+    qemu: QemuFacts
+    kvm: KvmDevice
+    accel: tuple[Accel, str] | Refusal
+    lacks_virtualization: bool  # by the CPU's flags
+    scratch_refused: Refusal | None
+    removed: tuple[str, ...]  # what was said of leftovers of killed jobs
+    sockets: tuple[tuple[str, str], ...]  # key and path
+    port: Port
+    image: ImageFacts
+    demands: tuple[Demand, ...]
+    programs: tuple[tuple[str, str | None], ...]  # name and where it is; qemu-img only where a drive needs it
+    refused: tuple[Refusal, ...]  # what else a job would refuse
+    mpi: MpiFacts
+
+
+def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFacts) -> Facts:
+    """At what the rank would find here, on this host."""
+    plans, image = _image(spec)
+    removed: list[str] = []
+    return Facts(
+        host=host_name,
+        resources=resources(spec, host_name),
+        qemu=_qemu(spec),
+        kvm=host.look_at_kvm(),
+        accel=_accel(spec),
+        lacks_virtualization=host.lacks_virtualization(Path("/proc/cpuinfo").read_text(errors="replace"), machine()),
+        scratch_refused=refusal(lambda: _try_scratch(spec, removed.append)),
+        removed=tuple(removed),
+        sockets=tuple((key, str(path)) for key, path in preparing.unix_socket_paths(spec)),
+        port=_port(spec, most_ranks_on_one_host),
+        image=image,
+        demands=tuple(_demands(spec, plans)),
+        programs=(("ssh", shutil.which("ssh")), ("ssh-keygen", shutil.which("ssh-keygen")), *_qemu_img(spec, plans)),
+        refused=tuple(filter(None, [refusal(lambda: preparing.check_settings(spec))])),
+        mpi=mpi,
+    )
+
+
+def refusal(check: Callable[[], Any]) -> Refusal | None:
+    """What the check raises for people, None when it passes."""
+    try:
+        check()
+    except MvpnetError as error:
+        return Refusal(Exception.__str__(error), error.hint)
+    return None
+
+
+def _qemu(spec: RankSpec) -> QemuFacts:
+    binary = spec.qemu.binary
+    refused = refusal(lambda: preparing.check_qemu(spec))
+    if refusal(lambda: host.qemu_version(binary)):
+        return QemuFacts(shutil.which(binary), None, frozenset(), refused)
+    return QemuFacts(shutil.which(binary), host.qemu_version(binary), host.netdevs(binary), refused)
+
+
+def _accel(spec: RankSpec) -> tuple[Accel, str] | Refusal:
+    try:
+        return host.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    except MvpnetError as error:
+        return Refusal(Exception.__str__(error), error.hint)
+
+
+def _try_scratch(spec: RankSpec, say: Callable[[str], None]) -> None:
+    """Make the rank's scratch folder as a job would, with its lock, and remove it again. Raises HostError.
+
+    As with a job, what killed jobs left there goes; `say` is told.
+    """
+    with scratch_folder(scratch_base(spec.scratch_dir), f"doctor.{spec.rank}.{os.getpid()}", say):
+        pass
+
+
+def _port(spec: RankSpec, most_ranks_on_one_host: int) -> Port:
+    wanted_port = spec.net.ssh_port + spec.rank
+    try:
+        got, holder = host.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+    except MvpnetError as error:
+        return Port(wanted_port, None, Refusal(Exception.__str__(error), error.hint))
+    holder.close()
+    return Port(wanted_port, got)
+
+
+# -- the image ---------------------------------------------------------------------------------------------------------
+
+
+def _image(spec: RankSpec) -> tuple[tuple[DrivePlan, ...], ImageFacts]:
+    """The rank's drives, none where its image is not here yet, and what is known of the image."""
+    try:
+        facts = _image_facts(spec)
+        if facts.state is not ImageState.here:
+            return (), facts
+        preparing.check_kernel(preparing.disk_boot(spec))
+        plans = plan_drives(store.planned(preparing.with_built_disk(spec)), scratch_base(spec.scratch_dir))
+        for plan in plans:
+            if plan.source is not None and not plan.source.is_dir():
+                check_readable(plan.source, plan.key)
+    except MvpnetError as error:
+        refused = Refusal(Exception.__str__(error), error.hint)
+        return (), ImageFacts(ImageState.refused, f"image.kind={spec.image.kind.name}", refused)
+    return plans, facts
+
+
+def _image_facts(spec: RankSpec) -> ImageFacts:
+    """Raises ImageError, HostError or ConfigError for an image that a job would refuse."""
+    image = spec.image
+    cache = cache_base(image.cache_dir)
+    store.planned(spec)  # refuses another architecture
+    if want := wanted(image):
+        return _stored(want)
+    if image.kind is ImageKind.tiny:
+        built = tiny.newest(cache / "tiny", tiny.recipe_digest())
+        return _built("image=tiny", built.kernel.parent if built else None, packages.check_host)
+    if image.kind is ImageKind.debian and not is_asked(image):
+        found = buildcache.find(cache / "debian", debian.image_digest(image.packages))
+        return _built("image=debian12-built", found, debian.check_tools)
+    disk = image.path or next(iter(image.drives), None) or image.kernel
+    return ImageFacts(ImageState.here, str(disk))
+
+
+def _built(name: str, folder: Path | None, check_tools: Callable[[], None]) -> ImageFacts:
+    if folder:
+        return ImageFacts(ImageState.here, f"{name} in {folder}")
+    check_tools()
+    return ImageFacts(ImageState.to_build, name)
+
+
+def _stored(want: Wanted) -> ImageFacts:
+    if found := find(want):
+        return ImageFacts(ImageState.here, f"{want.name} in {found.folder}")
+    if want.is_prepared:
+        raise not_prepared(want)
+    if want.local_path:
+        check_readable(want.local_path, "image.source")
+    return ImageFacts(ImageState.to_fetch, want.address)
+
+
+# -- disk space --------------------------------------------------------------------------------------------------------
+
+
+def _demands(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[Demand]:
+    for plan in plans:
+        if plan.source is None or plan.target is None or plan.source.is_dir():
+            continue
+        if plan.use is ImageUse.overlay:
+            yield _demand(plan.target.parent, 0, _grown(plan, virtual_bytes(plan.source, plan.source_format)))
+        elif plan.use is ImageUse.snapshot:
+            yield _demand(scratch_base(spec.scratch_dir), 0, virtual_bytes(plan.source, plan.source_format))
+        elif plan.use is ImageUse.copy and not plan.target.exists():
+            taken = plan.source.stat().st_blocks * 512
+            yield _demand(plan.target.parent, taken, _grown(plan, virtual_bytes(plan.source, plan.source_format)))
+
+
+def _grown(plan: DrivePlan, size_bytes: int) -> int:
+    if plan.size is None:
+        return size_bytes
+    by_bytes, is_added = growth(plan.size)
+    return size_bytes + by_bytes if is_added else by_bytes
+
+
+def _demand(folder: Path, sure_bytes: int, most_bytes: int) -> Demand:
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = os.statvfs(there)
+    device = there.stat().st_dev
+    return Demand(str(folder), device, free.f_bavail * free.f_frsize, sure_bytes, max(sure_bytes, most_bytes))
+
+
+def virtual_bytes(image: Path, format_name: str | None) -> int:
+    """The size of the disk in an image as the guest sees it, as far as it tells without qemu-img."""
+    if format_name == "qcow2":
+        with image.open("rb") as file:
+            return int.from_bytes(file.read(_QCOW2_SIZE.stop)[_QCOW2_SIZE], "big")
+    found = image.stat()
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _qemu_img(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[tuple[str, str | None]]:
+    if any(plan.use is ImageUse.overlay or plan.size for plan in plans):
+        missing = refusal(lambda: host.find_qemu_img(spec.qemu.binary))
+        yield "qemu-img", None if missing else str(host.find_qemu_img(spec.qemu.binary))
