@@ -17,7 +17,7 @@ from mvpnet.tables import table_text
 
 Message = dict[str, Any]
 
-FAILURES = ("crashed", "failed_to_start", "killed")  # of a guest's ways to end (guest.life.Ending)
+FAILURES = ("crashed", "failed_to_start", "killed", "panicked")  # of a guest's ways to end (guest.life.Ending)
 _NAMED_AT_MOST = 4  # guests named in a progress line
 
 
@@ -34,7 +34,7 @@ class GuestReport:
 
     rank: int
     host: str
-    how: str  # powered_off, stopped, killed, crashed, failed_to_start
+    how: str  # powered_off, stopped, killed, panicked, crashed, failed_to_start
     phase: str  # the last state before the end
     reason: str
     cause: str | None = None

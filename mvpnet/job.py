@@ -383,7 +383,7 @@ class Part:
         end = _end_report(
             self._guest, self._world.hosts[self._world.rank], self._link_lost_why or self._guest.setup_failure
         )
-        logger.log("ERROR" if end["how"] in FAILURES and not self._told_to_stop else "INFO", "{}", end["reason"])
+        logger.log("ERROR" if end["how"] in FAILURES and not self._told_to_stop else "INFO", "{}", _told(end))
         self._tell({"end": end})
         if self._told_to_stop and not self.conductor:
             self._finish()
@@ -524,6 +524,12 @@ def _end_report(guest: Guest, host: str, stopped_why: str | None) -> dict[str, A
         "cause": failure.cause if failed else None,
         "console": list(failure.console_lines[-5:]),
     }
+
+
+def _told(end: dict[str, Any]) -> str:
+    """Why a guest ended; of a panic, with the last that was on its console."""
+    lines = end["console"] if end["how"] == Ending.panicked.value else []
+    return "\n  ".join([end["reason"], *(["its console ended with:", *lines] if lines else [])])
 
 
 def _count(number: int, thing: str) -> str:

@@ -346,6 +346,7 @@ def wire(
         kernel_args=boot.kernel_args,
         fw_cfg=boot.fw_cfg,
         domains=tuple(search_domains(spec)),
+        panic_device=host.panic_device(spec.qemu.binary),
     )
 
 

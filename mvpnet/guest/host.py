@@ -213,6 +213,15 @@ def check_netdev(binary: str, kind: NetKind) -> None:
         )
 
 
+def panic_device(binary: str) -> str | None:
+    """The device by which a guest's kernel tells this qemu that it panicked; None for a qemu without one.
+
+    On x86 that on the ISA bus, which older kernels know too (docs/specs/pvpanic.rst of qemu).
+    """
+    devices = _ask(binary, "-device", "help")
+    return next((name for name in ("pvpanic", "pvpanic-pci") if f'name "{name}"' in devices), None)
+
+
 def _netdevs(binary: str) -> frozenset[str]:
     """What -netdev help lists: a heading, then a name a line."""
     _, heading, names = _ask(binary, "-netdev", "help").partition("netdev backend types:")
