@@ -62,6 +62,7 @@ class Launch:
     qemu_fds: tuple[int, ...] = ()  # the descriptors that qemu's command line speaks of
     lock_fd: int | None = None
     remove: tuple[Path, ...] = ()  # folders that monwrap deletes when qemu has ended
+    keep_on_death: bool = False  # but not when it died of itself or by `kill`: the caller starts it again, or deletes
     monwrap: str = DEFAULT_MONWRAP
     monwrap_log: Path | None = None
     powerdown_s: float = 20.0
@@ -84,6 +85,8 @@ def monwrap_argv(launch: Launch) -> list[str]:
         argv += ["--pass-fd", str(fd)]
     for folder in launch.remove:
         argv += ["--remove", str(folder)]
+    if launch.keep_on_death:
+        argv += ["--keep-on-death"]
     return [*argv, "--", *launch.qemu_argv]
 
 

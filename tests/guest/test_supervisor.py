@@ -553,6 +553,7 @@ def test_monwrap_argv_in_full():
         qemu_fds=(8, 9),
         lock_fd=10,
         remove=(Path("/tmp/mvpnet-0/job.0"),),
+        keep_on_death=True,
         monwrap="/opt/bin/monwrap",
         monwrap_log=Path("/run/monwrap.log"),
         powerdown_s=1.5,
@@ -568,6 +569,7 @@ def test_monwrap_argv_in_full():
         *("--pass-fd", "8"),
         *("--pass-fd", "9"),
         *("--remove", "/tmp/mvpnet-0/job.0"),
+        "--keep-on-death",
         *("--", "qemu-system-x86_64", "-m", "1G"),
     ]
 
