@@ -6,6 +6,7 @@ and no clock in here: what is heard comes in by `heard`, what is to be done goes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,7 +18,7 @@ from mvpnet.tables import table_text
 
 Message = dict[str, Any]
 
-FAILURES = ("crashed", "failed_to_start", "killed")  # of a guest's ways to end (guest.life.Ending)
+FAILURES = ("crashed", "failed_to_start", "killed", "panicked")  # of a guest's ways to end (guest.life.Ending)
 _NAMED_AT_MOST = 4  # guests named in a progress line
 
 
@@ -34,11 +35,12 @@ class GuestReport:
 
     rank: int
     host: str
-    how: str  # powered_off, stopped, killed, crashed, failed_to_start
+    how: str  # powered_off, stopped, killed, panicked, crashed, failed_to_start
     phase: str  # the last state before the end
     reason: str
     cause: str | None = None
     console: list[str] = field(default_factory=list)
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # at, how and reason of each death before
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Conductor:
         self.verdict: Verdict | None = None
         self.states = ["prepared"] * world_size
         self.reports: dict[int, GuestReport] = {}
+        self.restarts: Counter[int] = Counter()  # by rank
         self._has_app = has_app
         self._stop_on_guest_exit = stop_on_guest_exit
         self._tell_all = tell_all
@@ -82,13 +85,16 @@ class Conductor:
     # -- what is heard -------------------------------------------------------------------------------------------
 
     def heard(self, rank: int, message: Message) -> None:
-        """A message from a rank: a state, the end of its guest, or a request to stop."""
+        """A message from a rank: a state, the end of its guest, that it starts it again, or a request to stop."""
         if "state" in message:
             self.states[rank] = message["state"]
             if self.phase is Phase.booting and all(state == "up" for state in self.states):
                 self.phase = Phase.running
                 self._tell_all({"do": "run"})
                 self._on_running()
+        elif "restart" in message:
+            self.restarts[rank] += 1
+            self.states[rank] = "restarting"
         elif "end" in message:
             self.reports[rank] = GuestReport(rank=rank, **message["end"])
             self._guest_ended(self.reports[rank])
@@ -166,6 +172,12 @@ class Conductor:
         late = [(rank, state) for rank, state in enumerate(self.states) if state not in ("up", "running")]
         named = ", ".join(f"{host_name(rank)} ({state})" for rank, state in late[:_NAMED_AT_MOST])
         return named + (f" and {len(late) - _NAMED_AT_MOST} more" if len(late) > _NAMED_AT_MOST else "")
+
+    def restarted(self) -> str:
+        """`, after 3 restarts (n0001 2, n0003 1)`; nothing if there were none."""
+        each = ", ".join(f"{host_name(rank)} {number}" for rank, number in sorted(self.restarts.items()))
+        total = self.restarts.total()
+        return f", after {total} restart{'' if total == 1 else 's'} ({each})" if total else ""
 
     def boot_error(self) -> BootError | None:
         """The error of a boot that failed, with a table of the guests that were not up; None if it did not."""

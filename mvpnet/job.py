@@ -41,8 +41,9 @@ from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.logs import rank_logs, say
+from mvpnet.loop import Timer
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
-from mvpnet.rank import Keys, Prepared, child_environment, prepare, with_built_disk
+from mvpnet.rank import Keys, Prepared, Start, child_environment, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
 from mvpnet.signals import StopSignals
 from mvpnet.spec import JobSpec, RankSpec, plain
@@ -50,6 +51,7 @@ from mvpnet.world import World
 
 _PROGRESS_EVERY_S = 1.0
 _SAME_SIGNAL_S = 1.0  # Ctrl-C may reach a rank twice, from the terminal and from mpiexec
+_RESTART_PAUSE_S = 1.0
 _LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
 
 
@@ -204,7 +206,7 @@ def _ended(
     world: World, signals: StopSignals, order: Order, run: RunFolder, part: Part, recorder: Recorder | None
 ) -> int:
     """Gather what the ranks counted; on rank 0, record it and give the verdict."""
-    gathered = world.gather((part.pump.counters.as_dict(), part.states))
+    gathered = world.gather(({**part.pump.counters.as_dict(), "restarts": len(part.restarts)}, part.states))
     if recorder is None or gathered is None:
         _digest_inputs(world, signals, order.spec, run, None)
         return 0
@@ -219,7 +221,7 @@ def _ended(
             run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
     _record(run, order, world, part.conductor.verdict, reports, part)
     _digest_inputs(world, signals, order.spec, run, recorder)
-    say(f"the job is over: {part.conductor.verdict.how}; see {run.root}")
+    say(f"the job is over: {part.conductor.verdict.how}{part.conductor.restarted()}; see {run.root}")
     if error := part.conductor.boot_error():
         raise error
     return part.conductor.verdict.code
@@ -267,6 +269,7 @@ def _record(
         repeat=order.spec.repeat,
         times={**times, **(part.seconds() if part else {})},
         app=part.app if part else None,
+        restarts=part.conductor.restarts.total() if part and part.conductor else 0,
     )
     with _warning_of(run.result_json):
         write_json(run.result_json, whole)
@@ -305,22 +308,25 @@ class Part:
         self.pump = Pump(
             world.fabric,
             world.doorbell,
-            ready.link,
+            ready.first.link,
             ready.spec.net,
             on_control=self._hear,
             on_shutdown_request=None if ready.spec.shutdown.ignore_address else self._shutdown_requested,
             on_link_lost=self._link_lost,
         )
         self._loop.worker = self.pump
-        self._guest = Guest(
-            self._loop, ready.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
-        )
-        ready.descriptors.hand_over()
+        self._stopped_why: str | None = None  # of this guest, where we stopped it for a reason of its own
+        self._guest = self._guest_of(ready.first)
+        self.restarts: list[dict[str, Any]] = []
+        self._dead: dict[str, Any] | None = None  # the end of a guest that is about to be started again
+        self._start_timer: Timer | None = None
+        self._late_timer: Timer | None = None
+        self._has_booted = False
+        self._all_up = False
         self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
         self._sampler = Sampler(self._loop, self.pump, ready.logs.traffic, ready.spec.net.sample_s)
         self.app: AppRun | None = None
         self._told_to_stop = False
-        self._link_lost_why: str | None = None
         self._signalled_s: float | None = None
         self._said = ""
         self._took_s: dict[str, float] = {}
@@ -354,8 +360,7 @@ class Part:
             self._signalled(self._signals.received)
         if self.conductor:
             self._lead_the_way(self.conductor)
-        logger.info("starting {}", shlex.join(self._ready.launch.qemu_argv))
-        self._guest.start()
+        self._start(self._guest)
         try:
             self._loop.run()
         finally:
@@ -390,29 +395,102 @@ class Part:
         logger.info("the guest is {}", state.value)
         self.states.append((state.value, round(time.time(), 3)))
         self._tell({"state": state.value})
-        if state is GuestState.gone:
-            self._guest_gone()
+        match state:
+            case GuestState.booting:
+                self._has_booted = True
+            case GuestState.up if self._late_timer:
+                self._late_timer.cancel()
+                if self._all_up:
+                    self._guest.announce_running()
+            case GuestState.gone:
+                self._guest_gone()
 
     def _guest_gone(self) -> None:
         self.pump.close_link()
-        end = _end_report(
-            self._guest, self._world.hosts[self._world.rank], self._link_lost_why or self._guest.setup_failure
-        )
-        logger.log("ERROR" if end["how"] in FAILURES and not self._told_to_stop else "INFO", "{}", end["reason"])
+        why = self._stopped_why or self._guest.setup_failure
+        end = {**_end_report(self._guest, self._world.hosts[self._world.rank], why), "restarts": self.restarts}
+        if self._is_to_start_again(end):
+            self._start_again_soon(end)
+        else:
+            self._ended(end)
+
+    def _ended(self, end: dict[str, Any]) -> None:
+        logger.log("ERROR" if end["how"] in FAILURES and not self._told_to_stop else "INFO", "{}", _told(end))
         self._tell({"end": end})
         if self._told_to_stop and not self.conductor:
             self._finish()
 
     def _link_lost(self, reason: str) -> None:
         logger.debug("link lost: {}", reason)
-        self._loop.call_later(_LINK_GRACE_S, lambda: self._without_link(reason))
+        guest = self._guest
+        self._loop.call_later(_LINK_GRACE_S, lambda: self._without_link(guest, reason))
 
-    def _without_link(self, reason: str) -> None:
+    def _without_link(self, guest: Guest, reason: str) -> None:
         """A guest without its network is of no use; that qemu closed the link because it left is no such case."""
-        if self._guest.state.precedes(GuestState.stopping):
+        if guest is self._guest and guest.state.precedes(GuestState.stopping):
             logger.error("{}; stopping the guest", reason)
-            self._link_lost_why = reason
-            self._guest.stop()
+            self._stopped_why = reason
+            guest.stop()
+
+    # -- a guest that died and is started again (vm.restart) ---------------------------------------------------------
+
+    def _guest_of(self, start: Start) -> Guest:
+        guest = Guest(
+            self._loop, start.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
+        )
+        start.descriptors.hand_over()
+        self._stopped_why = None
+        self._is_late = False
+        return guest
+
+    def _start(self, guest: Guest) -> None:
+        logger.info("starting {}", shlex.join(guest.launch.qemu_argv))
+        guest.start()
+
+    def _is_to_start_again(self, end: dict[str, Any]) -> bool:
+        """It died of itself, having run before: not a guest that left, or that was stopped, by whomever."""
+        died = end["how"] in (Ending.crashed.value, Ending.panicked.value, Ending.failed_to_start.value)
+        stopped = (self._stopped_why is not None and not self._is_late) or self._guest.setup_failure is not None
+        left = len(self.restarts) < self._ready.spec.vm.restart
+        return died and left and self._has_booted and not stopped and not self._told_to_stop
+
+    def _start_again_soon(self, end: dict[str, Any]) -> None:
+        """After a pause: what holds its port or disks may take a moment to end."""
+        if self._late_timer:
+            self._late_timer.cancel()
+        self._dead = end
+        self.restarts.append({"at": round(time.time(), 3), "how": end["how"], "reason": end["reason"]})
+        which = f"{len(self.restarts)} of {self._ready.spec.vm.restart}"
+        logger.error("{}\n  starting it again on its disks, {}", _told(end), which)
+        self._tell({"restart": len(self.restarts)})
+        self._start_timer = self._loop.call_later(_RESTART_PAUSE_S, self._start_again)
+
+    def _start_again(self) -> None:
+        assert self._dead
+        dead, self._dead = self._dead, None
+        try:
+            start = self._ready.again()
+        except (MvpnetError, OSError) as error:
+            self._ended({**dead, "reason": f"{dead['reason']}; it could not be started again: {error}"})
+            return
+        self.pump.link = start.link
+        self._guest = self._guest_of(start)
+        timeout_s = self._ready.spec.boot.timeout_s
+        self._late_timer = self._loop.call_later(timeout_s, lambda: self._not_up_again(timeout_s))
+        self._start(self._guest)
+
+    def _not_up_again(self, timeout_s: float) -> None:
+        if self._guest.state.precedes(GuestState.up):
+            self._stopped_why, self._is_late = f"the guest was not up again after {timeout_s:g} s", True
+            self._guest.kill()
+
+    def _start_no_more(self) -> None:
+        """The job ends while a guest waits for its next start."""
+        if self._dead:
+            assert self._start_timer
+            self._start_timer.cancel()
+            dead, self._dead = self._dead, None
+            self._ended(dead)
 
     def _shutdown_requested(self) -> None:
         self._tell({"stop": f"{host_name(self._world.rank)} asked for the shutdown address", "code": 0})
@@ -443,6 +521,7 @@ class Part:
     def _hear(self, source: int, payload: bytes) -> None:
         message = json.loads(payload)
         if message.get("do") == "run":
+            self._all_up = True
             self._guest.announce_running()
         elif message.get("do") == "stop":
             self._stop()
@@ -451,7 +530,9 @@ class Part:
 
     def _stop(self) -> None:
         self._told_to_stop = True
-        if self._guest.state is not GuestState.gone:
+        if self._dead:
+            self._start_no_more()
+        elif self._guest.state is not GuestState.gone:
             self._guest.stop()
         elif not self.conductor:
             self._finish()
@@ -539,6 +620,12 @@ def _end_report(guest: Guest, host: str, stopped_why: str | None) -> dict[str, A
         "cause": failure.cause if failed else None,
         "console": list(failure.console_lines[-5:]),
     }
+
+
+def _told(end: dict[str, Any]) -> str:
+    """Why a guest ended; of a panic, with the last that was on its console."""
+    lines = end["console"] if end["how"] == Ending.panicked.value else []
+    return "\n  ".join([end["reason"], *(["its console ended with:", *lines] if lines else [])])
 
 
 def _count(number: int, thing: str) -> str:

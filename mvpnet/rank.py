@@ -75,13 +75,21 @@ class Descriptors:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A guest that can be started: a `Guest` made of `launch` takes the descriptors over."""
+class Start:
+    """What one start of a guest takes: a `Guest` made of `launch` takes the descriptors over."""
 
-    spec: RankSpec
     launch: Launch
     descriptors: Descriptors
     link: Link
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A guest that can be started."""
+
+    spec: RankSpec
+    first: Start
+    again: Callable[[], Start]  # for a guest that died, on the same disks and port. Raises HostError or OSError
     logs: RankLogs
     door: Door
     accel: Accel
@@ -117,46 +125,51 @@ def prepare(
     drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
     stack.callback(remove_leftovers, drives, say)
-    descriptors = Descriptors()
-    stack.callback(descriptors.close)
     if spec.net.socket is NetSocket.path:
         for path in socket_paths(spec):
             scratch.own_socket(path)
-    link, link_for_qemu = open_rank_link(spec, descriptors)
-    stack.callback(link.close)
-    our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())
     port, reserved = host.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     stack.callback(reserved.close)
     door = Door(spec.rank, socket.gethostname(), port, user)
-    wiring = wire(
-        spec,
-        accel=accel,
-        ssh_port=port,
-        link=link_for_qemu,
-        qmp_fd=qemus_qmp_fd,
-        folder=scratch.folder,
-        logs=logs,
-        boot=boot,
-        drives=drives,
-    )
-    launch = Launch(
-        qemu_argv=tuple(qemu_argv(spec, wiring)),
-        ssh_port=port,
-        qemu_log=logs.qemu,
-        console_log=wiring.console_log,
-        qmp_fd=our_qmp_fd,
-        qemu_fds=(qemus_qmp_fd, *([link_for_qemu.fd] if isinstance(link_for_qemu, LinkFd) else [])),
-        lock_fd=scratch.lock_fd,
-        remove=(scratch.folder,),
-        monwrap=spec.qemu.monwrap,
-        monwrap_log=logs.monwrap if spec.logging.wrapper else None,
-        powerdown_s=spec.shutdown.powerdown_s,
-        term_s=spec.shutdown.term_s,
-        ask_setup=ask_argv(port, user, private_key) if spec.boot.wait_for is WaitFor.cloud_init else None,
-        # qemu puts the temporary overlays of snapshot=on into TMPDIR
-        env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
-    )
-    return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why, drives, boot)
+
+    def start() -> Start:
+        descriptors = Descriptors()
+        stack.callback(descriptors.close)
+        link, link_for_qemu = open_rank_link(spec, descriptors)
+        stack.callback(link.close)
+        our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())
+        wiring = wire(
+            spec,
+            accel=accel,
+            ssh_port=port,
+            link=link_for_qemu,
+            qmp_fd=qemus_qmp_fd,
+            folder=scratch.folder,
+            logs=logs,
+            boot=boot,
+            drives=drives,
+        )
+        launch = Launch(
+            qemu_argv=tuple(qemu_argv(spec, wiring)),
+            ssh_port=port,
+            qemu_log=logs.qemu,
+            console_log=wiring.console_log,
+            qmp_fd=our_qmp_fd,
+            qemu_fds=(qemus_qmp_fd, *([link_for_qemu.fd] if isinstance(link_for_qemu, LinkFd) else [])),
+            lock_fd=scratch.lock_fd,
+            remove=(scratch.folder,),
+            keep_on_death=spec.vm.restart > 0,
+            monwrap=spec.qemu.monwrap,
+            monwrap_log=logs.monwrap if spec.logging.wrapper else None,
+            powerdown_s=spec.shutdown.powerdown_s,
+            term_s=spec.shutdown.term_s,
+            ask_setup=ask_argv(port, user, private_key) if spec.boot.wait_for is WaitFor.cloud_init else None,
+            # qemu puts the temporary overlays of snapshot=on into TMPDIR
+            env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
+        )
+        return Start(launch, descriptors, link)
+
+    return Prepared(spec, start(), start, logs, door, accel, accel_why, drives, boot)
 
 
 def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:
@@ -375,6 +388,7 @@ def wire(
         kernel_args=boot.kernel_args,
         fw_cfg=boot.fw_cfg,
         domains=tuple(search_domains(spec)),
+        panic_device=host.panic_device(spec.qemu.binary),
     )
 
 

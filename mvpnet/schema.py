@@ -175,6 +175,7 @@ class Vm:
     accel: Accel = Accel.auto
     cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM, max under TCG
     machine: str | None = None  # qemu's -machine; default qemu's own
+    restart: int = 0  # how often a guest that died is started again, on its disks as they are (docs/reliability.md)
 
 
 @dataclass(frozen=True)

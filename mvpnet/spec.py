@@ -259,6 +259,7 @@ def _check_sections(prefix: str, config: Config) -> None:
         raise ConfigError(f"{prefix}vm.memory: {config.vm.memory!r} is less than 1M")
     parse_size(config.logging.recent, f"{prefix}logging.recent")
     _at_least(f"{prefix}vm.cpus", config.vm.cpus, 1)
+    _at_least(f"{prefix}vm.restart", config.vm.restart, 0)
     _at_least(f"{prefix}boot.timeout_s", config.boot.timeout_s, 1)
     _at_least(f"{prefix}shutdown.powerdown_s", config.shutdown.powerdown_s, 0)
     _at_least(f"{prefix}shutdown.term_s", config.shutdown.term_s, 0)

@@ -24,6 +24,7 @@ STANDIN_MESSAGE     for `die`, and last words of a crash
 STANDIN_CONSOLE     text for the console in place of a login prompt
 STANDIN_DIR         a folder that is looked at ten times a second, and written to:
     poweroff.RANK crash.RANK   the same as the words, when such a file appears
+    panic.RANK         the guest's kernel panics: with "tell" in the file it tells qemu by the panic device
     send.RANK          frames to send, a line of hex each; the file is deleted when they are read
     received.RANK      frames that came, a line of hex each
 
@@ -185,6 +186,17 @@ class Standin:
     def crash(self) -> None:
         fail(self.message)
 
+    def panic(self, how: str) -> None:
+        """What Linux says, and qemu's events when it is told (qapi/run-state.json)."""
+        (self.folder / f"panic.{self.rank}").unlink()
+        self.print_on_console("[    9.1] Kernel panic - not syncing: sysrq triggered crash\n")
+        if how == "tell":
+            self.event("GUEST_PANICKED", action="poweroff")
+            self.event("SHUTDOWN", guest=True, reason="guest-panic")
+            self.leave(0)
+        else:
+            self.print_on_console("[    9.2] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\n")
+
     async def end_after_a_time(self) -> None:
         for word, end in (("poweroff", self.power_off), ("crash", self.crash)):
             if word in self.does:
@@ -198,6 +210,8 @@ class Standin:
                 self.power_off()
             if (self.folder / f"crash.{self.rank}").exists():
                 self.crash()
+            if (self.folder / f"panic.{self.rank}").exists():
+                self.panic((self.folder / f"panic.{self.rank}").read_text())
             frames = self.folder / f"send.{self.rank}"
             if frames.exists() and self.link:
                 lines = frames.read_text().split()
@@ -225,11 +239,15 @@ class Standin:
 
     async def serve_console(self) -> None:
         console = self.chardevs.get("console", {})
-        if log := console.get("logfile") or (console.get("path") if console.get("") == "file" else None):
-            with Path(log).open("a") as file:
-                file.write(self.console_text)
+        self.print_on_console(self.console_text)
         if console.get("") == "socket":
             self.serving.append(await asyncio.start_unix_server(self.on_console, console["path"]))
+
+    def print_on_console(self, text: str) -> None:
+        console = self.chardevs.get("console", {})
+        if log := console.get("logfile") or (console.get("path") if console.get("") == "file" else None):
+            with Path(log).open("a") as file:
+                file.write(text)
 
     async def on_console(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self.console_text.encode())
@@ -302,6 +320,9 @@ def main() -> int:
     argv = sys.argv[1:]
     if {"--version", "-version"} & set(argv):
         print("QEMU emulator version 7.2.0 (stand-in)")
+        return 0
+    if argv == ["-device", "help"]:
+        print('Misc devices:\nname "pvpanic", bus ISA\nname "pvpanic-pci", bus PCI')
         return 0
     if argv == ["-netdev", "help"]:
         print("Available netdev backend types:\nuser\nstream\ndgram")

@@ -201,3 +201,19 @@ def test_a_guest_that_crashed_before_the_usual_end_is_not_forgotten() -> None:
     conductor.heard(1, end("crashed"))
     conductor.heard(0, {"stop": "SIGTERM received", "code": 143, "signal": True})
     assert conductor.verdict == Verdict("SIGTERM received", 5)
+
+
+def test_a_guest_that_is_started_again_is_waited_for_and_told_of() -> None:
+    heard = Heard()
+    conductor = heard.conductor()
+    conductor.heard(0, {"state": "up"})
+    conductor.heard(1, {"state": "gone"})
+    conductor.heard(1, {"restart": 1})
+    assert "n0001 (restarting)" in conductor.progress(1)
+    assert conductor.restarted() == ", after 1 restart (n0001 1)"
+    conductor.heard(1, {"state": "up"})
+    assert conductor.phase is Phase.running
+    conductor.heard(1, {"restart": 2})
+    conductor.heard(0, {"restart": 1})
+    assert conductor.phase is Phase.running
+    assert conductor.restarted() == ", after 3 restarts (n0000 1, n0001 2)"

@@ -153,7 +153,8 @@ def _phases(timelines: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float
     """When the job as a whole passed into a phase, in seconds since 1970: the last rank's `up`, else the first's."""
     times: dict[str, list[float]] = {}
     for states in timelines:
-        for state, at in states:
+        first = dict(reversed(states))  # a guest that was started again passes them again
+        for state, at in first.items():
             times.setdefault(state, []).append(at)
     phases: dict[str, float] = {
         state: min(times[state]) for state in ("starting", "running", "stopping") if state in times

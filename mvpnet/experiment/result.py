@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def result(
-    *, how: str, code: int, digest: str, repeat: int, times: dict[str, Any], app: AppRun | None
+    *, how: str, code: int, digest: str, repeat: int, times: dict[str, Any], app: AppRun | None, restarts: int
 ) -> dict[str, Any]:
     """What result.json holds. `digest` is the asked-for spec's: with `repeat` it tells a sweep's jobs apart."""
     return {
@@ -25,6 +25,7 @@ def result(
         "repeat": repeat,
         "times": times,
         "steps": [asdict(step) for step in app.results] if app else [],
+        "restarts": restarts,
         "metrics": dict(app.metrics.values) if app else {},
     }
 

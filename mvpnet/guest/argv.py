@@ -48,6 +48,7 @@ class Wiring:
     kernel_args: str | None = None
     fw_cfg: tuple[str, ...] = ()  # values of -fw_cfg
     domains: tuple[str, ...] = ()  # DNS search domains
+    panic_device: str | None = None  # as host.panic_device answered
 
 
 def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
@@ -64,6 +65,7 @@ def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
     argv += _user_network(spec, wiring)
     argv += _mvpnet_network(spec, wiring)
     argv += ["-device", "virtio-rng-pci"]
+    argv += _panic_device(spec, wiring)
     for entry in wiring.fw_cfg:
         argv += ["-fw_cfg", entry]
     return argv + spec.qemu.extra_args
@@ -137,6 +139,13 @@ def _mvpnet_network(spec: RankSpec, wiring: Wiring) -> list[str]:
     if spec.net.mtu != STANDARD_MTU:
         device += f",host_mtu={spec.net.mtu}"
     return ["-netdev", _link(spec.net.kind, wiring.link), "-device", device]
+
+
+def _panic_device(spec: RankSpec, wiring: Wiring) -> list[str]:
+    """None beside one of the user's own: qemu takes one of a kind."""
+    if wiring.panic_device is None or any("pvpanic" in argument for argument in spec.qemu.extra_args):
+        return []
+    return ["-device", wiring.panic_device]
 
 
 def _link(kind: NetKind, link: LinkFd | LinkPath) -> str:

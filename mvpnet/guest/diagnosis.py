@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,23 @@ def last_lines(path: Path | None, count: int = 20, *, start: int = 0) -> tuple[s
         return ()
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", TERMINAL_CODES.sub("", text))]
     return tuple(line for line in lines if line)[-count:]
+
+
+# What Linux says last of all when it panics and is not to start again (kernel/panic.c).
+PANIC_ENDS = "---[ end Kernel panic - not syncing"
+_PANIC = re.compile(r"Kernel panic - not syncing(?:: (.*?))?(?: \]---)?$")
+
+
+def panic_words(console_lines: Iterable[str]) -> str:
+    """What a guest's kernel said of its panic, as in "Attempted to kill init!"; "" if it said nothing."""
+    said = [found[1] or "" for line in console_lines if (found := _PANIC.search(line))]
+    return said[-1] if said else ""
+
+
+def from_panic(console_lines: Sequence[str]) -> tuple[str, ...]:
+    """The lines from the panic on, which tell more than the registers that follow; all where there is none."""
+    at = [index for index, line in enumerate(console_lines) if "Kernel panic - not syncing" in line]
+    return tuple(console_lines[at[0] :] if at else console_lines)
 
 
 # What qemu says, up to 7.2 to 10.0, and what it means here.

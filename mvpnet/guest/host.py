@@ -275,6 +275,15 @@ def check_netdev(binary: str, kind: NetKind) -> None:
         )
 
 
+def panic_device(binary: str) -> str | None:
+    """The device by which a guest's kernel tells this qemu that it panicked; None for a qemu without one.
+
+    On x86 that on the ISA bus, which older kernels know too (docs/specs/pvpanic.rst of qemu).
+    """
+    devices = _ask(binary, "-device", "help")
+    return next((name for name in ("pvpanic", "pvpanic-pci") if f'name "{name}"' in devices), None)
+
+
 @functools.cache
 def _ask(binary: str, *arguments: str) -> str:
     try:

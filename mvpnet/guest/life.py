@@ -34,7 +34,8 @@ class Ending(Enum):
     powered_off = "powered_off"  # the guest did it
     stopped = "stopped"  # in order, because we or somebody else wanted it
     killed = "killed"  # we wanted it, and it took SIGKILL
-    crashed = "crashed"  # qemu, the guest's kernel or monwrap gave up
+    panicked = "panicked"  # the guest's kernel gave up
+    crashed = "crashed"  # qemu or monwrap gave up
     failed_to_start = "failed_to_start"  # there was no qemu
 
 
@@ -67,9 +68,12 @@ class Exit:
     steps: tuple[str, ...] = ()  # of monwrap's ladder
     shutdown: Shutdown | None = None
     had_run: bool = True  # it got as far as to run its machine
+    panic: str | None = None  # its kernel panicked, and this is what it said of that; "" if nobody heard
 
 
 def how_it_ended(seen: Exit) -> Ending:
+    if seen.panic is not None:
+        return Ending.panicked
     if "sigkill" in seen.steps:
         return Ending.killed
     if seen.signal not in (None, signal.SIGTERM) or seen.code not in (None, 0, TERMINATED):
@@ -82,7 +86,9 @@ def how_it_ended(seen: Exit) -> Ending:
 
 
 def _by_shutdown(shutdown: Shutdown) -> Ending:
-    if shutdown.reason in ("guest-panic", "host-error"):
+    if shutdown.reason == "guest-panic":
+        return Ending.panicked
+    if shutdown.reason == "host-error":
         return Ending.crashed
     return Ending.powered_off if shutdown.guest else Ending.stopped
 
@@ -91,6 +97,8 @@ def why_it_ended(seen: Exit, last_lines: tuple[str, ...]) -> str:
     """The same in a sentence."""
     cause = f" ({seen.shutdown.reason})" if seen.shutdown else ""
     match how_it_ended(seen):
+        case Ending.panicked:
+            return "the guest panicked (kernel panic)" + (f": {seen.panic}" if seen.panic else "")
         case Ending.killed:
             return "qemu was killed, as nothing gentler ended it" if "sigterm" in seen.steps else "qemu was killed"
         case Ending.stopped if "sigterm" in seen.steps:

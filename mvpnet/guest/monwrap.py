@@ -8,8 +8,9 @@ When its standard input ends, or on SIGTERM, SIGINT, SIGHUP or the command `stop
 qemu has ended: close qemu's standard input, ACPI power-down over QMP, SIGTERM, SIGKILL, each with its time. A qemu
 that has not greeted on QMP by then cannot be powered down, and that step is left out. Then monwrap deletes the
 `--remove` folders and exits with qemu's exit status (128 + n when signal n killed it, 127 when there was no such
-program, 126 when it could not be started). A monwrap that is itself killed takes qemu along (PR_SET_PDEATHSIG,
-prctl(2)).
+program, 126 when it could not be started). With `--keep-on-death` the folders stay when qemu ended before the ladder
+was begun: the rank is there then, and is to start it again on what is in them. A monwrap that is itself killed takes
+qemu along (PR_SET_PDEATHSIG, prctl(2)).
 
 Unlike the C program's monwrap, this one does not copy its standard input on to the program: it takes commands there.
 
@@ -75,6 +76,7 @@ class Options:
     qemu_log: Path | None
     pass_fds: tuple[int, ...]
     remove: tuple[Path, ...]
+    keep_on_death: bool
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -93,6 +95,7 @@ def parse(argv: Sequence[str]) -> Options:
     option("--qemu-log", type=Path, metavar="FILE", help="append the program's output to this file")
     option("--pass-fd", type=int, action="append", default=[], metavar="N", help="descriptor the program inherits")
     option("--remove", type=_own_folder, action="append", default=[], metavar="DIR", help="folder to delete at the end")
+    option("--keep-on-death", action="store_true", help="but not when the program ended without having been stopped")
     split = list(argv).index("--") if "--" in argv else len(argv)
     known, command = parser.parse_args(argv[:split]), tuple(argv[split + 1 :])
     if not command:
@@ -107,6 +110,7 @@ def parse(argv: Sequence[str]) -> Options:
         qemu_log=known.qemu_log,
         pass_fds=tuple(known.pass_fd),
         remove=tuple(known.remove),
+        keep_on_death=known.keep_on_death,
     )
 
 
@@ -228,6 +232,11 @@ class Wrapper:
         await self._exited.wait()
         await self._hear_the_last_of_qmp()
         self._events.attach(None)
+
+    @property
+    def stopped(self) -> bool:
+        """It was told to stop, or the rank is gone."""
+        return self._ladder is not None
 
     def stop(self, why: str) -> None:
         """Go down the ladder; once."""
@@ -423,8 +432,10 @@ def wrap(options: Options, events: EventPipe) -> int:
     events.send("started", pid=program.pid)
     for fd in options.pass_fds:  # so that qemu's end of a socket is the only one, and its peer sees it close
         os.close(fd)
-    asyncio.run(Wrapper(options, events, program).run())
-    remove(options.remove, events)
+    wrapper = Wrapper(options, events, program)
+    asyncio.run(wrapper.run())
+    if wrapper.stopped or not options.keep_on_death:
+        remove(options.remove, events)
     code = program.returncode
     note(f"ended: {code}")
     events.send("exited", code=code if code >= 0 else None, signal=-code if code < 0 else None)

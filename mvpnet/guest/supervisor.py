@@ -19,8 +19,18 @@ from typing import Any, Self
 
 from loguru import logger
 
-from mvpnet.guest.diagnosis import FAILED_SETUP, Failure, last_lines, likely_cause, unfinished_setup
+from mvpnet.guest.diagnosis import (
+    FAILED_SETUP,
+    TAIL_BYTES,
+    Failure,
+    from_panic,
+    last_lines,
+    likely_cause,
+    panic_words,
+    unfinished_setup,
+)
 from mvpnet.guest.life import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
+from mvpnet.guest.panicwatch import PanicWatch
 from mvpnet.guest.probe import BootProbe
 from mvpnet.guest.readiness import Answer, Readiness
 from mvpnet.loop import Loop, Timer
@@ -30,6 +40,7 @@ SETTLED_S = 2.0  # a qemu that greets on QMP runs its machine; of one that never
 LINK_LOOK_S = 0.1
 REAP_LOOK_S = 0.01  # a process closes its pipes a little before it can be waited for
 CLOSE_MARGIN_S = 10.0  # for monwrap to notice, and to delete folders, beyond the times of its ladder
+PANIC_LINES = 5  # shown of a panic, its words first
 COMMAND_BYTES = 4096  # PIPE_BUF of Linux: so much is written to a pipe whole or not at all (pipe(7))
 
 Reply = dict[str, Any]  # {"return": ...} or {"error": {"class": ..., "desc": ...}}
@@ -51,6 +62,7 @@ class Launch:
     qemu_fds: tuple[int, ...] = ()  # the descriptors that qemu's command line speaks of
     lock_fd: int | None = None
     remove: tuple[Path, ...] = ()  # folders that monwrap deletes when qemu has ended
+    keep_on_death: bool = False  # but not when it died of itself or by `kill`: the caller starts it again, or deletes
     monwrap: str = DEFAULT_MONWRAP
     monwrap_log: Path | None = None
     powerdown_s: float = 20.0
@@ -73,6 +85,8 @@ def monwrap_argv(launch: Launch) -> list[str]:
         argv += ["--pass-fd", str(fd)]
     for folder in launch.remove:
         argv += ["--remove", str(folder)]
+    if launch.keep_on_death:
+        argv += ["--keep-on-death"]
     return [*argv, "--", *launch.qemu_argv]
 
 
@@ -122,6 +136,8 @@ class Guest:
         self._asked = False
         self._steps: tuple[str, ...] = ()
         self._shutdown: Shutdown | None = None
+        self._panicked = False
+        self._panic_watch: PanicWatch | None = None
         self._refusal: str | None = None
         self._exit: tuple[int | None, int | None] | None = None
 
@@ -218,6 +234,8 @@ class Guest:
     def failure(self) -> Failure:
         """What there is to say about a guest that did not come up: at any time, most of all when it is gone."""
         qemu_lines, console_lines = self._tail(self.launch.qemu_log), self._tail(self.launch.console_log)
+        if self._has_panicked:
+            console_lines = from_panic(self._long_tail())[:PANIC_LINES]
         reached = [state for state in GuestState if state in self.times and state.precedes(GuestState.stopping)][-1]
         reason = self.end.reason if self.end else f"it is {self.state.value}"
         cause: str | None
@@ -243,6 +261,8 @@ class Guest:
         if self.state is GuestState.starting:
             self._enter(GuestState.booting)
             self._probe.start()
+            if log := self.launch.console_log:
+                self._panic_watch = PanicWatch(self._loop, log, self._log_starts[log], self._hangs_in_panic)
 
     def _on_banner(self, banner: str) -> None:
         logger.debug("ssh answers: {}", banner)
@@ -269,12 +289,32 @@ class Guest:
         else:
             self._timer = self._loop.call_later(LINK_LOOK_S, self._up_when_linked)
 
+    def _hangs_in_panic(self) -> None:
+        """There is nothing that this guest will ever do again, not even power off."""
+        self._panicked = True
+        self._command("kill")
+        self._stopping()
+
+    def _qemu_tells(self, name: str, data: dict[str, Any]) -> None:
+        """An event of qemu's (qapi/run-state.json)."""
+        if name == "SHUTDOWN":
+            self._shutdown = Shutdown(data["guest"], data["reason"])
+            self._stopping()
+        elif name == "GUEST_PANICKED":
+            self._panicked = True
+            if data["action"] == "pause":  # as somebody asked of qemu: left as it is, to be looked at
+                logger.error("the guest panicked (kernel panic), and qemu has paused it")
+        elif name == "RESET":
+            self._panicked = False
+
     def _stopping(self) -> None:
         self._wait_no_more()
         self._enter(GuestState.stopping)
 
     def _wait_no_more(self) -> None:
         self._probe.cancel()
+        if self._panic_watch:
+            self._panic_watch.cancel()
         if self._readiness:
             self._readiness.cancel()
 
@@ -342,9 +382,8 @@ class Guest:
             case "qmp-ready":
                 self.qemu_version = event["version"]
                 self._settled()
-            case "qmp" if event["name"] == "SHUTDOWN":
-                self._shutdown = Shutdown(event["data"]["guest"], event["data"]["reason"])
-                self._stopping()
+            case "qmp":
+                self._qemu_tells(event["name"], event["data"])
             case "stopping":
                 self._steps += (event["step"],)
                 self._stopping()
@@ -381,6 +420,7 @@ class Guest:
                 steps=self._steps,
                 shutdown=self._shutdown,
                 had_run=GuestState.booting in self.times,
+                panic=panic_words(self._long_tail()) if self._has_panicked else None,
             )
             return GuestEnd(how_it_ended(seen), why_it_ended(seen, qemu_lines), *self._exit, qemu_lines)
         signalled = f"was killed by {signal.Signals(-monwrap_code).name}" if monwrap_code < 0 else ""
@@ -392,8 +432,18 @@ class Guest:
             os.killpg(self.qemu_pid, signal.SIGKILL)
         return GuestEnd(Ending.crashed, f"monwrap {how}, and qemu with it", last_lines=qemu_lines)
 
+    @property
+    def _has_panicked(self) -> bool:
+        """Also where its panic was told in no event of its own, or qemu had been told to shut down for it."""
+        return self._panicked or (self._shutdown is not None and self._shutdown.reason == "guest-panic")
+
     def _tail(self, log: Path | None) -> tuple[str, ...]:
         return last_lines(log, start=self._log_starts.get(log, 0)) if log else ()
+
+    def _long_tail(self) -> tuple[str, ...]:
+        """Of the console: a panic's registers and calls come after its words."""
+        log = self.launch.console_log
+        return last_lines(log, TAIL_BYTES, start=self._log_starts.get(log, 0)) if log else ()
 
     def _close_fds(self) -> None:
         while self._fds_taken_over:

@@ -159,7 +159,11 @@ def test_more_than_a_disk_has_room_for(run_mvpnet: RunMvpnet, job: list[str], tm
         (2, ["--jsn"], "--json"),
         (2, ["image=nope"], "there is no option 'nope'"),
         (2, ["image.use=direct"], "would be written by rank 0 while rank 1 uses it"),
-        (2, ["image.drives=['blank.raw,mvpctl=c']", "image.copy_dir=copies"], "would be written by rank 0 while rank 1"),
+        (
+            2,
+            ["image.drives=['blank.raw,mvpctl=c']", "image.copy_dir=copies"],
+            "would be written by rank 0 while rank 1",
+        ),
     ],
 )
 def test_mistakes_are_told_once(

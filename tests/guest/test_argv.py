@@ -18,7 +18,7 @@ import pytest
 from mvpnet.errors import ConfigError
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv, shell_text
 from mvpnet.guest.drives import plan_drives
-from mvpnet.guest.host import reserve_ssh_port
+from mvpnet.guest.host import panic_device, reserve_ssh_port
 from mvpnet.guest.options import escaped
 from mvpnet.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm
 from mvpnet.spec import JobSpec, RankSpec
@@ -243,6 +243,17 @@ def test_kernel_and_fw_cfg() -> None:
     assert argv == [*with_added("-chardev", *added), "-fw_cfg", "name=opt/a,file=/f"]
 
 
+def test_panic_device() -> None:
+    argv = qemu_argv(make_spec(), make_wiring(panic_device="pvpanic"))
+    assert argv == [*PLAIN, "-device", "pvpanic"]
+
+
+def test_no_panic_device_beside_the_users_own() -> None:
+    own = ["-device", "pvpanic,ioport=0x606"]
+    argv = qemu_argv(make_spec(qemu=Qemu(extra_args=own)), make_wiring(panic_device="pvpanic"))
+    assert argv == [*PLAIN, *own]
+
+
 def test_shell_text() -> None:
     argv = ["qemu", "-nodefaults", "-append", "a b", "-m", "1M", "-smp", "2"]
     text = shell_text(argv)
@@ -321,6 +332,7 @@ def test_qemu_itself_accepts_it(kind: NetKind, by: str, mtu: int, tmp_path: Path
             console_log=tmp_path / "console.log",
             drives=tuple(plan.option for plan in plan_drives(spec, tmp_path)),
             domains=("a.example", "b.example"),
+            panic_device=panic_device(QEMU),
             fw_cfg=(f"name=opt/mvpnet/test,file={escaped(seed / 'user-data')}",),
         )
         fds = [qmp_of_qemu.fileno()] + ([qemus.fileno()] if by == "fd" else [])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mvpnet.guest.diagnosis import TAIL_BYTES, last_lines, likely_cause
+from mvpnet.guest.diagnosis import TAIL_BYTES, from_panic, last_lines, likely_cause, panic_words
 from mvpnet.guest.life import GuestState
 
 BOOTING, STARTING = GuestState.booting, GuestState.starting
@@ -55,6 +55,26 @@ def test_silence():
 )
 def test_words_that_tell_nothing(line):
     assert likely_cause(BOOTING, ["qemu: warning: host doesn't support something"], [line]) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[   12.3] Kernel panic - not syncing: sysrq triggered crash", "sysrq triggered crash"),
+        ("[   12.4] ---[ end Kernel panic - not syncing: Attempted to kill init! ]---", "Attempted to kill init!"),
+        ("Kernel panic - not syncing: Fatal exception: panic_on_oops", "Fatal exception: panic_on_oops"),
+        ("Kernel panic - not syncing", ""),
+        ("all is well", ""),
+    ],
+)
+def test_what_a_panic_says(line, words):
+    assert panic_words(["before", line, "after"]) == words
+
+
+def test_a_panics_lines_begin_with_its_words():
+    words, registers = "[1.2] Kernel panic - not syncing: sysrq triggered crash", "[1.3] RIP: 0033:0x47b7a0"
+    assert from_panic(["before", words, registers]) == (words, registers)
+    assert from_panic(["all", "is well"]) == ("all", "is well")
 
 
 def test_last_lines(tmp_path):

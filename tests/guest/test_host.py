@@ -22,6 +22,7 @@ from mvpnet.guest.host import (
     default_user,
     find_program,
     find_qemu_img,
+    panic_device,
     qemu_version,
     reserve_ssh_port,
     resolve_accel,
@@ -251,6 +252,7 @@ def test_this_qemu() -> None:
     assert version >= (7, 2)
     assert all(supports_netdev(QEMU, kind) for kind in NetKind)
     check_netdev(QEMU, NetKind.dgram)
+    assert panic_device(QEMU) == "pvpanic"
 
 
 def test_an_old_qemu(tmp_path: Path) -> None:
@@ -270,5 +272,6 @@ def test_a_program_that_is_no_qemu(tmp_path: Path) -> None:
     stand_in = program(tmp_path / "stand-in", "echo usage >&2; exit 2")
     assert qemu_version(str(stand_in)) is None
     check_netdev(str(stand_in), NetKind.stream)
+    assert panic_device(str(stand_in)) is None
     with pytest.raises(HostError, match=r"^qemu\.binary: .* does not start: No such file"):
         qemu_version(str(tmp_path / "nothing"))

@@ -50,7 +50,17 @@ TERM = Shutdown(False, "host-signal")
             "qemu was killed by SIGABRT: last line",
         ),
         (Exit(1, None), Ending.crashed, "qemu ended with exit code 1: last line"),
-        (Exit(0, None, shutdown=PANIC), Ending.crashed, "qemu ended with exit code 0 (guest-panic): last line"),
+        (Exit(0, None, shutdown=PANIC), Ending.panicked, "the guest panicked (kernel panic)"),
+        (
+            Exit(0, None, shutdown=PANIC, panic="Attempted to kill init!"),
+            Ending.panicked,
+            "the guest panicked (kernel panic): Attempted to kill init!",
+        ),
+        (
+            Exit(None, signal.SIGKILL, steps=("sigkill",), panic=""),
+            Ending.panicked,
+            "the guest panicked (kernel panic)",
+        ),
         (Exit(1, None, shutdown=GUEST_OFF), Ending.crashed, "qemu ended with exit code 1 (guest-shutdown): last line"),
     ],
 )

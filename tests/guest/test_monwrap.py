@@ -425,6 +425,26 @@ def test_a_folder_already_gone_is_no_trouble(start, tmp_path):
     assert "left" not in [event["event"] for event in wrap.events]
 
 
+@pytest.mark.parametrize(
+    ("end", "is_kept"), [("died", True), ("kill", True), ("stop", False), ("closed", False), ("SIGTERM", False)]
+)
+def test_folders_are_kept_for_a_rank_that_is_to_start_a_program_again(start, tmp_path, end, is_kept):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    wrap = start("--remove", str(folder), "--keep-on-death", "--term-s", LONG_S, program=SLEEP)
+    pid = wrap.pid()
+    if end == "died":
+        os.kill(pid, signal.SIGKILL)
+    elif end == "closed":
+        wrap.process.stdin.close()
+    elif end == "SIGTERM":
+        wrap.process.send_signal(signal.SIGTERM)
+    else:
+        wrap.process.stdin.write(end.encode() + b"\n")
+    wrap.read_until("exited")
+    assert folder.exists() == is_kept
+
+
 def test_a_folder_that_cannot_be_removed_is_told(start, tmp_path):
     folder = tmp_path / "scratch"
     folder.mkdir()

@@ -387,6 +387,19 @@ def test_a_crash_while_it_runs(live):
     assert life.guest.failure().reached is RUNNING
 
 
+@pytest.mark.parametrize("told", ["tell", ""], ids=["by the panic device", "on the console"])
+def test_a_kernel_panic(live, tmp_path, told):
+    log = tmp_path / "console.log"
+    log.write_text("---[ end Kernel panic - not syncing: of a guest before ]---\n")
+    life = live(console_log=log, argv=("-chardev", f"file,id=console,path={log}"))
+    life.reach(UP)
+    (tmp_path / "panic.0").write_text(told)
+    assert life.end() == (Ending.panicked, "the guest panicked (kernel panic): sysrq triggered crash")
+    assert life.states == [*TO_UP, STOPPING, GONE]
+    assert "Kernel panic" in life.guest.failure().console_lines[0]
+    assert not alive(life.guest.qemu_pid)
+
+
 def test_qemu_killed_from_outside(live):
     life = live()
     life.reach(UP)
@@ -540,6 +553,7 @@ def test_monwrap_argv_in_full():
         qemu_fds=(8, 9),
         lock_fd=10,
         remove=(Path("/tmp/mvpnet-0/job.0"),),
+        keep_on_death=True,
         monwrap="/opt/bin/monwrap",
         monwrap_log=Path("/run/monwrap.log"),
         powerdown_s=1.5,
@@ -555,6 +569,7 @@ def test_monwrap_argv_in_full():
         *("--pass-fd", "8"),
         *("--pass-fd", "9"),
         *("--remove", "/tmp/mvpnet-0/job.0"),
+        "--keep-on-death",
         *("--", "qemu-system-x86_64", "-m", "1G"),
     ]
 

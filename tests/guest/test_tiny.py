@@ -508,6 +508,14 @@ def test_module_names_have_no_dashes():
 
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="needs the zstd program")
+def test_a_module_that_is_only_welcome_comes_last_and_may_be_missing(tmp_path):
+    (tmp_path / "modules.builtin").write_text("")
+    for name, content in {"wanted": module(), "pvpanic-mmio": module("pvpanic"), "pvpanic": module()}.items():
+        (tmp_path / f"{name}.ko").write_bytes(content)
+    found = kernel.modules_in_order(tmp_path, ["wanted"], ["pvpanic_mmio", "missing"])
+    assert [one.name for one in found] == ["wanted", "pvpanic", "pvpanic_mmio"]
+
+
 def test_modules_compressed_by_zstd_are_read(tmp_path):
     path = tmp_path / "a.ko"
     path.write_bytes(module("b"))

@@ -73,6 +73,21 @@ def test_a_qemu_that_is_killed_is_a_crash_of_its_guest(bench: Bench) -> None:
     goes_on_with_the_other_guest(bench, job)
 
 
+@pytest.mark.parametrize("told", ["tell", ""], ids=["by the panic device", "on the console"])
+def test_a_kernel_panic_is_told_from_a_power_off(bench: Bench, told: str) -> None:
+    job = bench.up()
+    bench.tell("panic.1", told)
+    log = job.cwd / "run/rank-0001/mvpnet.log"
+    poll_until(lambda: "the guest panicked (kernel panic): sysrq triggered crash" in log.read_text(), 60, "the panic")
+    bench.tell("poweroff.0")
+    end = job.finish()
+    assert end.code == 5, end
+    assert "n0001 ERROR: the guest panicked (kernel panic): sysrq triggered crash" in end.stderr
+    assert "its console ended with:" in end.stderr
+    assert [guest["how"] for guest in record(job)["guests"]] == ["powered_off", "panicked"]
+    nothing_left(job)
+
+
 def goes_on_with_the_other_guest(bench: Bench, job: RunningJob) -> None:
     """Guest 1 crashed, and guest 0 runs until it powers off."""
     assert job.process.poll() is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from mvpnet.guest.tiny import cpio
 from mvpnet.guest.tiny.errors import TinyBuildError
 from mvpnet.guest.tiny.kernel import Module, modules_in_order
-from mvpnet.guest.tiny.recipe import MODULES, PROGRAMS, ROOT_FILES
+from mvpnet.guest.tiny.recipe import MODULES, PROGRAMS, ROOT_FILES, WELCOME_MODULES
 
 MULTIARCH = "x86_64-linux-gnu"
 
@@ -52,7 +52,7 @@ def initrd(tree: Tree, build_id: str) -> bytes:
 
     It is not compressed: unpacking it in an emulated CPU takes longer than qemu takes to hand it over.
     """
-    modules = modules_in_order(tree.modules_folder(), MODULES)
+    modules = modules_in_order(tree.modules_folder(), MODULES, WELCOME_MODULES)
     entries = [
         *own_files(ROOT_FILES),
         *program_files(tree),

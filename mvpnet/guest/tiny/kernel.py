@@ -28,10 +28,11 @@ class Module:
     content: bytes
 
 
-def modules_in_order(folder: Path, wanted: Iterable[str]) -> list[Module]:
+def modules_in_order(folder: Path, wanted: Iterable[str], welcome: Iterable[str] = ()) -> list[Module]:
     """The wanted modules with all they depend on, each after its dependencies; built-in ones are left out.
 
-    ``folder`` is a kernel's lib/modules/RELEASE. Raises TinyBuildError if the kernel does not have a wanted one.
+    ``folder`` is a kernel's lib/modules/RELEASE. Raises TinyBuildError if the kernel does not have a wanted one; one
+    that is only ``welcome`` is left out then.
     """
     files = {module_name(path): path for path in folder.rglob("*.ko*")}
     builtin = {module_name(Path(line)) for line in (folder / "modules.builtin").read_text().split()}
@@ -47,7 +48,7 @@ def modules_in_order(folder: Path, wanted: Iterable[str]) -> list[Module]:
             visit(dependency)
         ordered[name] = Module(name, content)
 
-    for name in wanted:
+    for name in (*wanted, *(name for name in welcome if name in files)):
         visit(name)
     return list(ordered.values())
 

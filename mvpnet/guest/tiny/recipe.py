@@ -52,6 +52,9 @@ MODULES = (
     "isofs",
 )
 
+#: The same, where the kernel has them: the panic device, by which a panic is told to qemu at once.
+WELCOME_MODULES = ("pvpanic_mmio",)
+
 
 def recipe_digest(folder: Path = FOLDER) -> str:
     """The SHA-256 of the names and contents of all the files the image is built by."""
