@@ -143,7 +143,8 @@ class Programs:
         with_stdin: bool = False,
         guarded: bool = False,
     ) -> Program:
-        """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it.
+        """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it; such a program is
+        deaf to SIGUSR1, which Slurm may send to all processes of a job: it is to run on until then.
 
         Should we be killed, the program gets a SIGTERM; `guarded` so does all that it started, and then a SIGKILL.
         Raises HostError when it cannot be started.
@@ -159,7 +160,7 @@ class Programs:
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+                preexec_fn=lambda: _in_child(deaf=with_stdin),
             )
         except OSError as error:
             raise HostError(f"cannot run {argv[0]!r}: {error.strerror}") from error
@@ -190,3 +191,9 @@ class Programs:
     def _look(self) -> None:
         for program in list(self._programs):
             program.look()
+
+
+def _in_child(*, deaf: bool) -> None:
+    die_with_parent(signal.SIGTERM)
+    if deaf:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -199,5 +199,6 @@ def refuse_split_world(size: int, environment: Mapping[str, str], library: str) 
         raise SplitWorldError(
             f"the launcher started {launched} ranks, but each is alone: "
             f"it is not of the same MPI as mpi4py's library ({name})",
-            hint="use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI",
+            hint="use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI; "
+            "with srun, say --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI",
         )

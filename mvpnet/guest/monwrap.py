@@ -10,7 +10,9 @@ that has not greeted on QMP by then cannot be powered down, and that step is lef
 `--remove` folders and exits with qemu's exit status (128 + n when signal n killed it, 127 when there was no such
 program, 126 when it could not be started). With `--keep-on-death` the folders stay when qemu ended before the ladder
 was begun: the rank is there then, and is to start it again on what is in them. A monwrap that is itself killed takes
-qemu along (PR_SET_PDEATHSIG, prctl(2)).
+qemu along (PR_SET_PDEATHSIG, prctl(2)). SIGUSR1 is ignored here, and by a qemu that does not ask for it: where Slurm
+follows processes by their parents (proctrack/linuxproc), the signal before a job's time limit reaches them as well as
+the rank, which sees to it.
 
 Unlike the C program's monwrap, this one does not copy its standard input on to the program: it takes commands there.
 
@@ -454,6 +456,7 @@ def could_not_start(options: Options, events: EventPipe, error: OSError) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # held back until there is a loop to take them: a stop that comes earlier must not end us without the ladder
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

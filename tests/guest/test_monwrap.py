@@ -231,6 +231,17 @@ def test_signals_set_the_ladder_going(start, number):
     assert {event["why"] for event in wrap.events if event["event"] == "stopping"} == {number.name}
 
 
+def test_a_signal_to_the_whole_slurm_job_is_the_ranks_to_act_on(start_standin):
+    wrap = start_standin("--powerdown-s", LONG_S)
+    qemu = wrap.pid()
+    wrap.read_until("qmp-ready")
+    for pid in (wrap.process.pid, qemu):
+        os.kill(pid, signal.SIGUSR1)
+    wrap.say("powerdown")
+    assert wrap.finish() == 0
+    assert "SHUTDOWN" in wrap.qmp_events()
+
+
 def test_a_second_call_to_stop_does_not_start_a_second_ladder(start):
     wrap = start("--term-s", SHORT_S, program=STUBBORN)
     wrap.ready()
