@@ -87,6 +87,7 @@ class Prepared:
     door: Door
     accel: Accel
     accel_why: str
+    folder: Path  # its scratch folder
     drives: tuple[DrivePlan, ...]
     boot: Boot
 
@@ -157,7 +158,7 @@ def prepare(
         # qemu puts the temporary overlays of snapshot=on into TMPDIR
         env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
     )
-    return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why, drives, boot)
+    return Prepared(spec, launch, descriptors, link, logs, door, accel, accel_why, scratch.folder, drives, boot)
 
 
 def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:
