@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
 from mvpnet.errors import ConfigError, GuestError, HostError, JobError, MvpnetError
-from mvpnet.logs import put, say
+from mvpnet.logs import say
 
 if TYPE_CHECKING:
     from mvpnet.hands.registry import Found
@@ -68,8 +68,9 @@ def _width() -> int:
     return shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else _PLAIN_WIDTH
 
 
-def _print(text: str) -> None:
-    put(sys.stdout, text.encode())
+def _print(text: str | bytes) -> None:
+    """A reader that is gone ends us, unlike a job."""
+    click.echo(text, nl=False)
 
 
 # ── what there is ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -274,7 +275,7 @@ def logs(follow: bool, lines: int, which: str, words: tuple[str, ...]) -> None:
     if not follow and not any(path.exists() for path in files.values()):
         hint = f"a job writes it with {_LOGS[which]}" if _LOGS[which] else "it is made when the guest starts"
         raise JobError(f"there is no {next(iter(files.values()))}", hint=hint)
-    show(files, lines, lambda data: put(sys.stdout, data), (lambda: not job.ended()) if follow else None)
+    show(files, lines, _print, (lambda: not job.ended()) if follow else None)
 
 
 def log_file(job: Found, rank: int, which: str) -> Path:

@@ -201,7 +201,7 @@ def _read(folder: Path) -> Entry | None:
     try:
         found: dict[str, Any] = json.loads((folder / "entry.json").read_bytes())
         return Entry(**{key: value for key, value in found.items() if key in Entry.__dataclass_fields__})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
