@@ -36,7 +36,8 @@ def run(argv: list[str]) -> int:
             return launch(argv, lead_verb, follow)
         if argv[:1] == ["doctor"] and not inspecting:
             return examine(argv)
-        if argv and (argv[0].isidentifier() or argv == ["--version"]):
+        completes = "_MVPNET_COMPLETE" in os.environ  # set by what `mvpnet completion` printed
+        if completes or (argv and (argv[0].isidentifier() or argv == ["--version"])):
             from mvpnet import cli
 
             return cli.run(argv)

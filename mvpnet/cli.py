@@ -13,6 +13,7 @@ from mvpnet import __version__
 from mvpnet.bench.command import Launch, bench
 from mvpnet.doctor.command import doctor
 from mvpnet.errors import ConfigError, ImageError, Interrupted, MpiError, MvpnetError
+from mvpnet.hands_cli import HANDS, complete
 from mvpnet.image_cli import image
 from mvpnet.recipe_cli import recipes
 from mvpnet.record_cli import diff, export, replay, report
@@ -24,6 +25,8 @@ def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
 
     Raises MvpnetError, ConfigError for a command line that click refuses.
     """
+    if (completed := complete(verbs)) is not None:
+        return completed
     try:
         result = verbs.main(argv, prog_name="mvpnet", standalone_mode=False, obj=launch)
     except click.Abort:  # Ctrl-C
@@ -49,6 +52,8 @@ verbs.add_command(recipes)
 verbs.add_command(seed)
 for record_verb in (replay, diff, export, report):
     verbs.add_command(record_verb)
+for hands_verb in HANDS:
+    verbs.add_command(hands_verb)
 
 
 @verbs.command(name="help")

@@ -10,6 +10,8 @@
     ├── BootError               5   a guest did not come up in time, or died on the way
     ├── LinkError               6   the connection between qemu and its rank broke
     ├── AppError                7   what an app needs or leaves could not be carried or read
+    ├── JobError                8   a verb found no such running job or rank, or the job does not answer
+    ├── GuestError              9   a running guest, or its qemu, would not do what a verb asked of it
     └── Interrupted             130 stopped by a signal before the guests ran
 
 A message says what was wrong, where (file, key or rank), and what to do. `hint`, where there is one, is the
@@ -71,6 +73,14 @@ class LinkError(MvpnetError):
 
 class AppError(MvpnetError):
     exit_code = 7
+
+
+class JobError(MvpnetError):
+    exit_code = 8
+
+
+class GuestError(MvpnetError):
+    exit_code = 9
 
 
 class Interrupted(MvpnetError):

@@ -40,10 +40,14 @@ from mvpnet.guest.life import Ending, GuestState
 from mvpnet.guest.seedfiles import seed_facts
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
+from mvpnet.hands.console import Console
+from mvpnet.hands.desk import Desk
+from mvpnet.hands.registry import ANSWERING, ENDING, Entry, Listing, listed, sweep_number
+from mvpnet.hands.server import Server
 from mvpnet.logs import rank_logs, say
 from mvpnet.loop import Timer
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
-from mvpnet.rank import Keys, Prepared, Start, child_environment, prepare, with_built_disk
+from mvpnet.rank import Keys, Prepared, Start, child_environment, console_socket, prepare, with_built_disk
 from mvpnet.schema import OnGuestExit
 from mvpnet.signals import StopSignals
 from mvpnet.spec import JobSpec, RankSpec, plain
@@ -79,6 +83,16 @@ def lead(world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str
 
     Raises MvpnetError for a job that was refused or did not come up.
     """
+    scratch = str(scratch_base(spec.config.job.scratch_dir))
+    number = sweep_number(spec.run_dir)
+    entry = Entry(spec.name, os.getpid(), spec.world_size, str(spec.run_dir), scratch, number)
+    with listed(entry, say) as listing:
+        return _lead(world, signals, spec, replays, listing)
+
+
+def _lead(
+    world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str, Any] | None, listing: Listing | None
+) -> int:
     for warning in spec.warnings():
         say(f"warning: {warning}")
     check_steps(steps_of(spec.config.app), spec.world_size)
@@ -95,7 +109,7 @@ def lead(world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str
     world.broadcast(order)
     with world.part(spec.world_size) as part:
         assert part
-        return _live(part, signals, order, recorder)
+        return _live(part, signals, order, recorder, listing)
 
 
 def follow(world: World, signals: StopSignals, order: Order) -> None:
@@ -105,10 +119,16 @@ def follow(world: World, signals: StopSignals, order: Order) -> None:
             _live(part, signals, order)
 
 
-def _live(world: World, signals: StopSignals, order: Order, recorder: Recorder | None = None) -> int:
+def _live(
+    world: World,
+    signals: StopSignals,
+    order: Order,
+    recorder: Recorder | None = None,
+    listing: Listing | None = None,
+) -> int:
     """One rank's life in one job; on rank 0, the job's exit code. Raises, on rank 0, what made the job fail.
 
-    Rank 0 alone has a recorder.
+    Rank 0 alone has a recorder, and a place in the registry.
     """
     spec = order.spec.for_rank(world.rank)
     run = RunFolder(order.spec.run_dir)
@@ -132,7 +152,7 @@ def _live(world: World, signals: StopSignals, order: Order, recorder: Recorder |
         if recorder and found:
             with _warning_of(run.manifest):
                 recorder.started(found, own_inputs(order.spec))
-        part = Part(world, signals, order.spec, ready, run, [door for _, door in answers])
+        part = Part(world, signals, order.spec, ready, run, [door for _, door in answers], listing)
         stack.callback(part.close)
         if part.conductor:
             part.write_ways_in(part.conductor)
@@ -294,7 +314,14 @@ class Part:
     """One rank's part while the guests run: its guest, its pump, and what it and rank 0 tell each other."""
 
     def __init__(
-        self, world: World, signals: StopSignals, job: JobSpec, ready: Prepared, run: RunFolder, doors: list[Door]
+        self,
+        world: World,
+        signals: StopSignals,
+        job: JobSpec,
+        ready: Prepared,
+        run: RunFolder,
+        doors: list[Door],
+        listing: Listing | None = None,
     ) -> None:
         self.started = _now()
         self.conductor: Conductor | None = None
@@ -326,6 +353,11 @@ class Part:
         self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
         self._sampler = Sampler(self._loop, self.pump, ready.logs.traffic, ready.spec.net.sample_s)
         self.app: AppRun | None = None
+        socket, log = console_socket(ready.folder), ready.first.launch.console_log
+        self._console = Console(self._loop, socket, log, lambda number, told: self._tell({"hands": number, **told}))
+        self._desk = Desk(machine=lambda: self._guest, facts=self._facts, console=self._console, tell=self._tell)
+        self._listing = listing
+        self._server: Server | None = None
         self._told_to_stop = False
         self._signalled_s: float | None = None
         self._said = ""
@@ -351,6 +383,10 @@ class Part:
                 stop_app=self._stop_app,
                 on_over=self._finish,
             )
+            if listing:
+                self._server = Server(
+                    self._loop, listing.socket, world.size, tell=self._tell_rank, overview=self._overview
+                )
 
     def run(self) -> None:
         """Start the guest and run until the whole job is over."""
@@ -361,10 +397,14 @@ class Part:
         if self.conductor:
             self._lead_the_way(self.conductor)
         self._start(self._guest)
+        if self._listing:
+            self._listing.enter(ANSWERING)
         try:
             self._loop.run()
         finally:
             self._signals.on_signal = None
+            if self._listing:
+                self._listing.enter(ENDING)
 
     def write_ways_in(self, conductor: Conductor) -> None:
         """ssh_config and inventory.yaml, for whom wants into the guests; the job is of no use without."""
@@ -377,6 +417,9 @@ class Part:
 
     def close(self) -> None:
         """Leave no process behind, whatever happened."""
+        if self._server:
+            self._server.close()
+        self._console.close("the job is over")
         self._sampler.close()
         if self.app:
             self.app.close()
@@ -513,6 +556,9 @@ class Part:
         """Tell rank 0."""
         self.pump.send_control(0, json.dumps(message).encode())
 
+    def _tell_rank(self, rank: int, message: dict[str, Any]) -> bool:
+        return self.pump.send_control(rank, json.dumps(message).encode())
+
     def _tell_all(self, message: dict[str, Any]) -> None:
         payload = json.dumps(message).encode()
         for rank in range(self._world.size):
@@ -520,7 +566,12 @@ class Part:
 
     def _hear(self, source: int, payload: bytes) -> None:
         message = json.loads(payload)
-        if message.get("do") == "run":
+        if "hands" in message and "do" in message:
+            self._desk.hear(message)
+        elif "hands" in message:
+            if self._server:
+                self._server.heard(message)
+        elif message.get("do") == "run":
             self._all_up = True
             self._guest.announce_running()
         elif message.get("do") == "stop":
@@ -540,6 +591,17 @@ class Part:
     def _finish(self) -> None:
         self.pump.finish(self._loop.stop)
 
+    def _facts(self) -> dict[str, Any]:
+        """What this rank tells who asks how it is; times in seconds since 1970."""
+        return {
+            "time_s": time.time(),
+            "state": self._guest.state.value,
+            "states": self.states,
+            "qemu_pid": self._guest.qemu_pid,
+            "qemu_version": self._guest.qemu_version,
+            "counters": self.pump.counters.as_dict(),
+        }
+
     # -- rank 0 ------------------------------------------------------------------------------------------------------
 
     def _lead_the_way(self, conductor: Conductor) -> None:
@@ -553,6 +615,16 @@ class Part:
         if self._job.config.shutdown.on_stdin_eof:
             self._watch_stdin(conductor)
         self._show_progress(conductor)
+
+    def _overview(self) -> dict[str, Any]:
+        """What is known here of the job, for who asks how it is."""
+        assert self.conductor
+        return {
+            "phase": self.conductor.phase.value,
+            "states": self.conductor.states,
+            "doors": [asdict(door) for door in self._doors],
+            "ends": {rank: asdict(report) for rank, report in self.conductor.reports.items()},
+        }
 
     def _show_progress(self, conductor: Conductor) -> None:
         """A line whenever something changed, at most one a second."""

@@ -123,6 +123,11 @@ def scratch_base(scratch_dir: str | None) -> Path:
     return Path(scratch_dir or os.environ.get("TMPDIR") or "/tmp") / f"mvpnet-{os.getuid()}"
 
 
+def registry_base() -> Path:
+    """The folder where all running jobs of this user on this host are found, whatever TMPDIR they were given."""
+    return Path(os.environ.get("MVPNET_REGISTRY") or f"/tmp/mvpnet-jobs-{os.getuid()}")
+
+
 def cache_base(cache_dir: str | None) -> Path:
     """Where built and fetched images are kept (XDG Base Directory Specification)."""
     if cache_dir:

@@ -143,8 +143,8 @@ class Programs:
         with_stdin: bool = False,
         guarded: bool = False,
     ) -> Program:
-        """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it; such a program is
-        deaf to SIGUSR1, which Slurm may send to all processes of a job: it is to run on until then.
+        """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it; such a program
+        is deaf to SIGUSR1, which Slurm may send to all processes of a job: it is to run on until then.
 
         Should we be killed, the program gets a SIGTERM; `guarded` so does all that it started, and then a SIGKILL.
         Raises HostError when it cannot be started.

@@ -94,6 +94,7 @@ class Prepared:
     door: Door
     accel: Accel
     accel_why: str
+    folder: Path  # its scratch folder
     drives: tuple[DrivePlan, ...]
     boot: Boot
 
@@ -169,7 +170,7 @@ def prepare(
         )
         return Start(launch, descriptors, link)
 
-    return Prepared(spec, start(), start, logs, door, accel, accel_why, drives, boot)
+    return Prepared(spec, start(), start, logs, door, accel, accel_why, scratch.folder, drives, boot)
 
 
 def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:

@@ -33,21 +33,23 @@ class Scratch:
 
 
 @contextlib.contextmanager
-def scratch_folder(base: Path, name: str, say: Callable[[str], None]) -> Iterator[Scratch]:
+def scratch_folder(
+    base: Path, name: str, say: Callable[[str], None], key: str = "job.scratch_dir"
+) -> Iterator[Scratch]:
     """A new private folder `base/name` while inside.
 
-    Raises HostError when `base` is not ours alone, or cannot be written.
+    Raises HostError, naming the key, when `base` is not ours alone, or cannot be written.
     """
     try:
-        lock_fd = _lock_in(base, name, say)
+        lock_fd = _lock_in(base, name, say, key)
     except OSError as error:
-        raise _no_scratch(base, error) from error
+        raise _no_scratch(base, error, key) from error
     scratch = Scratch(base / name, base / f"{name}.lock", lock_fd)
     try:
         try:
             scratch.folder.mkdir(mode=0o700)
         except OSError as error:
-            raise _no_scratch(base, error) from error
+            raise _no_scratch(base, error, key) from error
         yield scratch
     finally:
         shutil.rmtree(scratch.folder, ignore_errors=True)
@@ -58,9 +60,9 @@ def scratch_folder(base: Path, name: str, say: Callable[[str], None]) -> Iterato
             base.rmdir()  # the last one out; others' folders keep it
 
 
-def remove_stale(base: Path, say: Callable[[str], None]) -> None:
-    """Remove what killed jobs of this user left in `base`."""
-    for lock in sorted(base.glob("*.lock")):
+def remove_stale(base: Path, say: Callable[[str], None], locks: str = "*.lock") -> None:
+    """Remove what killed jobs of this user left in `base`, as far as the names of their lock files match."""
+    for lock in sorted(base.glob(locks)):
         try:
             lock_fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
@@ -95,14 +97,14 @@ def _remove_sockets(lock_fd: int) -> list[Path]:
     return removed
 
 
-def _lock_in(base: Path, name: str, say: Callable[[str], None]) -> int:
+def _lock_in(base: Path, name: str, say: Callable[[str], None], key: str) -> int:
     """Make `base` ready, and hold a lock file in it, which keeps it from being removed as empty."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # another job was the last one out, just now
-            _private(base)
+            _private(base, key)
             remove_stale(base, say)
             return _held_lock(base / f"{name}.lock")
-    _private(base)
+    _private(base, key)
     return _held_lock(base / f"{name}.lock")
 
 
@@ -117,19 +119,16 @@ def _held_lock(path: Path) -> int:
         os.close(fd)
 
 
-def _private(base: Path) -> None:
+def _private(base: Path, key: str) -> None:
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = base.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise HostError(
-            f"job.scratch_dir: {base} is not a folder of your own", hint="set job.scratch_dir to a local disk of yours"
-        )
+        raise HostError(f"{key}: {base} is not a folder of your own", hint=f"set {key} to a local disk of yours")
     if found.st_mode & 0o077:
         base.chmod(0o700)
 
 
-def _no_scratch(base: Path, error: OSError) -> HostError:
+def _no_scratch(base: Path, error: OSError, key: str) -> HostError:
     return HostError(
-        f"job.scratch_dir: cannot make a folder in {base}: {error.strerror}",
-        hint="set job.scratch_dir to a local disk of yours",
+        f"{key}: cannot make a folder in {base}: {error.strerror}", hint=f"set {key} to a local disk of yours"
     )

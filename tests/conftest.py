@@ -48,6 +48,8 @@ def leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Process
     """The processes that the test started, or they in turn, and that live. Those left when the test ends fail it."""
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
+    registry = Path("/tmp") / f"mvr{mark[:12]}"  # the jobs of the test are listed there
+    monkeypatch.setenv("MVPNET_REGISTRY", str(registry))
 
     def living() -> list[Process]:
         return processes_marked(f"{MARK}={mark}")
@@ -58,6 +60,7 @@ def leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Process
         time.sleep(0.1)
     for process in left:
         process.kill()
+    shutil.rmtree(registry, ignore_errors=True)
     assert not left, "processes are left over:\n" + "\n".join(map(str, left))
 
 

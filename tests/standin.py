@@ -268,16 +268,18 @@ class Standin:
         while data := await reader.read(65536):
             commands, unread = json_stream(unread + data.decode())
             for command in commands:
-                answer = self.perform(command["execute"])
+                answer = self.perform(command["execute"], command.get("arguments", {}))
                 self.say({"id": command["id"], **answer} if "id" in command else answer)
                 if command["execute"] == "system_powerdown" and "ignore-powerdown" not in self.does:
                     self.power_off()
 
-    def perform(self, command: str) -> dict[str, object]:
+    def perform(self, command: str, arguments: dict[str, Any]) -> dict[str, object]:
         if command == "query-status":
             return {"return": {"status": "running", "running": True}}
         if command == "query-version":
             return {"return": {"qemu": VERSION, "package": "stand-in"}}
+        if command == "human-monitor-command":
+            return {"return": f"a human asked for {arguments['command-line']}\r\n" * int(arguments.get("cpu-index", 1))}
         if command == "quit":
             self.event("SHUTDOWN", guest=False, reason="host-qmp-quit")
             self.leave(0)

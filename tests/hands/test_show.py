@@ -1,0 +1,82 @@
+"""What is shown of jobs, ranks and logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mvpnet.errors import ConfigError
+from mvpnet.hands.follow import show
+from mvpnet.hands.show import amount, rates, span
+from mvpnet.hands.terminal import escape_byte
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h 00 min"),
+        (86400 * 2 + 3600 * 5, "2 d 5 h"),
+    ],
+)
+def test_span(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (12.34, "12.3"), (999, "999"), (999.6, "1 k"), (1234, "1.23 k"), (5e8, "500 M")]
+)
+def test_amount(number: float, text: str) -> None:
+    assert amount(number) == text
+
+
+def test_rates() -> None:
+    keys = ("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest")
+    before = {"time_s": 10.0, "counters": {**dict.fromkeys(keys, 100), "drops": {"forged": 2}}}
+    now = {"time_s": 12.0, "counters": {**dict.fromkeys(keys, 300), "drops": {"forged": 2, "guest_full": 8}}}
+    assert rates(before, now) == {**{f"{key}_per_s": 100.0 for key in keys}, "drops_per_s": 4.0}
+
+
+@pytest.mark.parametrize(("text", "byte"), [("^]", b"\x1d"), ("^a", b"\x01"), ("^A", b"\x01"), ("~", b"~")])
+def test_escape(text: str, byte: bytes) -> None:
+    assert escape_byte(text) == byte
+    assert escape_byte("none") is None
+
+
+@pytest.mark.parametrize("text", ["", "^", "^é", "^]x", "no"])
+def test_no_escape(text: str) -> None:
+    if text == "^":
+        assert escape_byte(text) == b"^"
+        return
+    with pytest.raises(ConfigError, match="--escape"):
+        escape_byte(text)
+
+
+def test_logs_side_by_side_as_they_grow(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"one\ntwo\nthr")
+    steps = iter([lambda: second.write_bytes(b"late\n"), lambda: first.write_bytes(b"one\ntwo\nthree\nlast"), None])
+
+    def go_on() -> bool:
+        step = next(steps)
+        if step:
+            step()
+        return step is not None
+
+    shown = bytearray()
+    show({"n0000": first, "n0001": second}, 2, shown.extend, go_on)
+    assert shown.splitlines() == [b"n0000 | two", b"n0001 | late", b"n0000 | three", b"n0000 | last"]
+
+
+def test_one_log_is_shown_as_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\ntwo\nno end: ")
+    shown = bytearray()
+    show({"n0000": log}, 2, shown.extend, None)
+    assert shown == b"two\nno end: "
+    show({"n0000": log}, 0, shown.extend, None)
+    assert shown == b"two\nno end: "
