@@ -282,7 +282,7 @@ def test_a_job_that_prepares_and_one_that_boots(bench: Bench) -> None:
         assert "is preparing: its guests are not started yet" in refused(8, verb, "0")
     gate.touch()
     poll_until(lambda: jobs_listed()[0]["phase"] == "booting", 60, "the guests to be started")
-    poll_until(lambda: said("logs", "0"), 60, "a console log")
+    poll_until(lambda: hands("logs", "0").stdout, 60, "a console log")
     assert "login: " in said("console", "0", stdin="")
     ranks = json.loads(said("status", "--json"))["ranks"]
     assert (ranks[0]["state"], ranks[0]["up_s"]) == ("booting", None)
