@@ -50,6 +50,7 @@ _RANK_VALUE = re.compile(r"(?<!\\)\$\{(rank|world_size|host_name|address)\}")
 _SHELL_HINT = (
     r"a ${…} that is for a shell in the guest is written \${…}; rank, world_size, host_name and address are known"
 )
+_PACKAGE_HINT = "the first line of a recipe has to be: # @package _global_"
 _ON_HINT = 'YAML reads on as true; write "on" with quotes'
 PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
 _PATHS = {
@@ -457,7 +458,9 @@ def explained(error: Exception, place: str = "") -> ConfigError:
         what = f"{key}: {what}"
     where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
     shell = type(inner).__name__ == "InterpolationKeyError" and "cloud_init" in what
-    return ConfigError(what + where, hint=_SHELL_HINT if shell else _ON_HINT if key.endswith(".True") else None)
+    no_package = key.startswith("recipe.") and "the config file recipe/" in where
+    hints = ((shell, _SHELL_HINT), (key.endswith(".True"), _ON_HINT), (no_package, _PACKAGE_HINT))
+    return ConfigError(what + where, hint=next((hint for applies, hint in hints if applies), None))
 
 
 def _place(outer: str) -> str:

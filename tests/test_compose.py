@@ -197,3 +197,10 @@ def test_on_without_quotes_in_a_group_is_explained(launch_folder: Path) -> None:
     option(launch_folder / "mvpnet.d", "recipe", "mine", "# @package _global_\napp: {kind: guest, on: all}\n")
     with pytest.raises(ConfigError, match=r'YAML reads on as true; write "on" with quotes'):
         composed("recipe=mine")
+
+
+def test_a_recipe_that_does_not_say_where_its_keys_go_is_told_how(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "recipe", "mine", "vm: {memory: 1G}\n")
+    with pytest.raises(ConfigError) as caught:
+        composed("recipe=mine")
+    assert "recipe/mine.yaml" in str(caught.value) and "# @package _global_" in str(caught.value)

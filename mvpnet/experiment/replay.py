@@ -90,15 +90,12 @@ def at_hand(run: Run, spec: JobSpec) -> JobSpec:
     images = Store(cache_base(spec.config.image.cache_dir) / "images").images()
     stored = {image.disk_sha256: options.escaped(image.disk) for image in images}
     launch_folder = run.manifest.get("launch_folder", "")
-    moved: dict[str, str] = {}
+    moved = _from_archive(run, RunFolder(spec.run_dir))
     for one in run.manifest["inputs"]:
         path, digest = one["path"], one["sha256"]
-        if not path or not digest:
+        if not path or not digest or path in moved:
             continue
-        along = run.folder.inputs / digest / Path(path).name
-        if along.exists() and not _is_same(Path(path), one):
-            moved[path] = str(_brought(along, digest, RunFolder(spec.run_dir)))
-        elif digest in stored and one["key"].startswith(("image.path", "image.drives")) and not Path(path).exists():
+        if digest in stored and one["key"].startswith(("image.path", "image.drives")) and not Path(path).exists():
             moved[path] = stored[digest]
         elif one["key"].startswith("app") and launch_folder != str(Path.cwd()):
             moved[path] = path  # the app's words are relative to the folder of the launch
@@ -108,6 +105,25 @@ def at_hand(run: Run, spec: JobSpec) -> JobSpec:
     return job_spec(Moved(moved, launch_folder).within(plain(spec)), str(run.folder.manifest)) if moved else spec
 
 
+def _from_archive(run: Run, new: RunFolder) -> dict[str, str]:
+    """Which files are not here as they were and came with an archive, and where they are now, below `new`.
+
+    A recipe and its folder stay beside each other: if one of them is not here, both are taken.
+    """
+    known = [one for one in run.manifest["inputs"] if one["path"] and one["sha256"]]
+    came = [
+        (one, along) for one in known if (along := run.folder.inputs / one["sha256"] / Path(one["path"]).name).exists()
+    ]
+    recipe = [one for one, _ in came if one["key"] in ("recipe", "recipe.files")]
+    recipe_is_here = all(_is_same(Path(one["path"]), one) for one in recipe)
+    moved = {}
+    for one, along in came:
+        if not (recipe_is_here if one in recipe else _is_same(Path(one["path"]), one)):
+            beside = recipe[0]["sha256"] if one in recipe else one["sha256"]
+            moved[one["path"]] = str(_brought(along, one["sha256"], new.inputs / beside))
+    return moved
+
+
 def _is_same(path: Path, one: Mapping[str, Any]) -> bool:
     seen = mark(path)
     if seen is None or seen.size_bytes != one["size_bytes"]:
@@ -115,8 +131,9 @@ def _is_same(path: Path, one: Mapping[str, Any]) -> bool:
     return bool(seen.mtime_ns == one["mtime_ns"] or digests.sha256(path) == one["sha256"])
 
 
-def _brought(along: Path, digest: str, run: RunFolder) -> Path:
-    target = run.inputs / digest / along.name
+def _brought(along: Path, digest: str, folder: Path) -> Path:
+    """A copy in `folder` of what came along. Raises ConfigError for what is not what it was, HostError."""
+    target = folder / along.name
     try:
         if digests.sha256(along) != digest:
             raise ConfigError(f"{along}: is not what its digest says; the archive was changed")

@@ -264,6 +264,29 @@ def test_an_archive_is_repeated_where_nothing_else_is_left(bench: Bench, again: 
     assert (done.returncode, done.stdout) == (0, ""), done
 
 
+@pytest.mark.parametrize("gone", ["mine.yaml", "mine", "both"])
+def test_a_recipe_comes_out_of_an_archive_with_its_folder(bench: Bench, again: Any, tmp_path: Path, gone: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    recipes = here / "mvpnet.d" / "recipe"
+    (recipes / "mine").mkdir(parents=True)
+    there.mkdir()
+    (recipes / "mine.yaml").write_text("# @package _global_\napp: {command: [sh, mvpnet.d/recipe/mine/tool.sh]}\n")
+    (recipes / "mine" / "tool.sh").write_text("cat ${0%/*}/data\n")
+    (recipes / "mine" / "data").write_text("1\n")
+    _, end = bench.run("recipe=mine", cwd=here)
+    assert end.code == 0, end
+    assert verb(here, "export", "run", "-o", str(there / "run.tar.gz")).returncode == 0
+    if gone != "mine":
+        (recipes / "mine.yaml").write_text("# changed\n")
+    if gone != "mine.yaml":
+        shutil.rmtree(recipes / "mine")
+    _, end = again("run.tar.gz", "--run-dir", "second", cwd=there)
+    assert end.code == 0, end
+    assert (there / "second/app.log").read_text() == "1\n"
+    done = verb(there, "diff", "--only", "inputs", "run.tar.gz", "second")
+    assert (done.returncode, done.stdout) == (0, ""), done
+
+
 def test_an_image_of_the_store_is_repeated_when_its_source_is_gone(bench: Bench, again: Any) -> None:
     source = bench.disk.with_name("source.raw")
     source.write_bytes(b"disk" * 1000)
