@@ -108,10 +108,6 @@ def mpi(seat: Seat, first: Seat) -> Finding:
         seen = f"the launcher started {facts.launched_size} ranks, and {loaded} knows of {facts.world_size}"
         todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
         return seat.finds("mpi", Level.failure, seen, todo)
-    if facts.is_foreign and facts.world_size == 1:
-        seen = f"started by {facts.launcher}, and mpi4py's library is {loaded}: each of several ranks would be alone"
-        todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
-        return seat.finds("mpi", Level.warning, seen, todo)
     if facts.library != first.facts.mpi.library:
         seen = f"{loaded}, and rank 0 has {first.facts.mpi.library}"
         return seat.finds("mpi", Level.failure, seen, "load the same MPI module on all hosts")
