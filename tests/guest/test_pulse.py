@@ -21,13 +21,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "SILENT_S", 0.05)
 
 
-def test_silence_is_told_once_and_so_is_the_answer() -> None:
+def test_silence_is_told_once_and_so_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop()
     asked: list[Callable[[object], None]] = []
     told: list[str] = []
     beat = Pulse(loop, asked.append, lambda seconds: told.append("silent"), lambda: told.append("answers"))
     run_until(loop, lambda: told)
     assert (len(asked), told) == (1, ["silent"])
+    monkeypatch.setattr(pulse, "SILENT_S", 600.0)
     asked[0]({"return": {}})
     assert told == ["silent", "answers"]
     run_until(loop, lambda: len(asked) == 2)
