@@ -154,11 +154,14 @@ def test_modules_say_what_they_are_for(name):
 
 # Times for people and records, and ages of files; what waits or has a deadline takes time.monotonic().
 WALL_CLOCK = {
+    "mvpnet.doctor.clocks",
     "mvpnet.experiment.digests",
     "mvpnet.experiment.manifest",
     "mvpnet.experiment.sampling",
     "mvpnet.guest.buildcache",
     "mvpnet.guest.tiny.cache",
+    "mvpnet.hands.choose",
+    "mvpnet.hands.registry",
     "mvpnet.job",
 }
 
