@@ -24,6 +24,7 @@ from loguru import logger
 from mvpnet.access import Door, inventory, make_key_pair, ssh_config
 from mvpnet.conductor import FAILURES, Conductor, GuestReport, Phase, Verdict
 from mvpnet.dataplane.address import host_name
+from mvpnet.dataplane.link import DgramLink
 from mvpnet.dataplane.pump import Pump, loop_for
 from mvpnet.doctor.finding import Level
 from mvpnet.doctor.resources import resource_findings, resources, warning_lines
@@ -38,6 +39,7 @@ from mvpnet.guest import store
 from mvpnet.guest.drives import check_shared_writes
 from mvpnet.guest.life import Ending, GuestState
 from mvpnet.guest.seedfiles import seed_facts
+from mvpnet.guest.sources import changed, marks
 from mvpnet.guest.supervisor import Guest
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.hands.console import Console
@@ -48,7 +50,7 @@ from mvpnet.logs import rank_logs, say
 from mvpnet.loop import Timer
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
 from mvpnet.rank import Keys, Prepared, Start, child_environment, console_socket, prepare, with_built_disk
-from mvpnet.schema import OnGuestExit
+from mvpnet.schema import NetKind, NetSocket, OnGuestExit
 from mvpnet.signals import StopSignals
 from mvpnet.spec import JobSpec, RankSpec, plain
 from mvpnet.world import World
@@ -56,6 +58,7 @@ from mvpnet.world import World
 _PROGRESS_EVERY_S = 1.0
 _SAME_SIGNAL_S = 1.0  # Ctrl-C may reach a rank twice, from the terminal and from mpiexec
 _RESTART_PAUSE_S = 1.0
+_SOCKET_LOOK_S = 5.0
 _LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
 
 
@@ -351,6 +354,7 @@ class Part:
         self._has_booted = False
         self._all_up = False
         self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
+        self._sources = marks(ready.drives)
         self._sampler = Sampler(self._loop, self.pump, ready.logs.traffic, ready.spec.net.sample_s)
         self.app: AppRun | None = None
         socket, log = console_socket(ready.folder), ready.first.launch.console_log
@@ -399,12 +403,15 @@ class Part:
         self._start(self._guest)
         if self._listing:
             self._listing.enter(ANSWERING)
+        self._look_after_socket()
         try:
             self._loop.run()
         finally:
             self._signals.on_signal = None
             if self._listing:
                 self._listing.enter(ENDING)
+            for change in changed(self._sources):
+                logger.error("{}", change)
 
     def write_ways_in(self, conductor: Conductor) -> None:
         """ssh_config and inventory.yaml, for whom wants into the guests; the job is of no use without."""
@@ -474,6 +481,16 @@ class Part:
             logger.error("{}; stopping the guest", reason)
             self._stopped_why = reason
             guest.stop()
+
+    def _look_after_socket(self) -> None:
+        """qemu sends each datagram to our socket by its path: without that, what the guest sends is lost, unseen."""
+        net = self._ready.spec.net
+        if net.socket is not NetSocket.path or net.kind is not NetKind.dgram:
+            return
+        link = self.pump.link
+        if isinstance(link, DgramLink) and link.path and not link.path.exists():
+            self._without_link(self._guest, f"the socket {link.path} was removed")
+        self._loop.call_later(_SOCKET_LOOK_S, self._look_after_socket)
 
     # -- a guest that died and is started again (vm.restart) ---------------------------------------------------------
 

@@ -35,6 +35,7 @@ from mvpnet.spec import RankSpec, changed
 
 Say = Callable[[str], None]
 
+_UNIX_SOCKETS = Path("/proc/net/unix")
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -128,6 +129,7 @@ def prepare(
     stack.callback(remove_leftovers, drives, say)
     if spec.net.socket is NetSocket.path:
         for path in socket_paths(spec):
+            check_unused(path, spec.job_name)
             scratch.own_socket(path)
     port, reserved = host.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     stack.callback(reserved.close)
@@ -234,6 +236,15 @@ def check_socket_path(path: Path, key: str) -> None:
         raise HostError(
             f"{key}: the socket path {path} has {length} bytes and may have {UNIX_PATH_MAX}",
             hint=f"set {key} to a folder with a shorter path, such as /tmp",
+        )
+
+
+def check_unused(path: Path, job_name: str) -> None:
+    """Raises HostError where a living process has a unix socket of this path (proc(5), /proc/net/unix)."""
+    if str(path) in {line.split()[-1] for line in _UNIX_SOCKETS.read_text(errors="replace").splitlines()}:
+        raise HostError(
+            f"net.socket_dir: the socket {path} is in use, by another job of the name {job_name}",
+            hint="set job.name or net.socket_dir to another, or leave out net.socket=path",
         )
 
 

@@ -25,6 +25,7 @@ STANDIN_CONSOLE     text for the console in place of a login prompt
 STANDIN_DIR         a folder that is looked at ten times a second, and written to:
     poweroff.RANK crash.RANK   the same as the words, when such a file appears
     panic.RANK         the guest's kernel panics: with "tell" in the file it tells qemu by the panic device
+    event.RANK         QMP events to tell, a JSON object with name and data a line
     send.RANK          frames to send, a line of hex each; the file is deleted when they are read
     received.RANK      frames that came, a line of hex each
 
@@ -212,6 +213,12 @@ class Standin:
                 self.crash()
             if (self.folder / f"panic.{self.rank}").exists():
                 self.panic((self.folder / f"panic.{self.rank}").read_text())
+            events = self.folder / f"event.{self.rank}"
+            if events.exists():
+                lines = events.read_text().splitlines()
+                events.unlink()
+                for event in map(json.loads, lines):
+                    self.event(event["name"], **event["data"])
             frames = self.folder / f"send.{self.rank}"
             if frames.exists() and self.link:
                 lines = frames.read_text().split()

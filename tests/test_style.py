@@ -150,3 +150,35 @@ def test_no_shell_and_no_bare_except(name):
 @pytest.mark.parametrize("name", TREES)
 def test_modules_say_what_they_are_for(name):
     assert ast.get_docstring(TREES[name]), f"{SOURCES[name]} opens without a docstring"
+
+
+# Times for people and records, and ages of files; what waits or has a deadline takes time.monotonic().
+WALL_CLOCK = {
+    "mvpnet.doctor.clocks",
+    "mvpnet.experiment.digests",
+    "mvpnet.experiment.manifest",
+    "mvpnet.experiment.sampling",
+    "mvpnet.guest.buildcache",
+    "mvpnet.guest.tiny.cache",
+    "mvpnet.hands.choose",
+    "mvpnet.hands.registry",
+    "mvpnet.job",
+}
+
+
+def wall_clock_calls(tree: ast.Module) -> list[str]:
+    names = ("time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow")
+    return [ast.unparse(call) for call in calls(tree) if ast.unparse(call.func) in names]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_deadline_hangs_on_a_clock_that_jumps(name):
+    """Whoever waits, waits by time.monotonic(): there the wall clock is not even asked, but for the records above."""
+    if name not in WALL_CLOCK:
+        assert wall_clock_calls(TREES[name]) == []
+    compared = [
+        ast.unparse(node)
+        for node in ast.walk(TREES[name])
+        if isinstance(node, (ast.While, ast.Compare)) and wall_clock_calls(ast.Module([node], []))
+    ]
+    assert compared == [] or name == "mvpnet.experiment.digests", "an age by a file's time, and nothing that waits"

@@ -32,6 +32,7 @@ from mvpnet.guest.diagnosis import (
 from mvpnet.guest.life import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
 from mvpnet.guest.panicwatch import PanicWatch
 from mvpnet.guest.probe import BootProbe
+from mvpnet.guest.pulse import Pulse, why_silent
 from mvpnet.guest.readiness import Answer, Readiness
 from mvpnet.loop import Loop, Timer
 
@@ -138,6 +139,9 @@ class Guest:
         self._shutdown: Shutdown | None = None
         self._panicked = False
         self._panic_watch: PanicWatch | None = None
+        self._pulse: Pulse | None = None
+        self._trouble: str | None = None  # what keeps a guest from running that has not ended
+        self._disk_errors: set[str] = set()  # that were told
         self._refusal: str | None = None
         self._exit: tuple[int | None, int | None] | None = None
 
@@ -239,7 +243,9 @@ class Guest:
         reached = [state for state in GuestState if state in self.times and state.precedes(GuestState.stopping)][-1]
         reason = self.end.reason if self.end else f"it is {self.state.value}"
         cause: str | None
-        if reached is GuestState.configuring and self._readiness:
+        if self._trouble:
+            cause = self._trouble
+        elif reached is GuestState.configuring and self._readiness:
             cause = FAILED_SETUP if self.setup_failure else unfinished_setup(self._readiness.last_words)
         else:
             cause = likely_cause(reached, qemu_lines, console_lines if self.launch.console_log else None)
@@ -295,6 +301,9 @@ class Guest:
         self._command("kill")
         self._stopping()
 
+    def _ask_status(self, on_reply: Callable[[Reply], None]) -> None:
+        self.qmp({"execute": "query-status"}, on_reply)
+
     def _qemu_tells(self, name: str, data: dict[str, Any]) -> None:
         """An event of qemu's (qapi/run-state.json)."""
         if name == "SHUTDOWN":
@@ -306,6 +315,32 @@ class Guest:
                 logger.error("the guest panicked (kernel panic), and qemu has paused it")
         elif name == "RESET":
             self._panicked = False
+        elif name == "BLOCK_IO_ERROR":
+            self._disk_failed(data)
+        elif name == "RESUME":
+            self._trouble = None
+
+    def _disk_failed(self, data: dict[str, Any]) -> None:
+        """An event of qapi/block-core.json: the guest is told of the error, or (no space left) is paused."""
+        what = f"the guest's disk {data['device'] or data.get('node-name', '')}: {data['operation']}: {data['reason']}"
+        if data["action"] == "stop":
+            told, self._trouble = self._trouble, f"{what}; qemu has paused the guest"
+            hint = "make room where its overlay or image is, then let it go on: mvpnet monitor RANK cont"
+            if told != self._trouble:  # qemu tells it of every write that was on its way
+                logger.error("{}\n  hint: {}", self._trouble, hint)
+        elif what not in self._disk_errors:
+            self._disk_errors.add(what)
+            logger.error("{}; the guest was told of the error (said once)", what)
+
+    def _is_silent(self, seconds: float) -> None:
+        assert self.qemu_pid
+        why = why_silent(self.qemu_pid)
+        self._trouble = f"qemu (pid {self.qemu_pid}) has not answered for {seconds:g} s" + (f": {why}" if why else "")
+        logger.error("{}", self._trouble)
+
+    def _answers_again(self) -> None:
+        self._trouble = None
+        logger.warning("qemu answers again")
 
     def _stopping(self) -> None:
         self._wait_no_more()
@@ -313,8 +348,9 @@ class Guest:
 
     def _wait_no_more(self) -> None:
         self._probe.cancel()
-        if self._panic_watch:
-            self._panic_watch.cancel()
+        for watch in (self._panic_watch, self._pulse):
+            if watch:
+                watch.cancel()
         if self._readiness:
             self._readiness.cancel()
 
@@ -382,6 +418,8 @@ class Guest:
             case "qmp-ready":
                 self.qemu_version = event["version"]
                 self._settled()
+                if self.state.precedes(GuestState.stopping):
+                    self._pulse = Pulse(self._loop, self._ask_status, self._is_silent, self._answers_again)
             case "qmp":
                 self._qemu_tells(event["name"], event["data"])
             case "stopping":

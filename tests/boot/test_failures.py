@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from boot.test_guests import nothing_left, ssh, up
+from job.test_refusals import mounted
 from support import codes_after_signal, poll_until
 
 pytestmark = pytest.mark.timeout(400)
@@ -49,3 +52,26 @@ def test_a_guest_that_panicked_is_started_again_on_its_disk(start_mvpnet, tmp_pa
     assert [(guest["how"], len(guest["restarts"])) for guest in guests] == [("stopped", 0), ("stopped", 1)]
     assert disk.read_bytes() == bytes(1 << 20), "the overlay took what the guest wrote"
     nothing_left(job)
+
+
+def test_a_full_disk_and_a_truncated_image(start_mvpnet, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(16 << 20))
+    with mounted(tmp_path / "small", "3M") as small:
+        job = up(start_mvpnet, 2, f"image.drives=[{disk}]", f"job.scratch_dir={small}", "shutdown.powerdown_s=2")
+        fill = "dd if=/dev/urandom of=/dev/vda bs=65536 count=200 conv=fsync"
+        filling = subprocess.Popen(
+            ["ssh", "-F", "run/ssh_config", "n0000", fill], cwd=job.cwd, stdin=subprocess.DEVNULL
+        )
+        log = job.cwd / "run/rank-0000/mvpnet.log"
+        says = "write: No space left on device; qemu has paused the guest"
+        poll_until(lambda: says in log.read_text(), 120, "the disk to be full")
+        assert "1 packets transmitted" in ssh(job, 1, "ping -c 1 -W 1 n0000 || true"), "the other guest runs on"
+        os.truncate(disk, 1 << 20)
+        job.signal(signal.SIGTERM)
+        end = job.finish(120)
+        assert end.code in codes_after_signal(0), end
+        filling.wait()
+        assert f"the image {disk} has {1 << 20} bytes and had {16 << 20} since the guest started" in end.stderr
+        nothing_left(job)
+        assert [path for path in small.rglob("*") if path.is_file()] == []

@@ -1,0 +1,23 @@
+"""Images that change under a guest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.sources import changed, marks
+from mvpnet.schema import ImageUse
+
+
+def test_only_what_is_read_in_place_is_looked_at(tmp_path: Path) -> None:
+    paths = {use: tmp_path / use.name for use in ImageUse}
+    for path in paths.values():
+        path.write_bytes(bytes(10))
+    before = marks([*(DrivePlan("image.path", "", use, path) for use, path in paths.items()), DrivePlan("x", "file=y")])
+    assert set(before) == {paths[use] for use in (ImageUse.overlay, ImageUse.snapshot, ImageUse.readonly)}
+    assert changed(before) == []
+    for path in paths.values():
+        os.truncate(path, 5)
+    assert len(changed(before)) == 3
+    assert all("has 5 bytes and had 10 since the guest started" in text for text in changed(before))
