@@ -38,8 +38,14 @@ def make_key_pair(path: Path, comment: str) -> None:
 
 
 def ssh_config(doors: Sequence[Door], key: Path, here: str) -> str:
-    """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`."""
-    return "\n".join(_host_block(door, key, here) for door in doors)
+    """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`.
+
+    The hosts that guests are reached through keep what the user's and the system's files say of them, which `ssh -F`
+    would leave unread: a cluster may let its users in from host to host by nothing but a setting there.
+    """
+    jumps = sorted({door.host for door in doors} - {here})
+    usual = "    Include ~/.ssh/config\n    Include /etc/ssh/ssh_config\n"
+    return "\n".join([*(_host_block(door, key, here) for door in doors), *(f"Host {jump}\n{usual}" for jump in jumps)])
 
 
 def inventory(doors: Sequence[Door], ssh_config_file: Path) -> str:

@@ -1,6 +1,7 @@
 """Hosts made of network namespaces: each with its own address, host name and loopback, joined by a bridge.
 
-They share the file system, as the hosts of a cluster share a home. It takes root, iproute2 and util-linux.
+They know each other by name, and share the file system, as the hosts of a cluster share a home. It takes root, iproute2
+and util-linux.
 """
 
 from __future__ import annotations
@@ -8,9 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+# Files of the test's in place of the machine's, where there are any; then the host's name, and the command.
+_ENTER = """\
+for name in hosts ssh/ssh_config; do
+    [ ! -e FOLDER/${name##*/} ] || mount --bind FOLDER/${name##*/} /etc/$name || exit
+done
+hostname NAME
+exec "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,7 @@ class Host:
     """Host n of a test: host<n> at 10.99.0.<n>."""
 
     number: int
+    folder: Path  # with files that stand in for the machine's: hosts, and a test may add ssh_config
     _prefix: str
 
     @property
@@ -34,8 +47,23 @@ class Host:
 
     def entered(self) -> list[str]:
         """What a command line is put behind to run on this host."""
-        enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--uts"]
-        return [*enter, "sh", "-c", f'hostname {self.name}; exec "$@"', "sh"]
+        script = _ENTER.replace("FOLDER", str(self.folder)).replace("NAME", self.name)
+        return [
+            "nsenter",
+            f"--net=/run/netns/{self.namespace}",
+            "unshare",
+            "--uts",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ]
+
+    def processes(self) -> list[int]:
+        """The numbers of the processes that run on it."""
+        told = subprocess.run(["ip", "netns", "pids", self.namespace], stdout=subprocess.PIPE, text=True, check=True)
+        return [int(line) for line in told.stdout.split()]
 
     def cut(self) -> None:
         """Take its link to the others down."""
@@ -57,7 +85,10 @@ def why_not() -> str | None:
 def joined_hosts(count: int, prefix: str) -> Iterator[list[Host]]:
     """Hosts 1 to `count`; their namespaces are called after the prefix, and end with the block."""
     hub = f"{prefix}-hub"
-    hosts = [Host(number, prefix) for number in range(1, count + 1)]
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    hosts = [Host(number, folder, prefix) for number in range(1, count + 1)]
+    names = "".join(f"{host.address} {host.name}\n" for host in hosts)
+    (folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
     try:
         ip("netns", "add", hub)
         ip("-n", hub, "link", "add", "br0", "type", "bridge")
@@ -72,5 +103,6 @@ def joined_hosts(count: int, prefix: str) -> Iterator[list[Host]]:
             ip("-n", hub, "link", "set", port, "master", "br0", "up")
         yield hosts
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         for name in [hub, *(host.namespace for host in hosts)]:
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)

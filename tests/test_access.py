@@ -39,3 +39,24 @@ def test_ssh_itself_reads_the_config(tmp_path: Path) -> None:
     assert first["identityfile"].strip('"') == str(key)
     assert "proxyjump" not in first
     assert (second["port"], second["user"], second["proxyjump"]) == ("2201", "alice", "there")
+    own, usual = (
+        seen("there"),
+        subprocess.run(["ssh", "-G", "there"], capture_output=True, text=True, check=True).stdout,
+    )
+    assert own["identityfile"] in usual
+    assert "a folder with spaces" not in own["identityfile"]
+
+
+def test_a_host_on_the_way_is_reached_as_without_the_file(tmp_path: Path) -> None:
+    text = ssh_config([Door(0, "here", 2200, "root"), Door(1, "there", 2201, "root")], tmp_path / "id", "here")
+    (tmp_path / "usual").write_text("Host there\n    Port 2222\nHost *\n    HostbasedAuthentication yes\n")
+    (tmp_path / "ssh_config").write_text(text.replace("/etc/ssh/ssh_config", str(tmp_path / "usual")))
+
+    def seen(name: str) -> str:
+        command = ["ssh", "-G", "-F", str(tmp_path / "ssh_config"), name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "port 2222\n" in seen("there")
+    assert "hostbasedauthentication yes\n" in seen("there")
+    assert "hostbasedauthentication no\n" in seen("n0001")
+    assert "port 2201\n" in seen("n0001")

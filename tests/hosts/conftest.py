@@ -1,11 +1,12 @@
-"""Hosts made of network namespaces: each with its own address, host name and loopback, joined by a bridge.
+"""Hosts made of network namespaces (tests/netns.py), and mpiexec starting ranks on them.
 
-MPICH starts ranks on them by a launcher that stands in ssh's place and enters the namespace. It takes root.
+A launcher stands in ssh's place and enters the namespace, whichever MPI's mpiexec it is.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,60 +15,102 @@ from pathlib import Path
 
 import pytest
 
+import netns
+from netns import Host
 from support import mpiexec_command
 
 LAUNCHER = """#!/bin/sh
 # In ssh's place: drop its options and the host's address, and run the rest on that host.
 while [ "${1#-}" != "$1" ]; do shift; done
-address=$1
+number=${1##*.}
 shift
-exec ip netns exec "PREFIX-${address##*.}" unshare --uts sh -c "hostname host${address##*.}; exec $*"
+exec FOLDER/enter$number sh -c "$*"
 """
+SSHD = "/usr/sbin/sshd"
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """Hosts 1 to n at 10.99.0.1 to 10.99.0.n; `mpiexec` starts ranks on them, from the first."""
+    """Hosts 1 to n; `mpiexec` starts two ranks on each, host by host, from the first."""
 
-    addresses: list[str]
+    hosts: list[Host]
     mpiexec: list[str]
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
+@pytest.fixture
+def hosts(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Hosts]:
+    """As many hosts as the test's parameter says."""
+    if why := netns.why_not():
+        pytest.skip(why)
+    with netns.joined_hosts(request.param, f"mvt{os.getpid()}") as hosts:
+        for host in hosts:
+            _program(short_dir / f"enter{host.number}", f'#!/bin/sh\nexec {shlex.join(host.entered())} "$@"\n')
+        launcher = short_dir / "launcher"
+        _program(launcher, LAUNCHER.replace("FOLDER", str(short_dir)))
+        options = _openmpi if "openmpi" in mpiexec_command()[0] else _mpich
+        # ranks on the first host are started without ssh
+        yield Hosts(hosts, [*hosts[0].entered(), *mpiexec_command(), *options(str(launcher), hosts)])
+
+
+def _mpich(launcher: str, hosts: list[Host]) -> list[str]:
+    options = ["-launcher", "ssh", "-launcher-exec", launcher, "-localhost", hosts[0].address]
+    # UCX_TLS: else UCX finds a way around the network between namespaces of one machine
+    options += ["-hosts", ",".join(f"{host.address}:2" for host in hosts), "-genv", "UCX_TLS", "tcp,self"]
+    return options
+
+
+def _openmpi(launcher: str, hosts: list[Host]) -> list[str]:
+    settings = {"plm_rsh_agent": launcher, "btl": "tcp,self", "pml": "ob1"}
+    settings |= {"btl_tcp_if_include": "10.99.0.0/24", "oob_tcp_if_include": "10.99.0.0/24"}
+    options = [word for name, value in settings.items() for word in ("--mca", name, value)]
+    exported = (
+        "PATH",
+        "TMPDIR",
+        "MPI4PY_LIBMPI",
+        "MVPNET_TEST_ID",
+        "STANDIN_DIR",
+        "STANDIN_BEHAVIOUR",
+        "XDG_CONFIG_HOME",
+    )
+    return [
+        *options,
+        *(word for name in exported for word in ("-x", name)),
+        "--host",
+        ",".join(f"{host.address}:2" for host in hosts),
+    ]
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 @pytest.fixture
-def hosts(request: pytest.FixtureRequest, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    """As many hosts as the test's parameter says."""
-    if os.getuid() or not shutil.which("ip"):
-        pytest.skip("network namespaces take root, and iproute2")
-    if "openmpi" in mpiexec_command()[0]:
-        pytest.skip("this launcher is MPICH's")
-    prefix, count = f"mvt{os.getpid()}", request.param
-    hub = f"{prefix}-hub"
-    try:
-        ip("netns", "add", hub)
-        ip("-n", hub, "link", "add", "br0", "type", "bridge")
-        ip("-n", hub, "link", "set", "br0", "up")
-        for number in range(1, count + 1):
-            host = f"{prefix}-{number}"
-            ip("netns", "add", host)
-            ip("-n", host, "link", "set", "lo", "up")
-            ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", f"port{number}", "netns", hub)
-            ip("-n", host, "addr", "add", f"10.99.0.{number}/24", "dev", "eth0")
-            ip("-n", host, "link", "set", "eth0", "up")
-            ip("-n", hub, "link", "set", f"port{number}", "master", "br0", "up")
-        launcher = short_dir / "launcher"
-        launcher.write_text(LAUNCHER.replace("PREFIX", prefix))
-        launcher.chmod(0o755)
-        addresses = [f"10.99.0.{number}" for number in range(1, count + 1)]
-        enter = ["ip", "netns", "exec", f"{prefix}-1", "unshare", "--uts"]
-        enter += ["sh", "-c", 'hostname host1; exec "$@"', "sh"]  # ranks on the first host are started without ssh
-        # UCX_TLS: else UCX finds a way around the network between namespaces of one machine
-        options = ["-launcher", "ssh", "-launcher-exec", str(launcher), "-localhost", addresses[0]]
-        options += ["-hosts", ",".join(addresses), "-genv", "UCX_TLS", "tcp,self"]
-        yield Hosts(addresses, [*enter, *mpiexec_command(), *options])
-    finally:
-        for name in [hub, *(f"{prefix}-{number}" for number in range(1, count + 1))]:
-            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
+def sshd(hosts: Hosts, short_dir: Path) -> Iterator[None]:
+    """An ssh server on each host that lets this user in, by what the client's system-wide configuration names."""
+    if not Path(SSHD).exists() or not shutil.which("ssh-keygen"):
+        pytest.skip("not installed: openssh-server, openssh-client")
+    Path("/run/sshd").mkdir(exist_ok=True)  # where it confines what it does before a login
+    keys = {name: short_dir / name for name in ("host_key", "user_key")}
+    for key in keys.values():
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    (hosts.hosts[0].folder / "ssh_config").write_text(
+        f"Host host*\n    IdentityFile {keys['user_key']}\n    StrictHostKeyChecking no\n"
+        "    UserKnownHostsFile /dev/null\n    LogLevel ERROR\n"
+    )
+    config = short_dir / "sshd_config"
+    config.write_text(
+        f"HostKey {keys['host_key']}\nAuthorizedKeysFile {keys['user_key']}.pub\nStrictModes no\nPidFile none\n"
+        "PermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\n"
+    )
+    servers = [
+        subprocess.Popen(
+            [*host.entered(), SSHD, "-D", "-f", str(config), "-E", str(short_dir / f"sshd{host.number}.log")]
+        )
+        for host in hosts.hosts
+    ]
+    yield
+    for server in servers:
+        server.terminate()
+    for server in servers:
+        server.wait(60)
