@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hands.verbs import said
 from hosts.conftest import Hosts
 from mvpnet.dataplane import address
 from support import Finished, RunMvpnet, RunningJob, poll_until
@@ -89,3 +90,13 @@ def test_the_doctor_looks_at_all_hosts(hosts: Hosts, run_mvpnet: RunMvpnet, shor
     clocks = {line["host"]: line for line in lines if line["check"] == "clock"}
     assert clocks["host2"]["level"] == "ok" and "host1 (±" in clocks["host2"]["seen"]
     assert clocks["host2"]["ranks"] == on["host2"][:1]
+
+
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_hands_on_a_guest_of_another_host(hosts: Hosts, job: RunningJob) -> None:
+    ranks = json.loads(said("status", "--json"))["ranks"]
+    assert {rank["host"] for rank in ranks} == {"host1", "host2"} and all(rank["answers"] for rank in ranks)
+    there = next(rank["name"] for rank in ranks if rank["host"] == "host2")
+    assert said("console", there, stdin="typed from afar\n").endswith("login: typed from afar\n")
+    assert json.loads(said("monitor", there, "query-status")) == {"status": "running", "running": True}
+    assert ended(job).code == 0
