@@ -94,11 +94,11 @@ def ls(as_json: bool) -> None:
 
 def phase_of(job: Found) -> str:
     """As the job says, or why it does not."""
-    from mvpnet.hands.client import ask
+    from mvpnet.hands.client import GLANCE_S, ask
     from mvpnet.hands.show import shown_phase
 
     try:
-        return shown_phase(job) or str(ask(job, {"do": "job"})["phase"])
+        return shown_phase(job) or str(ask(job, {"do": "job"}, GLANCE_S)["phase"])
     except JobError:
         return "ended" if job.ended() else "does not answer"
 

@@ -71,6 +71,7 @@ QEMU = ("qemu", "mvpnet.guest")
     [
         pytest.param(("mvpnet.dataplane",), (*HYDRA, *QEMU, "mvpnet.job"), id="dataplane"),
         pytest.param(("mvpnet.guest",), (*HYDRA, *MPI, "mvpnet.job"), id="guest"),
+        pytest.param(("mvpnet.hands",), (*HYDRA, *MPI, *QEMU, "mvpnet.job"), id="hands"),
         pytest.param(("mvpnet.world", "mvpnet.job"), HYDRA, id="what every rank runs"),
     ],
 )

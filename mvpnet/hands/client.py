@@ -13,6 +13,7 @@ from mvpnet.hands.server import ANSWER_S
 from mvpnet.hands.wire import PROTOCOL, Lines, Message, packed, peer_of
 
 ANSWER_WITHIN_S = ANSWER_S + 5.0  # rank 0 itself says which rank does not answer
+GLANCE_S = 5.0  # for what rank 0 knows by itself
 
 
 class Connection:
@@ -48,9 +49,9 @@ class Connection:
         except OSError as error:
             raise self._lost("has ended") from error
 
-    def ask(self, request: Message) -> Any:
+    def ask(self, request: Message, within_s: float = ANSWER_WITHIN_S) -> Any:
         """The answer to a request. Raises JobError, or GuestError when it is the guest that cannot do it."""
-        self.socket.settimeout(ANSWER_WITHIN_S)
+        self.socket.settimeout(within_s)
         self.send({"protocol": PROTOCOL, **request})
         while not self._messages:
             self._messages.extend(self.receive())
@@ -70,7 +71,7 @@ class Connection:
         try:
             data = self.socket.recv(1 << 20)
         except TimeoutError as error:
-            raise self._lost(f"did not answer in {ANSWER_WITHIN_S:g} s") from error
+            raise self._lost(f"did not answer in {self.socket.gettimeout():g} s") from error
         except OSError:
             data = b""
         if not data:
@@ -87,10 +88,10 @@ class Connection:
         return JobError(f"job {self.title} {what}", hint="mvpnet ls shows which jobs run")
 
 
-def ask(job: Found, request: Message) -> Any:
+def ask(job: Found, request: Message, within_s: float = ANSWER_WITHIN_S) -> Any:
     """One question, one answer. Raises JobError or GuestError."""
     with Connection(job) as connection:
-        return connection.ask(request)
+        return connection.ask(request, within_s)
 
 
 def _error(told: Message) -> MvpnetError:

@@ -32,6 +32,7 @@ from mvpnet.scratch import remove_stale, scratch_folder
 
 PREPARING, ANSWERING, ENDING = "preparing", "answering", "ending"
 _KEY = "MVPNET_REGISTRY"
+_CONNECT_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -74,7 +75,7 @@ class Listing:
         with _short(folder) as path:
             self.socket.bind(path)
         (folder / "control.sock").chmod(0o600)
-        self.socket.listen(16)
+        self.socket.listen(128)
         self.socket.setblocking(False)
 
     def enter(self, phase: str) -> None:
@@ -117,6 +118,7 @@ class Found:
     def connect(self) -> socket.socket:
         """A connection to its rank 0. Raises OSError when there is none to be had."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_CONNECT_S)  # refused at once, not waited for, where too many wait already
         try:
             with _short(self.folder) as path:
                 connection.connect(path)

@@ -42,6 +42,7 @@ class Bench:
         self.loop = Loop()
         self.listing = listing
         self.ending = False
+        self.silent: int | None = None  # a rank that hears nothing
         self.server = Server(self.loop, listing.socket, 2, tell=self._tell, overview=lambda: {"phase": "running"})
         consoles = [
             Console(self.loop, folder / f"console.{rank}", None, lambda n, m: self._hear({"hands": n, **m}))
@@ -54,7 +55,8 @@ class Bench:
 
     def _tell(self, rank: int, message: dict[str, Any]) -> bool:
         assert len(json.dumps(message)) < 64 * 1024
-        self.loop.call_later(0.0, lambda: self.desks[rank].hear(message))
+        if rank != self.silent:
+            self.loop.call_later(0.0, lambda: self.desks[rank].hear(message))
         return not self.ending
 
     def _hear(self, message: dict[str, Any]) -> None:
@@ -149,6 +151,14 @@ def test_a_rank_that_does_not_answer_is_named(bench: Bench, monkeypatch: pytest.
     assert "n0001 did not answer in 0.2 s" in str(error)
     bench.desks[1].hear({"hands": 1, "do": "status"})  # too late; nobody waits for it any more
     assert bench.asked({"do": "job"}) == {"phase": "running"}
+
+
+def test_ranks_that_answer_are_shown_without_one_that_does_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "ANSWER_S", 0.2)
+    bench.silent = 1
+    first, second = bench.asked({"do": "status"})["ranks"]
+    assert first == {"ok": {"state": "state 0"}}
+    assert "n0001 did not answer" in second["error"]["message"]
 
 
 def test_a_job_that_ends_meanwhile(bench: Bench) -> None:

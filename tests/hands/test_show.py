@@ -8,7 +8,8 @@ import pytest
 
 from mvpnet.errors import ConfigError
 from mvpnet.hands.follow import show
-from mvpnet.hands.show import amount, rates, span
+from mvpnet.hands.registry import Entry, Found
+from mvpnet.hands.show import amount, rates, span, status_facts, status_text
 from mvpnet.hands.terminal import escape_byte
 
 
@@ -39,6 +40,43 @@ def test_rates() -> None:
     before = {"time_s": 10.0, "counters": {**dict.fromkeys(keys, 100), "drops": {"forged": 2}}}
     now = {"time_s": 12.0, "counters": {**dict.fromkeys(keys, 300), "drops": {"forged": 2, "guest_full": 8}}}
     assert rates(before, now) == {**{f"{key}_per_s": 100.0 for key in keys}, "drops_per_s": 4.0}
+
+
+def test_status_of_guests_that_run_are_gone_or_silent() -> None:
+    counters = {**dict.fromkeys(("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest"), 0)}
+    here = {
+        "state": "running",
+        "qemu_pid": 5,
+        "qemu_version": "7.2.0",
+        "counters": {**counters, "drops": {"forged": 3}},
+    }
+    runs = {**here, "states": [["up", 50.0], ["running", 60.0]]}
+    gone = {**here, "state": "gone", "states": [["up", 50.0], ["gone", 70.0]]}
+    end = {"how": "crashed", "reason": "qemu was killed", "cause": None, "phase": "running", "console": []}
+    answer = {
+        "phase": "running",
+        "states": ["running", "gone", "running"],
+        "doors": [{"rank": rank, "host": "h", "port": 2200 + rank, "user": "root"} for rank in range(3)],
+        "ends": {"1": end},
+    }
+    first, second = (
+        {
+            **answer,
+            "ranks": [{"ok": {**runs, "time_s": at}}, {"ok": {**gone, "time_s": at}}, {"error": {"message": "no"}}],
+        }
+        for at in (100.0, 101.0)
+    )
+    job = Found(Path("/nowhere"), Entry("mine", 7, 3, "/run", "/scratch", started_s=40.0), True)
+    status = status_facts(job, first, second)
+    assert [rank["up_s"] for rank in status["ranks"]] == [51.0, None, None]
+    assert [rank["state_since"] for rank in status["ranks"]] == [60.0, 70.0, None]
+    assert [rank["answers"] for rank in status["ranks"]] == [True, True, False]
+    assert status["ranks"][1]["end"] == {"how": "crashed", "reason": "qemu was killed", "cause": None}
+    text = status_text(status, 200)
+    assert "gone: qemu was killed" in text and "running, does not answer" in text and "51 s" in text
+    before_boot = status_facts(job, None, None)
+    assert (before_boot["job"]["phase"], before_boot["ranks"]) == ("preparing", [])
+    assert status_text(before_boot, 200).startswith("job mine (id 7): preparing")
 
 
 @pytest.mark.parametrize(("text", "byte"), [("^]", b"\x1d"), ("^a", b"\x01"), ("^A", b"\x01"), ("~", b"~")])

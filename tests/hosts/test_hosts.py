@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hands.verbs import said
 from hosts.conftest import Hosts
 from mvpnet.dataplane import address
 from support import Finished, RunMvpnet, RunningJob, codes_after_signal, poll_until
@@ -118,3 +119,14 @@ def test_an_app_in_guests_of_both_hosts(hosts: Hosts, sshd: None, start_mvpnet, 
     assert json.loads((job.cwd / "run/job.json").read_text())["hosts"] == ["host1", "host1", "host2"]
     for rank in range(3):
         assert (job.cwd / f"run/rank-{rank:04d}/collected/here").read_text() == f"n{rank:04d}\n"
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_hands_on_a_guest_of_another_host(hosts: Hosts, job: RunningJob) -> None:
+    ranks = json.loads(said("status", "--json"))["ranks"]
+    assert {rank["host"] for rank in ranks} == {"host1", "host2"} and all(rank["answers"] for rank in ranks)
+    there = next(rank["name"] for rank in ranks if rank["host"] == "host2")
+    assert said("console", there, stdin="typed from afar\n").endswith("login: typed from afar\n")
+    assert json.loads(said("monitor", there, "query-status")) == {"status": "running", "running": True}
+    assert ended(job).code == 0
