@@ -51,6 +51,7 @@ from mvpnet.loop import Timer
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
 from mvpnet.rank import Keys, Prepared, Start, child_environment, console_socket, prepare, with_built_disk
 from mvpnet.schema import NetKind, NetSocket, OnGuestExit
+from mvpnet.scratch import make_private
 from mvpnet.signals import StopSignals
 from mvpnet.spec import JobSpec, RankSpec, plain
 from mvpnet.world import World
@@ -180,7 +181,7 @@ def _prepared(
     """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
     try:
         with signals.raising():
-            logs.folder.mkdir(parents=True, exist_ok=True)
+            make_private(logs.folder)
             stack.enter_context(rank_logs(world.rank, spec.logging, logs))
             most = world.most_ranks_on_one_host()
             return prepare(spec, order.keys, order.facts, logs, most, stack, say), None
@@ -211,7 +212,9 @@ def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
     """
     run.refuse_another_run("hydra.run.dir", hint="leave it out, or name a new folder")
     try:
-        run.root.mkdir(parents=True, exist_ok=True)
+        make_private(run.root)
+        if {path.name for path in run.root.iterdir()} <= {".hydra"}:  # made for this job, by Hydra, with the umask
+            run.root.chmod(0o700)
         _write_job(run, spec, {"started": _now()})
         run.ssh_key.unlink(missing_ok=True)
         make_key_pair(run.ssh_key, f"mvpnet job {spec.name}")

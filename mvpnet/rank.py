@@ -400,6 +400,7 @@ def wire(
         kernel_args=boot.kernel_args,
         fw_cfg=boot.fw_cfg,
         domains=tuple(search_domains(spec)),
+        sandbox=spec.qemu.sandbox and host.supports_sandbox(spec.qemu.binary),
         panic_device=host.panic_device(spec.qemu.binary),
     )
 

@@ -185,6 +185,7 @@ class Qemu:
     binary: str = "qemu-system-x86_64"
     extra_args: list[str] = field(default_factory=list)  # put last on qemu's command line, an argument an item
     monwrap: str = "monwrap"  # the program between rank and qemu
+    sandbox: bool = True  # qemu's -sandbox, where this qemu has it: no programs, no other user (docs/security.md)
 
 
 @dataclass(frozen=True)

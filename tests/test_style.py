@@ -136,12 +136,22 @@ def test_only_mains_exit(name):
         assert exits(TREES[name]) == []
 
 
+SHELLS = {
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "asyncio.create_subprocess_shell",
+    "pty.spawn",
+}
+
+
 @pytest.mark.parametrize("name", TREES)
 def test_no_shell_and_no_bare_except(name):
     shells = [
         call.lineno
         for call in calls(TREES[name])
-        if ast.unparse(call.func) in {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+        if ast.unparse(call.func) in SHELLS
         or any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in call.keywords)
     ]
     bare = [node.lineno for node in ast.walk(TREES[name]) if isinstance(node, ast.ExceptHandler) and node.type is None]

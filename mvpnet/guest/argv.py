@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.dataplane.address import host_name, mac, mac_text, user_mac
-from mvpnet.guest.host import check_domains
+from mvpnet.guest.host import SANDBOX, check_domains
 from mvpnet.guest.options import escaped
 from mvpnet.schema import Accel, NetKind
 from mvpnet.spec import RankSpec, parse_size
@@ -48,6 +48,7 @@ class Wiring:
     kernel_args: str | None = None
     fw_cfg: tuple[str, ...] = ()  # values of -fw_cfg
     domains: tuple[str, ...] = ()  # DNS search domains
+    sandbox: bool = False  # this qemu has one
     panic_device: str | None = None  # as host.panic_device answered
 
 
@@ -55,6 +56,7 @@ def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
     """The whole command line, the program first. Raises ConfigError for domains that are none."""
     argv = [spec.qemu.binary]
     argv += ["-nodefaults", "-no-user-config"]
+    argv += ["-sandbox", SANDBOX] if wiring.sandbox else []
     argv += ["-name", escaped(f"{spec.job_name}.{host_name(spec.rank)}")]
     argv += _machine(spec, wiring)
     argv += _kernel(wiring)

@@ -75,6 +75,7 @@ QEMU_SAYS = [
     ("network backend 'user' is not compiled", "this qemu was built without its user network (slirp)"),
     (r"(stream|dgram).*(netdev backend type|Invalid parameter)", "this qemu is older than 7.2; set qemu.binary"),
     (r"unable to find CPU model|CPU model .* requires", "this qemu, or this host, does not have vm.cpu_model"),
+    ("seccomp", "this host does not let qemu have its sandbox; qemu.sandbox=false leaves it out"),
     ("unsupported machine type", "this qemu does not have vm.machine"),
     (r"invalid option|Invalid parameter|not a valid device model name", "qemu refused an option; see qemu.extra_args"),
     (r"Could not open .*Permission denied", "an image may not be read, or written where image.use=direct"),

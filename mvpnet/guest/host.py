@@ -25,6 +25,8 @@ from mvpnet.schema import Accel, NetKind
 _DOMAIN = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")  # useradd(8), with the capitals and dots of site directories
 _LAST_PORT = 65535
+# No obsolete system calls, no other user or group, no programs, no priorities (qemu's invocation, -sandbox).
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _ASK_TIMEOUT_S = 30  # for a program that is asked about itself
 
 
@@ -273,6 +275,11 @@ def check_netdev(binary: str, kind: NetKind) -> None:
             f"net.kind: {binary} (qemu {version}) has no -netdev {kind.name}",
             hint="qemu 7.2 and later have it: set qemu.binary",
         )
+
+
+def supports_sandbox(binary: str) -> bool:
+    """Whether this qemu has its seccomp sandbox, with these options. It reads its options in order up to -version."""
+    return "QEMU emulator version" in _ask(binary, "-sandbox", SANDBOX, "-version")
 
 
 def panic_device(binary: str) -> str | None:

@@ -269,3 +269,10 @@ def send_one(link: Link, guest: Guest) -> None:
     chunk.buffer[:64] = packed([frame(2, 1)])
     assert link.transmit(chunk.view[:64], 1, chunk)
     assert guest.receive() == [frame(2, 1)]
+
+
+@pytest.mark.parametrize("kind", list(NetKind))
+def test_paths_are_for_this_user_alone(kind: NetKind, short_dir: Path) -> None:
+    link = open_link(1, 4, Net(kind=kind), path=short_dir / "ours", qemu_path=short_dir / "theirs")
+    assert (short_dir / "ours").stat().st_mode & 0o777 == 0o600
+    link.close()

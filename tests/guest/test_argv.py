@@ -18,7 +18,7 @@ import pytest
 from mvpnet.errors import ConfigError
 from mvpnet.guest.argv import LinkFd, LinkPath, Wiring, qemu_argv, shell_text
 from mvpnet.guest.drives import plan_drives
-from mvpnet.guest.host import panic_device, reserve_ssh_port
+from mvpnet.guest.host import panic_device, reserve_ssh_port, supports_sandbox
 from mvpnet.guest.options import escaped
 from mvpnet.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm
 from mvpnet.spec import JobSpec, RankSpec
@@ -243,6 +243,11 @@ def test_kernel_and_fw_cfg() -> None:
     assert argv == [*with_added("-chardev", *added), "-fw_cfg", "name=opt/a,file=/f"]
 
 
+def test_sandbox() -> None:
+    options = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    assert qemu_argv(make_spec(), make_wiring(sandbox=True)) == with_added("-name", "-sandbox", options)
+
+
 def test_panic_device() -> None:
     argv = qemu_argv(make_spec(), make_wiring(panic_device="pvpanic"))
     assert argv == [*PLAIN, "-device", "pvpanic"]
@@ -333,6 +338,7 @@ def test_qemu_itself_accepts_it(kind: NetKind, by: str, mtu: int, tmp_path: Path
             drives=tuple(plan.option for plan in plan_drives(spec, tmp_path)),
             domains=("a.example", "b.example"),
             panic_device=panic_device(QEMU),
+            sandbox=supports_sandbox(QEMU),
             fw_cfg=(f"name=opt/mvpnet/test,file={escaped(seed / 'user-data')}",),
         )
         fds = [qmp_of_qemu.fileno()] + ([qemus.fileno()] if by == "fd" else [])

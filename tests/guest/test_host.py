@@ -28,6 +28,7 @@ from mvpnet.guest.host import (
     resolve_accel,
     search_domains,
     supports_netdev,
+    supports_sandbox,
 )
 from mvpnet.schema import Accel, NetKind
 
@@ -253,6 +254,7 @@ def test_this_qemu() -> None:
     assert all(supports_netdev(QEMU, kind) for kind in NetKind)
     check_netdev(QEMU, NetKind.dgram)
     assert panic_device(QEMU) == "pvpanic"
+    assert supports_sandbox(QEMU)
 
 
 def test_an_old_qemu(tmp_path: Path) -> None:
@@ -273,5 +275,6 @@ def test_a_program_that_is_no_qemu(tmp_path: Path) -> None:
     assert qemu_version(str(stand_in)) is None
     check_netdev(str(stand_in), NetKind.stream)
     assert panic_device(str(stand_in)) is None
+    assert not supports_sandbox(str(stand_in))
     with pytest.raises(HostError, match=r"^qemu\.binary: .* does not start: No such file"):
         qemu_version(str(tmp_path / "nothing"))
