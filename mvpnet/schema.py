@@ -113,6 +113,7 @@ class Job:
         "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
     )
     ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
+    silence_s: float = 300.0  # end the job when a rank was not heard of for so long, as after a cut link; 0: never
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 
