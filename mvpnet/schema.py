@@ -295,6 +295,9 @@ class Step:
     push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
     collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it
+    # so many guests are logged in to, sent to, started in or fetched from at once; 10 is from where an sshd on the way
+    # begins to hang up on some (MaxStartups in sshd_config(5))
+    ssh_at_once: int = 10
 
 
 @dataclass(frozen=True)
