@@ -95,6 +95,18 @@ def test_the_doctor_looks_at_all_hosts(hosts: Hosts, run_mvpnet: RunMvpnet, shor
     assert clocks["host2"]["ranks"] == on["host2"][:1]
 
 
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_a_run_over_hosts_is_replayed_over_hosts(hosts: Hosts, job: RunningJob, run_mvpnet: RunMvpnet) -> None:
+    assert ended(job).code == 0
+    program = [*hosts.mpiexec, "-n", "4", sys.executable, "-m", "mvpnet"]
+    env = {"STANDIN_BEHAVIOUR": "poweroff=1"}
+    done = run_mvpnet("replay", "--run-dir", "again", "run", program=program, ranks=None, env=env, cwd=job.cwd)
+    assert done.code == 0, done
+    facts = json.loads((job.cwd / "again/job.json").read_text())
+    assert facts["hosts"] == ["host1", "host1", "host2", "host2"]
+    assert facts["digest"] == json.loads((job.cwd / "run/job.json").read_text())["digest"]
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("hosts", [2], indirect=True)
 def test_a_host_that_dies_takes_the_job_along(hosts: Hosts, job: RunningJob) -> None:
