@@ -67,6 +67,10 @@ class BootError(MvpnetError):
     exit_code = 5
 
 
+class RanksLost(MvpnetError):
+    exit_code = 5
+
+
 class LinkError(MvpnetError):
     exit_code = 6
 

@@ -28,7 +28,7 @@ from mvpnet.dataplane.link import DgramLink
 from mvpnet.dataplane.pump import Pump, loop_for
 from mvpnet.doctor.finding import Level
 from mvpnet.doctor.resources import resource_findings, resources, warning_lines
-from mvpnet.errors import HostError, MvpnetError
+from mvpnet.errors import HostError, MvpnetError, RanksLost
 from mvpnet.experiment.app import check_steps, steps_of
 from mvpnet.experiment.inputs import digest_all, shared_out
 from mvpnet.experiment.manifest import Recorder, own_inputs, rank_facts
@@ -46,6 +46,7 @@ from mvpnet.hands.console import Console
 from mvpnet.hands.desk import Desk
 from mvpnet.hands.registry import ANSWERING, ENDING, Entry, Listing, listed, sweep_number
 from mvpnet.hands.server import Server
+from mvpnet.heartbeat import Heartbeat
 from mvpnet.logs import rank_logs, say
 from mvpnet.loop import Timer
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
@@ -160,7 +161,11 @@ def _live(
         stack.callback(part.close)
         if part.conductor:
             part.write_ways_in(part.conductor)
-        part.run()
+        try:
+            part.run()
+        except RanksLost as error:
+            stack.close()
+            _give_up(world, order, run, part, recorder, error)
     return _ended(world, signals, order, run, part, recorder)
 
 
@@ -173,6 +178,21 @@ def _short_here(world: World, spec: RankSpec) -> Problem | None:
     mine = resource_findings(one for one in asked if one.host == world.hosts[world.rank])
     failed = next((finding for finding in mine if finding.level is Level.failure), None)
     return Problem(HostError.exit_code, f"{failed.check}: {failed.seen}", failed.todo) if failed else None
+
+
+def _give_up(
+    world: World, order: Order, run: RunFolder, part: Part, recorder: Recorder | None, error: RanksLost
+) -> None:
+    """End all ranks that MPI still reaches; nothing can be agreed on with the others. Rank 0 leaves its records."""
+    logger.error("{}", error)
+    if recorder and part.conductor:
+        verdict = Verdict(str(error), error.exit_code)
+        reports = [report for _, report in sorted(part.conductor.reports.items())]
+        with _warning_of(run.manifest):
+            recorder.ended("completed", asdict(verdict), [asdict(report) for report in reports])
+        _record(run, order, world, verdict, reports, part)
+        say(f"{error}; the job is given up; see {run.root}")
+    world.abort(error.exit_code)
 
 
 def _prepared(
@@ -348,6 +368,13 @@ class Part:
             on_link_lost=self._link_lost,
         )
         self._loop.worker = self.pump
+        self._heartbeat = Heartbeat(
+            self._loop,
+            job.config.job.silence_s,
+            range(1, world.size) if world.rank == 0 else [0],
+            beat=self._beat,
+            lost=self._ranks_lost,
+        )
         self._stopped_why: str | None = None  # of this guest, where we stopped it for a reason of its own
         self._guest = self._guest_of(ready.first)
         self.restarts: list[dict[str, Any]] = []
@@ -584,8 +611,26 @@ class Part:
         for rank in range(self._world.size):
             self.pump.send_control(rank, payload)
 
+    def _beat(self) -> None:
+        if self._world.rank:
+            self._tell({"beat": True})
+        else:
+            payload = json.dumps({"beat": True}).encode()
+            for rank in range(1, self._world.size):
+                self.pump.send_control(rank, payload)
+
+    def _ranks_lost(self, ranks: list[int]) -> None:
+        hosts = sorted({self._world.hosts[rank] for rank in ranks})
+        raise RanksLost(
+            f"{_count(len(ranks), 'rank')} on {', '.join(hosts[:4])}{' and more' if hosts[4:] else ''} "
+            f"not heard of for {self._job.config.job.silence_s:g} s: a link is cut, or a host is gone"
+        )
+
     def _hear(self, source: int, payload: bytes) -> None:
         message = json.loads(payload)
+        self._heartbeat.heard(source)
+        if "beat" in message:
+            return
         if "hands" in message and "do" in message:
             self._desk.hear(message)
         elif "hands" in message:

@@ -113,6 +113,7 @@ class Job:
         "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
     )
     ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
+    silence_s: float = 300.0  # end the job when a rank was not heard of for so long, as after a cut link; 0: never
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 
@@ -295,6 +296,9 @@ class Step:
     push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
     collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it
+    # so many guests are logged in to, sent to, started in or fetched from at once; 10 is from where an sshd on the way
+    # begins to hang up on some (MaxStartups in sshd_config(5))
+    ssh_at_once: int = 10
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import time
 import warnings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SHORTEST_SLEEP_S = 0.0001
 _LONGEST_SLEEP_S = 0.02
+_ABORT_S = 10
 
 
 def patiently(request: Request, between: Callable[[], None] | None = None) -> None:
@@ -152,7 +154,9 @@ class World:
         return _cut(whole, counts)
 
     def abort(self, code: int) -> None:
-        """End all ranks at once."""
+        """End all ranks at once; this one in some seconds also where MPI waits for a host that it cannot reach."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_ABORT_S)
         self.comm.Abort(code)
 
     def most_ranks_on_one_host(self) -> int:

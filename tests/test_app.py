@@ -15,6 +15,7 @@ from mvpnet import schema
 from mvpnet.errors import ConfigError
 from mvpnet.experiment.app import Step, app_argv, check_steps, steps_of
 from mvpnet.experiment.runner import AppRun
+from mvpnet.experiment.turns import Turns
 from mvpnet.loop import Loop
 from mvpnet.paths import RunFolder
 from support import Process, poll_until
@@ -32,12 +33,12 @@ class Running:
         self.said: list[str] = []
         self.app: AppRun | None = None
 
-    def start_app(self, **asked: Any) -> None:
+    def start_app(self, ranks: int = 1, **asked: Any) -> None:
         self.app = AppRun(
             self.loop,
             steps_of(schema.App(**asked)),
             self.run_folder,
-            1,
+            ranks,
             environment=lambda rank: {**os.environ, "RUN": str(self.run_folder.root)},
             say=self.said.append,
             on_end=lambda code, how: self.ends.append((code, how)),
@@ -53,8 +54,8 @@ class Running:
         assert len(self.ends) == 1 and not self.app.running
         return self.ends[0][0]
 
-    def run_app(self, **asked: Any) -> int:
-        self.start_app(**asked)
+    def run_app(self, ranks: int = 1, **asked: Any) -> int:
+        self.start_app(ranks, **asked)
         return self.end()
 
     def run(self, script: str) -> int:
@@ -225,6 +226,17 @@ cd guest && exec sh -c "$command"
 """
 
 
+CROWD = """#!/bin/sh
+# In place of ssh: counts how many are on their way in, until what they run begins.
+for command do :; done
+echo in >> came
+sleep 0.2
+(flock 9; now=$(($(grep -c in came) - $(grep -c out came))); [ $now -le $(cat most 2> /dev/null || echo 0) ] ||
+    echo $now > most; echo out >> came) 9> lock
+cd guest && exec sh -c "$command"
+"""
+
+
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of a user in a guest that a program called ssh leads to."""
@@ -275,6 +287,33 @@ def test_an_app_that_takes_too_long_in_a_guest_is_ended(running: Running, guest:
     asked = {"kind": schema.AppKind.guest, "command": "sleep 300", "timeout_s": 0.5}
     assert running.run_app(**asked) == 124
     assert "app.timeout_s: n0000: not done after 0.5 s" in running.ends[0][1]
+
+
+def test_turns_come_in_order_and_so_many_at_once() -> None:
+    turns, began = Turns(2), {}
+    for name in "abcd":
+        turns.ask(lambda over, name=name: began.update({name: over}))
+    assert list(began) == ["a", "b"]
+    began["a"]()
+    began["a"]()
+    assert list(began) == ["a", "b", "c"]
+    began["b"]()
+    began["c"]()
+    assert list(began) == ["a", "b", "c", "d"]
+
+
+def test_many_guests_are_served_a_few_at_a_time_and_run_side_by_side(running: Running, guest: Path) -> None:
+    (guest.parent / "bin/ssh").write_text(CROWD)
+    together = "echo here >> running; while [ $(wc -l < running) -lt 7 ]; do sleep 0.05; done; echo done"
+    code = running.run_app(kind=schema.AppKind.guest, on="all", ssh_at_once=2, command=["sh", "-c", together], ranks=7)
+    assert code == 0, running.ends
+    assert [running.run_folder.app_log(rank, None).read_text() for rank in range(7)] == ["done\n"] * 7
+    assert int((guest.parent / "most").read_text()) <= 2
+
+
+def test_a_step_for_no_guest_at_a_time_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"app\.ssh_at_once"):
+        the_step(kind=schema.AppKind.guest, command="true", ssh_at_once=0)
 
 
 def the_step(**asked: Any) -> Step:

@@ -18,6 +18,7 @@ from mvpnet.experiment import shell
 from mvpnet.experiment.app import Step
 from mvpnet.experiment.metrics import Metrics
 from mvpnet.experiment.output import BehindMark, OutputLog
+from mvpnet.experiment.turns import Over, Turns
 from mvpnet.loop import Loop
 from mvpnet.paths import RunFolder
 from mvpnet.program import Program, Programs
@@ -28,6 +29,7 @@ _RETRY_S = 1.0
 _COPY_TRIES = 10
 _LOGIN_WITHIN_S = 60.0  # a guest answers on its ssh port before it lets everybody in: pam_nologin(8), cloud-init
 _SSH_FAILED = 255  # ssh(1)
+_NO_TURN = 1  # the exit code of a helper that was not started any more
 _KEPT_WORDS_BYTES = 2000
 
 Login = tuple[int, str | None]  # a guest, and who goes in
@@ -188,6 +190,7 @@ class _StepRun:
         self._metrics = metrics
         self._let_in = let_in
         self._on_end = on_end
+        self._turns = Turns(step.ssh_at_once)
         self._phase = "login"
         self._late = False  # the phase has had its time
         self._stopping = False
@@ -227,8 +230,8 @@ class _StepRun:
         if not new:
             self._push()
             return
-        self._enter("login", new, self._push, 2 * _LOGIN_WITHIN_S)
-        deadline_s = time.monotonic() + _LOGIN_WITHIN_S
+        self._enter("login", new, self._push, 2 * _LOGIN_WITHIN_S * self._rounds(new))
+        deadline_s = time.monotonic() + _LOGIN_WITHIN_S * self._rounds(new)
         for rank in new:
             self._try_login(rank, deadline_s)
 
@@ -254,7 +257,8 @@ class _StepRun:
         if not self._step.push:
             self._run_in_guests()
             return
-        self._enter("push", self._ranks, self._run_in_guests, self._step.copy_timeout_s)
+        limit_s = self._step.copy_timeout_s * self._rounds(self._ranks)
+        self._enter("push", self._ranks, self._run_in_guests, limit_s)
         for rank in self._ranks:
             argv = shell.push_argv(self._step.push, self._step.executable, self._ssh(rank))
             self._copy(rank, ".push", argv)
@@ -263,16 +267,22 @@ class _StepRun:
         if not self._step.argv:
             self._fetch()
             return
-        self._enter("run", self._ranks, self._fetch, self._step.timeout_s)
+        self._enter("run", self._ranks, self._fetch, None)
         for rank in self._ranks:
             command = shell.run_command(self._step.argv, self._environment(rank))
             self._start_program(rank, [*self._ssh(rank), command], os.environ)
+        self._turns.ask(self._all_have_begun)
+
+    def _all_have_begun(self, over: Over) -> None:
+        over()
+        self._limit("run", self._step.timeout_s)
 
     def _fetch(self) -> None:
         if not self._step.collect:
             self._end()
             return
-        self._enter("fetch", self._ranks, self._take_guest_metrics, self._step.copy_timeout_s)
+        limit_s = self._step.copy_timeout_s * self._rounds(self._ranks)
+        self._enter("fetch", self._ranks, self._take_guest_metrics, limit_s)
         for rank in self._ranks:
             folder = self._run.collected(rank, self._step.name)
             argv = shell.fetch_argv(folder, self._step.collect, self._ssh(rank))
@@ -304,8 +314,16 @@ class _StepRun:
         self._phase, self._then, self._late = phase, then, False
         self._awaited = set(ranks)
         self._words.clear()
+        self._limit(phase, limit_s)
+
+    def _limit(self, phase: str, limit_s: float | None) -> None:
+        """From now on."""
         if limit_s is not None:
             self._loop.call_later(limit_s, lambda: self._too_late(phase, limit_s))
+
+    def _rounds(self, ranks: list[int]) -> int:
+        """How often all turns are taken until each of these has had one."""
+        return -(-len(ranks) // self._turns.most)
 
     def _too_late(self, phase: str, limit_s: float) -> None:
         if phase != self._phase:
@@ -360,7 +378,8 @@ class _StepRun:
                 ended = partial(self._program_ended, rank)
                 self._under_way[rank] = self._programs.start(argv, environment, output.take, ended, guarded=True)
             else:
-                self._start_over_ssh(rank, argv, output, time.monotonic() + _LOGIN_WITHIN_S)
+                deadline_s = time.monotonic() + _LOGIN_WITHIN_S * self._rounds(self._ranks)
+                self._start_over_ssh(rank, argv, output, deadline_s)
         except MvpnetError as error:
             where = "" if rank is None else f"{host_name(rank)}: "
             self._fail(error.exit_code, ".command", f"{where}{error}")
@@ -369,26 +388,44 @@ class _StepRun:
     def _start_over_ssh(self, rank: int, argv: list[str], output: OutputLog, deadline_s: float) -> None:
         """Where ssh did not get as far as to run it, try again: a busy server, or one not quite up, hangs up on some.
 
-        Dropbear does so to a sixth who has not logged in yet; the boot probe's connections may count for a while.
-        Raises HostError when ssh cannot be started.
+        Dropbear does so to a sixth who has not logged in yet; the boot probe's connections may count for a while. Its
+        turn is over when the command is about to run.
         """
         behind = BehindMark(shell.STARTED, output.take)
 
-        def ended(code: int) -> None:
-            if behind.seen or code != _SSH_FAILED or self._stopping or time.monotonic() > deadline_s:
-                behind.let_go()
-                self._program_ended(rank, code)
-            else:
-                self._leave(rank)
-                self._loop.call_later(_RETRY_S, again)
+        def begin(over: Over) -> None:
+            def heard(data: bytes) -> None:
+                behind.take(data)
+                if behind.seen:
+                    over()
 
-        def again() -> None:
+            def ended(code: int) -> None:
+                over()
+                if behind.seen or code != _SSH_FAILED or self._stopping or time.monotonic() > deadline_s:
+                    behind.let_go()
+                    self._program_ended(rank, code)
+                else:
+                    self._leave(rank)
+                    self._loop.call_later(_RETRY_S, lambda: self._start_over_ssh(rank, argv, output, deadline_s))
+
             if self._stopping or self._late:
-                self._program_ended(rank, _SSH_FAILED)
-            else:
-                self._start_over_ssh(rank, argv, output, deadline_s)
+                self._loop.call_later(0.0, lambda: ended(_SSH_FAILED))
+                return
+            try:
+                self._under_way[rank] = self._programs.start(argv, os.environ, heard, ended, with_stdin=True)
+            except HostError as error:
+                self._cannot_start(rank, f"{host_name(rank)}: {error}", over)
 
-        self._under_way[rank] = self._programs.start(argv, os.environ, behind.take, ended, with_stdin=True)
+        self._turns.ask(begin)
+
+    def _cannot_start(self, rank: int, problem: str, over: Over) -> None:
+        self._fail(HostError.exit_code, ".command", problem)
+
+        def ended() -> None:
+            over()
+            self._ended(rank)
+
+        self._loop.call_later(0.0, ended)
 
     def _copy(self, rank: int, leaf: str, argv: list[str], tries_left: int = _COPY_TRIES) -> None:
         """Send or fetch files; again where ssh did not get through, as it does no harm."""
@@ -421,11 +458,23 @@ class _StepRun:
         def heard(data: bytes) -> None:
             self._words[rank] = (self._words[rank] + data)[-_KEPT_WORDS_BYTES:]
 
-        try:
-            self._under_way[rank] = self._programs.start(argv, os.environ, heard, on_end)
-        except HostError as error:
-            problem = str(error)
-            self._loop.call_later(0.0, lambda: self._failed(rank, "", problem))
+        def begin(over: Over) -> None:
+            def ended(code: int) -> None:
+                over()
+                on_end(code)
+
+            if self._late or (self._stopping and self._phase != "fetch"):
+                self._words[rank] = b"its turn did not come in time"
+                self._loop.call_later(0.0, lambda: ended(_NO_TURN))
+                return
+            try:
+                self._under_way[rank] = self._programs.start(argv, os.environ, heard, ended)
+            except HostError as error:
+                problem = str(error)
+                self._loop.call_later(0.0, over)
+                self._loop.call_later(0.0, lambda: self._failed(rank, "", problem))
+
+        self._turns.ask(begin)
 
     def _last_words(self, rank: int) -> str:
         lines = self._words.get(rank, b"").decode(errors="replace").split("\n")

@@ -53,10 +53,10 @@ def hosts(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Hosts]:
 
 
 def _mpich(launcher: str, hosts: list[Host]) -> list[str]:
-    options = ["-launcher", "ssh", "-launcher-exec", launcher, "-localhost", hosts[0].address]
+    host_file = _host_file(hosts, "{}:2")
+    options = ["-launcher", "ssh", "-launcher-exec", launcher, "-localhost", hosts[0].address, "-f", host_file]
     # UCX_TLS: else UCX finds a way around the network between namespaces of one machine
-    options += ["-hosts", ",".join(f"{host.address}:2" for host in hosts), "-genv", "UCX_TLS", "tcp,self"]
-    return options
+    return [*options, "-genv", "UCX_TLS", "tcp,self"]
 
 
 def _openmpi(launcher: str, hosts: list[Host]) -> list[str]:
@@ -75,9 +75,15 @@ def _openmpi(launcher: str, hosts: list[Host]) -> list[str]:
     return [
         *options,
         *(word for name in exported for word in ("-x", name)),
-        "--host",
-        ",".join(f"{host.address}:2" for host in hosts),
+        "--hostfile",
+        _host_file(hosts, "{} slots=2"),
     ]
+
+
+def _host_file(hosts: list[Host], line: str) -> str:
+    path = hosts[0].folder / "hostfile"
+    path.write_text("".join(f"{line.format(host.address)}\n" for host in hosts))
+    return str(path)
 
 
 def _program(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ def frame(source: int, to: int, text: bytes) -> bytes:
 
 
 @pytest.fixture
-def job(hosts: Hosts, start_mvpnet, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> RunningJob:
+def job(hosts: Hosts, start_mvpnet, short_dir: Path) -> RunningJob:
     """Two ranks a host, one host after the other, with stand-ins for guests that answer pings."""
     disk = short_dir / "blank.raw"
     disk.write_bytes(bytes(512))
@@ -33,6 +33,7 @@ def job(hosts: Hosts, start_mvpnet, short_dir: Path, monkeypatch: pytest.MonkeyP
     job = start_mvpnet(
         *options,
         "hydra.run.dir=run",
+        "job.silence_s=15",
         program=[*hosts.mpiexec, "-n", str(ranks), sys.executable, "-m", "mvpnet"],
         ranks=None,
         env={"STANDIN_DIR": str(short_dir), "STANDIN_BEHAVIOUR": "answer"},
@@ -78,7 +79,7 @@ def test_guests_on_other_hosts_are_reached_through_their_host(hosts: Hosts, job:
     jumps = {block.split()[0]: "ProxyJump host2" in block for block in blocks}
     assert ended(job).code in codes_after_signal(0)
     placed = json.loads((job.cwd / "run/job.json").read_text())["hosts"]
-    assert jumps == {f"n{rank:04d}": host == "host2" for rank, host in enumerate(placed)}
+    assert jumps == {f"n{rank:04d}": host == "host2" for rank, host in enumerate(placed)} | {"host2": False}
     assert "host2" in placed
 
 
@@ -94,6 +95,18 @@ def test_the_doctor_looks_at_all_hosts(hosts: Hosts, run_mvpnet: RunMvpnet, shor
     assert clocks["host2"]["ranks"] == on["host2"][:1]
 
 
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_a_run_over_hosts_is_replayed_over_hosts(hosts: Hosts, job: RunningJob, run_mvpnet: RunMvpnet) -> None:
+    assert ended(job).code == 0
+    program = [*hosts.mpiexec, "-n", "4", sys.executable, "-m", "mvpnet"]
+    env = {"STANDIN_BEHAVIOUR": "poweroff=1"}
+    done = run_mvpnet("replay", "--run-dir", "again", "run", program=program, ranks=None, env=env, cwd=job.cwd)
+    assert done.code == 0, done
+    facts = json.loads((job.cwd / "again/job.json").read_text())
+    assert facts["hosts"] == ["host1", "host1", "host2", "host2"]
+    assert facts["digest"] == json.loads((job.cwd / "run/job.json").read_text())["digest"]
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize("hosts", [2], indirect=True)
 def test_a_host_that_dies_takes_the_job_along(hosts: Hosts, job: RunningJob) -> None:
@@ -101,6 +114,21 @@ def test_a_host_that_dies_takes_the_job_along(hosts: Hosts, job: RunningJob) -> 
         os.kill(pid, signal.SIGKILL)
     assert job.finish().code != 0
     poll_until(lambda: not job.processes(), 60, "all processes to end")
+
+
+@pytest.mark.parametrize("hosts", [2], indirect=True)
+def test_a_cut_link_ends_both_sides(hosts: Hosts, job: RunningJob) -> None:
+    hosts.hosts[1].cut()
+    job.wait_for("2 ranks on host2 not heard of for 15 s: a link is cut, or a host is gone; the job is given up")
+
+    def ours() -> list[str]:
+        """All but what MPI's launcher has started for itself; that has mvpnet's command line in its own."""
+        commands = [process.command for process in job.processes()]
+        return [one for one in commands if "mpiexec" not in one and "hydra" not in one and "orted" not in one]
+
+    poll_until(lambda: not ours(), 60, "ranks and guests to end on both hosts")
+    assert json.loads((job.cwd / "run/result.json").read_text())["exit_code"] == 5
+    job.close()  # mpiexec itself waits for the other host for as long as TCP does
 
 
 @pytest.mark.boot

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,6 +154,17 @@ def test_srun_without_a_batch_job(batch: Batch, leaks: Callable[[], list[Process
     batch.slurm.run(*command, cwd=batch.folder, env=batch.environment())
     (folder,) = batch.folder.glob("runs/*/*-mine")
     assert json.loads((folder / "result.json").read_text())["metrics"] == {"exchanged": 6}
+    batch.nothing_left(leaks)
+
+
+@pytest.mark.mpi
+def test_mpiexec_in_place_of_srun(batch: Batch, leaks: Callable[[], list[Process]]) -> None:
+    command = shlex.join([*mpiexec_command(), "-n", "4", "mvpnet", *guests(batch), app(batch)])
+    options = ["--nodes=2", "--ntasks-per-node=2", "--output=mvpnet-%j.out", f"--wrap={command}"]
+    batch.number = batch.slurm.run("sbatch", "--parsable", *options, cwd=batch.folder, env=batch.environment())
+    assert batch.ended() == "COMPLETED", str(batch)
+    assert batch.record("job.json")["hosts"] == ["host1", "host1", "host2", "host2"]
+    assert batch.record("result.json")["metrics"] == {"exchanged": 12}
     batch.nothing_left(leaks)
 
 
