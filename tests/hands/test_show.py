@@ -43,13 +43,9 @@ def test_rates() -> None:
 
 
 def test_status_of_guests_that_run_are_gone_or_silent() -> None:
-    counters = {**dict.fromkeys(("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest"), 0)}
-    here = {
-        "state": "running",
-        "qemu_pid": 5,
-        "qemu_version": "7.2.0",
-        "counters": {**counters, "drops": {"forged": 3}},
-    }
+    counters = dict.fromkeys(("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest"), 0)
+    counted = {**counters, "drops": {"forged": 3}}
+    here = {"state": "running", "qemu_pid": 5, "qemu_version": "7.2.0", "counters": counted, "restarts": 0}
     lived = [["up", 20.0], ["gone", 30.0], ["up", 50.0], ["running", 60.0]]
     runs = {**here, "states": lived, "restarts": 1}
     gone = {**here, "state": "gone", "states": [["up", 50.0], ["gone", 70.0]]}
