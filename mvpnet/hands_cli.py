@@ -96,7 +96,10 @@ def phase_of(job: Found) -> str:
     """As the job says, or why it does not."""
     from mvpnet.hands.client import GLANCE_S, ask
     from mvpnet.hands.show import shown_phase
+    from mvpnet.hands.wire import PROTOCOL
 
+    if job.entry.protocol != PROTOCOL:
+        return f"of mvpnet {job.entry.version}, not to be asked"
     try:
         return shown_phase(job) or str(ask(job, {"do": "job"}, GLANCE_S)["phase"])
     except JobError:

@@ -352,7 +352,7 @@ def test_who_may_ask_and_in_which_version(bench: Bench) -> None:
     )
     newer = refused(8, "console", "0")
     assert "was started by mvpnet 7.7, which speaks protocol 99" in newer and "/old/py -m mvpnet" in newer
-    assert jobs_listed()[0]["phase"] == "does not answer"
+    assert jobs_listed()[0]["phase"] == "of mvpnet 7.7, not to be asked"
     assert hands("stop").returncode == 0, "a signal needs no protocol"
     job.finish()
     nothing_left(job)
