@@ -103,7 +103,7 @@ def phase_of(job: Found) -> str:
     try:
         return shown_phase(job) or str(ask(job, {"do": "job"}, GLANCE_S)["phase"])
     except JobError:
-        return "ended" if job.ended() else "does not answer"
+        return "ended" if job.ended() else shown_phase(_again(job)) or "does not answer"
 
 
 @click.command()
