@@ -96,11 +96,14 @@ def phase_of(job: Found) -> str:
     """As the job says, or why it does not."""
     from mvpnet.hands.client import GLANCE_S, ask
     from mvpnet.hands.show import shown_phase
+    from mvpnet.hands.wire import PROTOCOL
 
+    if job.entry.protocol != PROTOCOL:
+        return f"of mvpnet {job.entry.version}, not to be asked"
     try:
         return shown_phase(job) or str(ask(job, {"do": "job"}, GLANCE_S)["phase"])
     except JobError:
-        return "ended" if job.ended() else "does not answer"
+        return "ended" if job.ended() else shown_phase(_again(job)) or "does not answer"
 
 
 @click.command()

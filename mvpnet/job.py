@@ -662,6 +662,7 @@ class Part:
             "time_s": time.time(),
             "state": self._guest.state.value,
             "states": self.states,
+            "restarts": len(self.restarts),
             "qemu_pid": self._guest.qemu_pid,
             "qemu_version": self._guest.qemu_version,
             "counters": self.pump.counters.as_dict(),

@@ -21,6 +21,7 @@ from mvpnet.loop import Loop, Timer
 
 MAX_COMMAND_BYTES: Final = 4000  # of QMP: monwrap takes 4096, with the word before it and a number
 ANSWER_S: Final = 10.0  # for a rank, and the qemu behind it, to answer
+_MAX_BRACKETS: Final = 200  # nested deeper than Python recurses, they would be an error where none is caught
 _ACCEPT_AGAIN_S: Final = 1.0  # when there were no descriptors left
 _READ_BYTES: Final = 64 * 1024
 
@@ -300,8 +301,11 @@ def qmp_command(asked: Message) -> Message:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise ValueError("a QMP command is an object with execute, a name, and perhaps arguments, an object")
     command = {"execute": name, "arguments": arguments}
-    if len(json.dumps(command)) > MAX_COMMAND_BYTES:
+    text = json.dumps(command)
+    if len(text) > MAX_COMMAND_BYTES:
         raise ValueError(f"a QMP command of more than {MAX_COMMAND_BYTES} bytes")
+    if text.count("[") + text.count("{") > _MAX_BRACKETS:
+        raise ValueError(f"a QMP command with more than {_MAX_BRACKETS} brackets")
     return command
 
 

@@ -55,6 +55,7 @@ class _Visit:
         self._connection = connection
         self._stdin = stdin
         self._escape = escape
+        self._is_terminal = stdin is not None and os.isatty(stdin)
         self._ahead_bytes = 0  # typed, and not passed on to the guest yet
         self._typed_all = False
         self._heard_s = time.monotonic()
@@ -73,8 +74,11 @@ class _Visit:
         return self._end
 
     def _wanted(self) -> list[Any]:
-        takes = self._stdin is not None and not self._typed_all and self._ahead_bytes < TYPED_AHEAD_BYTES
+        takes = self._stdin is not None and not self._typed_all and (self._room_bytes() > 0 or self._is_terminal)
         return [self._connection.socket, *([self._stdin] if takes else [])]
+
+    def _room_bytes(self) -> int:
+        return TYPED_AHEAD_BYTES - self._ahead_bytes
 
     def _patience_s(self) -> float | None:
         return max(0.0, self._heard_s + SILENCE_S - time.monotonic()) if self._leaving() else None
@@ -99,7 +103,7 @@ class _Visit:
 
     def _type(self) -> None:
         assert self._stdin is not None
-        data = os.read(self._stdin, min(4096, TYPED_AHEAD_BYTES - self._ahead_bytes))
+        data = os.read(self._stdin, 4096 if self._is_terminal else min(4096, self._room_bytes()))
         if not data:
             self._typed_all = True
             self._heard_s = time.monotonic()
@@ -107,6 +111,9 @@ class _Visit:
         if self._escape is not None and self._escape in data:
             data = data[: data.index(self._escape)]
             self._end = "left"
+        if len(data) > self._room_bytes():  # as a terminal does whose input nobody reads; the escape is heard still
+            _put(b"\a")
+            data = data[: self._room_bytes()]
         if data:
             self._ahead_bytes += len(data)
             self._connection.send({"data": data_text(data)})

@@ -57,7 +57,10 @@ class Lines:
         longest = max(map(len, (*lines, self._unread)))
         if self._limit_bytes is not None and longest > self._limit_bytes:
             raise ValueError(f"a line of more than {self._limit_bytes} bytes")
-        messages = [json.loads(line) for line in lines]
+        try:
+            messages = [json.loads(line) for line in lines]
+        except RecursionError:
+            raise ValueError("too many brackets in brackets") from None
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("not a JSON object")
         return messages

@@ -112,6 +112,11 @@ def test_a_long_answer_comes_whole(bench: Bench) -> None:
         ({"do": "qmp", "rank": "1", "command": {"execute": "long"}}, JobError, "there is no rank 1"),
         ({"do": "qmp", "rank": 1, "command": {"execute": "x", "arguments": []}}, JobError, "this is no request"),
         ({"do": "qmp", "rank": 1, "command": "x"}, JobError, "this is no request"),
+        (
+            {"do": "qmp", "rank": 1, "command": {"execute": "x", "arguments": {"a": [[]] * 200}}},
+            JobError,
+            "200 brackets",
+        ),
         ({"do": "qmp"}, JobError, "this is no request"),
         ({"do": "x" * MAX_LINE_BYTES}, JobError, f"a line of more than {MAX_LINE_BYTES} bytes"),
         ({"do": None}, JobError, "knows no request None"),
@@ -124,7 +129,9 @@ def test_what_is_refused(bench: Bench, request_: dict[str, Any], kind: type, pro
     assert bench.asked({"do": "job"}) == {"phase": "running"}, "and the job goes on"
 
 
-@pytest.mark.parametrize("line", [b"\n", b"no JSON\n", b"[]\n", b"\xff\xfe\n", b"{}\n", b'{"protocol": 1}\n'])
+@pytest.mark.parametrize(
+    "line", [b"\n", b"no JSON\n", b"[" * 30_000 + b"\n", b"[]\n", b"\xff\xfe\n", b"{}\n", b'{"protocol": 1}\n']
+)
 def test_what_is_no_request_ends_the_connection(bench: Bench, line: bytes) -> None:
     (job,) = find_jobs()
     with job.connect() as connection:

@@ -43,14 +43,11 @@ def test_rates() -> None:
 
 
 def test_status_of_guests_that_run_are_gone_or_silent() -> None:
-    counters = {**dict.fromkeys(("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest"), 0)}
-    here = {
-        "state": "running",
-        "qemu_pid": 5,
-        "qemu_version": "7.2.0",
-        "counters": {**counters, "drops": {"forged": 3}},
-    }
-    runs = {**here, "states": [["up", 50.0], ["running", 60.0]]}
+    counters = dict.fromkeys(("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest"), 0)
+    counted = {**counters, "drops": {"forged": 3}}
+    here = {"state": "running", "qemu_pid": 5, "qemu_version": "7.2.0", "counters": counted, "restarts": 0}
+    lived = [["up", 20.0], ["gone", 30.0], ["up", 50.0], ["running", 60.0]]
+    runs = {**here, "states": lived, "restarts": 1}
     gone = {**here, "state": "gone", "states": [["up", 50.0], ["gone", 70.0]]}
     end = {"how": "crashed", "reason": "qemu was killed", "cause": None, "phase": "running", "console": []}
     answer = {
@@ -73,6 +70,7 @@ def test_status_of_guests_that_run_are_gone_or_silent() -> None:
     assert [rank["answers"] for rank in status["ranks"]] == [True, True, False]
     assert status["ranks"][1]["end"] == {"how": "crashed", "reason": "qemu was killed", "cause": None}
     text = status_text(status, 200)
+    assert "running, restarted once" in text
     assert "gone: qemu was killed" in text and "running, does not answer" in text and "51 s" in text
     before_boot = status_facts(job, None, None)
     assert (before_boot["job"]["phase"], before_boot["ranks"]) == ("preparing", [])

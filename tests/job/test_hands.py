@@ -90,7 +90,7 @@ def check_status(status: dict[str, Any], pid: int) -> None:
     for number, rank in enumerate(status["ranks"]):
         assert set(rank) == {
             *("rank", "name", "host", "address", "ssh_port", "user", "state", "state_since", "up_s", "answers"),
-            *("qemu_pid", "qemu_version", "end", "counters", "rates"),
+            *("restarts", "qemu_pid", "qemu_version", "end", "counters", "rates"),
         }
         assert (rank["rank"], rank["state"], rank["answers"], rank["end"]) == (number, "running", True, None)
         assert rank["qemu_version"] == "7.2.0" and Path(f"/proc/{rank['qemu_pid']}").exists()
@@ -195,6 +195,26 @@ def test_a_console_on_a_terminal(bench: Bench) -> None:
         assert job.finish().code == 0
         read_until(terminal, "console of n0000: ")
         assert process.wait(PATIENCE_S) == 0
+    nothing_left(job)
+
+
+def test_a_console_of_a_guest_that_is_started_again(bench: Bench) -> None:
+    job = bench.up("vm.restart=1", ranks=1)
+    with on_a_terminal("console", "0") as (process, terminal):
+        read_until(terminal, "login: ")
+        standins = job.processes("standin.py -nodefaults")
+        next(one for one in standins if "monwrap" not in one.command).kill()
+        read_until(terminal, "the guest's console was closed")
+        assert process.wait(PATIENCE_S) == 0
+
+    def is_up_again() -> bool:
+        (rank,) = json.loads(said("status", "--json", "--interval", "0.1"))["ranks"]
+        return (rank["state"], rank["restarts"]) == ("running", 1)
+
+    poll_until(is_up_again, 60, "the guest to be up again")
+    assert said("console", "0", stdin="here again\n").endswith("login: here again\n")
+    assert hands("stop").returncode == 0
+    job.finish()
     nothing_left(job)
 
 
@@ -332,7 +352,7 @@ def test_who_may_ask_and_in_which_version(bench: Bench) -> None:
     )
     newer = refused(8, "console", "0")
     assert "was started by mvpnet 7.7, which speaks protocol 99" in newer and "/old/py -m mvpnet" in newer
-    assert jobs_listed()[0]["phase"] == "does not answer"
+    assert jobs_listed()[0]["phase"] == "of mvpnet 7.7, not to be asked"
     assert hands("stop").returncode == 0, "a signal needs no protocol"
     job.finish()
     nothing_left(job)
