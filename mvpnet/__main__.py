@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from mvpnet import logs
 from mvpnet.errors import MpiError, MvpnetError, SplitWorldError
+from mvpnet.launcher import launched_rank, launched_size
 from mvpnet.signals import StopSignals, die_with_parent
 from mvpnet.spec import JobSpec
-from mvpnet.world import World, launched_rank, launched_size
+from mvpnet.world import World
 
 _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 
@@ -45,7 +46,7 @@ def run(argv: list[str]) -> int:
             return inspect(argv)
         return launch(argv, lead, follow)
     except MvpnetError as error:
-        return error.exit_code if _is_repeated(error) else tell(error)
+        return 0 if _is_repeated(error) else tell(error)
 
 
 def inspect(argv: list[str]) -> int:
@@ -87,7 +88,7 @@ def examine(argv: list[str]) -> int:
     except MpiError as error:
         from mvpnet import cli
 
-        return error.exit_code if _is_repeated(error) else cli.run(argv, error)
+        return 0 if _is_repeated(error) else cli.run(argv, error)
 
 
 def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
@@ -163,7 +164,8 @@ def tell(error: MvpnetError) -> int:
 
 
 def _is_repeated(error: MvpnetError) -> bool:
-    """Whether it is what every rank finds and the launcher's first one tells."""
+    """Whether it is what every rank finds and the launcher's first one tells; the others end well, as launchers kill
+    all ranks when one fails, and the first would not come to tell it."""
     return isinstance(error, SplitWorldError) and launched_rank(os.environ) not in (None, 0)
 
 

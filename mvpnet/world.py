@@ -10,13 +10,15 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mvpnet import __version__
-from mvpnet.errors import HostError, MpiError, MvpnetError, SplitWorldError
+from mvpnet.errors import HostError, MpiError, MvpnetError
+from mvpnet.launcher import refuse_foreign_launcher, refuse_split_world
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm, Request
@@ -60,9 +62,11 @@ class World:
         """
         import mpi4py
 
-        mpi4py.rc.thread_level = "single"  # one thread talks to MPI; locks for more would cost on the data path
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # before MPI starts there is something to look at
         try:
-            from mpi4py import MPI
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "suspicious MPI execution environment")  # we say so ourselves
+                from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise MpiError(
                 f"no usable MPI library: {str(error).splitlines()[0]}",
@@ -70,6 +74,9 @@ class World:
             ) from None
         from mvpnet.dataplane.doorbell import Doorbell
 
+        refuse_foreign_launcher(os.environ, MPI.Get_library_version())
+        if not MPI.Is_initialized():  # by whoever runs us inside of python -m mpi4py
+            MPI.Init_thread(MPI.THREAD_SINGLE)  # one thread talks to MPI; locks for more would cost on the data path
         comm = MPI.COMM_WORLD
         refuse_split_world(comm.Get_size(), os.environ, MPI.Get_library_version())
         ours, fabric = _duplicate(comm), _duplicate(comm)
@@ -173,32 +180,3 @@ def _cut(whole: bytearray, counts: list[int]) -> list[Any]:
         values.append(pickle.loads(whole[at : at + count]))
         at += count
     return values
-
-
-def launched_size(environment: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher says it started; None when no launcher is known to have started us."""
-    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "PMIX_SIZE"):
-        if variable in environment:
-            return int(environment[variable])
-    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
-        return int(environment["SLURM_STEP_NUM_TASKS"])
-    return None
-
-
-def launched_rank(environment: Mapping[str, str]) -> int | None:
-    """Which rank the launcher says that we are; None when it does not."""
-    names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-    return next((int(environment[name]) for name in names if environment.get(name, "").isdecimal()), None)
-
-
-def refuse_split_world(size: int, environment: Mapping[str, str], library: str) -> None:
-    """Raise SplitWorldError when a launcher started several ranks and each finds itself alone."""
-    launched = launched_size(environment)
-    if size == 1 and launched is not None and launched > 1:
-        name = " ".join(library.split(",")[0].splitlines()[0].strip("\x00 ").split())
-        raise SplitWorldError(
-            f"the launcher started {launched} ranks, but each is alone: "
-            f"it is not of the same MPI as mpi4py's library ({name})",
-            hint="use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI; "
-            "with srun, say --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI",
-        )

@@ -7,16 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.world import launched_size
-
-# What a launcher puts into its ranks' environment, and which libraries are its own.
-_LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "Open MPI|Spectrum"),
-    ("MPI_LOCALNRANKS", "Hydra's mpiexec (MPICH, Intel MPI and their kin)", "MPICH|Intel|MVAPICH|CRAY"),
-    ("SLURM_PROCID", "Slurm's srun", ""),
-    ("PMIX_RANK", "a launcher that speaks PMIx", ""),
-    ("PMI_SIZE", "a launcher that speaks PMI", ""),
-)
+from mvpnet.launcher import launched_size, launcher
 
 
 @dataclass(frozen=True)
@@ -29,32 +20,25 @@ class MpiFacts:
     thread_level: str = ""
     world_size: int | None = None
     launcher: str | None = None  # None: started without one
-    launchers_library: str = ""  # a pattern; empty: any
     launched_size: int | None = None
     refused: tuple[str, str | None] | None = None  # why there is no MPI to be had here, and what to do
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether the launcher is known to be of another MPI than the library."""
-        return bool(self.launchers_library) and not re.search(self.launchers_library, self.library)
 
 
 def mpi_facts(environment: Mapping[str, str], world_size: int) -> MpiFacts:
     """Of this process, in which MPI was started."""
-    known = next((entry for entry in _LAUNCHERS if entry[0] in environment), None)
-    launcher, library = (known[1], known[2]) if known else (None, "")
     import mpi4py
 
     from mvpnet.experiment.facts import mpi_library
 
+    library = mpi_library()
+    known = launcher(environment, library)
     return MpiFacts(
-        library=mpi_library(),
+        library=library,
         path=_loaded_library(),
         mpi4py=mpi4py.__version__,
         thread_level=_thread_level(),
         world_size=world_size,
-        launcher=launcher,
-        launchers_library=library,
+        launcher=known.name if known else None,
         launched_size=launched_size(environment),
     )
 

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 
 from mvpnet.errors import ConfigError
 from mvpnet.experiment.result import read_result, write_json, write_whole
+from mvpnet.launcher import launched_size
 from mvpnet.logs import put, say
 from mvpnet.tables import table_text
-from mvpnet.world import launched_size
 
 FORMAT = 1
 _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # Hydra's, which refuses -m beside them

@@ -19,7 +19,7 @@ from mvpnet.spec import JobSpec, RankSpec, changed
 
 GIB = 2**30
 LIMITS = Limits(16 * GIB, 0, 12 * GIB, False, None, (), (), frozenset(range(8)))
-MPI = MpiFacts("Open MPI v4.1.4", "/lib/libmpi.so.40", "4.1.2", "single", 4, "Open MPI's mpirun", "Open MPI", 4)
+MPI = MpiFacts("Open MPI v4.1.4", "/lib/libmpi.so.40", "4.1.2", "single", 4, "Open MPI's mpirun", 4)
 QEMU = QemuFacts("/bin/qemu-system-x86_64", (7, 2, 22), frozenset(["stream", "dgram", "user"]))
 
 
