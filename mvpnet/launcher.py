@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from mvpnet.errors import SplitWorldError
 
 _MPICH_KIN = "MPICH|Intel|MVAPICH|CRAY"
-_SAME_MPI = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
+SAME_MPI = (
+    "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI; "
+    "with srun, say --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def refuse_foreign_launcher(environment: Mapping[str, str], library: str) -> Non
     if known and known.is_foreign_to(library):
         raise SplitWorldError(
             f"we were started by {known.name}, and mpi4py's library is of another MPI: {short_name(library)}",
-            hint=_SAME_MPI,
+            hint=SAME_MPI,
         )
 
 
@@ -80,7 +83,7 @@ def refuse_split_world(size: int, environment: Mapping[str, str], library: str) 
         raise SplitWorldError(
             f"the launcher started {launched} ranks, but each is alone: "
             f"it is not of the same MPI as mpi4py's library ({short_name(library)})",
-            hint=f"{_SAME_MPI}; with srun, say --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI",
+            hint=SAME_MPI,
         )
 
 

@@ -17,6 +17,7 @@ from mvpnet.doctor.finding import Finding, Level, merged
 from mvpnet.doctor.resources import resource_findings, size_text
 from mvpnet.errors import HostError
 from mvpnet.guest.host import KvmDevice
+from mvpnet.launcher import SAME_MPI
 from mvpnet.rank import check_socket_path
 from mvpnet.schema import Accel, WaitFor
 from mvpnet.spec import RankSpec
@@ -106,8 +107,7 @@ def mpi(seat: Seat, first: Seat) -> Finding:
     loaded = f"{facts.library} ({facts.path or 'path not known'})"
     if facts.launched_size is not None and facts.launched_size != facts.world_size:
         seen = f"the launcher started {facts.launched_size} ranks, and {loaded} knows of {facts.world_size}"
-        todo = "use the mpiexec of that MPI, or point MPI4PY_LIBMPI at the library of your launcher's MPI"
-        return seat.finds("mpi", Level.failure, seen, todo)
+        return seat.finds("mpi", Level.failure, seen, SAME_MPI)
     if facts.library != first.facts.mpi.library:
         seen = f"{loaded}, and rank 0 has {first.facts.mpi.library}"
         return seat.finds("mpi", Level.failure, seen, "load the same MPI module on all hosts")
