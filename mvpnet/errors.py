@@ -8,7 +8,6 @@
     │       └── SplitWorldError 3   the latter: every rank is alone, and finds the same
     ├── ImageError              4   an image or seed that cannot be had, made, or used
     ├── BootError               5   a guest did not come up in time, or died on the way
-    ├── LinkError               6   the connection between qemu and its rank broke
     ├── AppError                7   what an app needs or leaves could not be carried or read
     ├── JobError                8   a verb found no such running job or rank, or the job does not answer
     ├── GuestError              9   a running guest, or its qemu, would not do what a verb asked of it
@@ -69,10 +68,6 @@ class BootError(MvpnetError):
 
 class RanksLost(MvpnetError):
     exit_code = 5
-
-
-class LinkError(MvpnetError):
-    exit_code = 6
 
 
 class AppError(MvpnetError):
