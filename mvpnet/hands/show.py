@@ -89,6 +89,7 @@ def _rank_facts(rank: int, first: dict[str, Any], second: dict[str, Any]) -> dic
         "state": now["state"] if now else second["states"][rank],
         "state_since": None,
         "up_s": None,
+        "restarts": now["restarts"] if now else None,
         "answers": now is not None,
         "qemu_pid": now["qemu_pid"] if now else None,
         "qemu_version": now["qemu_version"] if now else None,
@@ -100,7 +101,7 @@ def _rank_facts(rank: int, first: dict[str, Any], second: dict[str, Any]) -> dic
         facts["state_since"] = now["states"][-1][1]
         up = [at for state, at in now["states"] if state == "up"]
         if up and facts["state"] in ("up", "running"):
-            facts["up_s"] = round(now["time_s"] - up[0], 3)
+            facts["up_s"] = round(now["time_s"] - up[-1], 3)  # of its last start
     if before and now and now["time_s"] > before["time_s"]:
         facts["rates"] = rates(before, now)
     return facts
@@ -139,6 +140,8 @@ def _ranks_table(ranks: Sequence[dict[str, Any]], width: int) -> str:
 
 def _cells(rank: dict[str, Any]) -> list[str]:
     state = rank["state"] if rank["answers"] else f"{rank['state']}, does not answer"
+    if rank["restarts"]:
+        state += f", restarted {rank['restarts']}×"
     if rank["end"]:
         state += f": {rank['end']['reason']}"
     up = "" if rank["up_s"] is None else span(rank["up_s"])

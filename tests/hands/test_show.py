@@ -48,9 +48,10 @@ def test_status_of_guests_that_run_are_gone_or_silent() -> None:
         "state": "running",
         "qemu_pid": 5,
         "qemu_version": "7.2.0",
+        "restarts": 0,
         "counters": {**counters, "drops": {"forged": 3}},
     }
-    runs = {**here, "states": [["up", 50.0], ["running", 60.0]]}
+    runs = {**here, "states": [["up", 20.0], ["gone", 30.0], ["up", 50.0], ["running", 60.0]], "restarts": 1}
     gone = {**here, "state": "gone", "states": [["up", 50.0], ["gone", 70.0]]}
     end = {"how": "crashed", "reason": "qemu was killed", "cause": None, "phase": "running", "console": []}
     answer = {
@@ -73,6 +74,8 @@ def test_status_of_guests_that_run_are_gone_or_silent() -> None:
     assert [rank["answers"] for rank in status["ranks"]] == [True, True, False]
     assert status["ranks"][1]["end"] == {"how": "crashed", "reason": "qemu was killed", "cause": None}
     text = status_text(status, 200)
+    assert "running, restarted 1×" in text
+    assert [rank["restarts"] for rank in status["ranks"]] == [1, 0, None]
     assert "gone: qemu was killed" in text and "running, does not answer" in text and "51 s" in text
     before_boot = status_facts(job, None, None)
     assert (before_boot["job"]["phase"], before_boot["ranks"]) == ("preparing", [])
