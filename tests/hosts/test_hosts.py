@@ -23,9 +23,8 @@ def frame(source: int, to: int, text: bytes) -> bytes:
     return (address.mac(to) + address.mac(source) + ETHERTYPE + text).ljust(60, b"\0")
 
 
-@pytest.fixture
-def job(hosts: Hosts, start_mvpnet, short_dir: Path) -> RunningJob:
-    """Two ranks a host, one host after the other, with stand-ins for guests that answer pings."""
+def started(hosts: Hosts, start_mvpnet, short_dir: Path, *more: str) -> RunningJob:
+    """Two ranks a host, one host after the other, with stand-ins for guests that answer pings; all up."""
     disk = short_dir / "blank.raw"
     disk.write_bytes(bytes(512))
     ranks = 2 * len(hosts.hosts)
@@ -33,13 +32,18 @@ def job(hosts: Hosts, start_mvpnet, short_dir: Path) -> RunningJob:
     job = start_mvpnet(
         *options,
         "hydra.run.dir=run",
-        "job.silence_s=15",
+        *more,
         program=[*hosts.mpiexec, "-n", str(ranks), sys.executable, "-m", "mvpnet"],
         ranks=None,
         env={"STANDIN_DIR": str(short_dir), "STANDIN_BEHAVIOUR": "answer"},
     )
     job.wait_for(f"{ranks}/{ranks} guests up")
     return job
+
+
+@pytest.fixture
+def job(hosts: Hosts, start_mvpnet, short_dir: Path) -> RunningJob:
+    return started(hosts, start_mvpnet, short_dir)
 
 
 def ended(job: RunningJob) -> Finished:
@@ -117,7 +121,8 @@ def test_a_host_that_dies_takes_the_job_along(hosts: Hosts, job: RunningJob) -> 
 
 
 @pytest.mark.parametrize("hosts", [2], indirect=True)
-def test_a_cut_link_ends_both_sides(hosts: Hosts, job: RunningJob) -> None:
+def test_a_cut_link_ends_both_sides(hosts: Hosts, start_mvpnet, short_dir: Path) -> None:
+    job = started(hosts, start_mvpnet, short_dir, "job.silence_s=15")
     hosts.hosts[1].cut()
     job.wait_for("2 ranks on host2 not heard of for 15 s: a link is cut, or a host is gone; the job is given up")
 
