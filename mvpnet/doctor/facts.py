@@ -245,7 +245,7 @@ def _grown(plan: DrivePlan, size_bytes: int) -> int:
 
 
 def _demand(folder: Path, sure_bytes: int, most_bytes: int) -> Demand:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.access(parent, os.F_OK))
     free = os.statvfs(there)
     device = there.stat().st_dev
     return Demand(str(folder), device, free.f_bavail * free.f_frsize, sure_bytes, max(sure_bytes, most_bytes))
