@@ -660,7 +660,7 @@ class Part:
         """What this rank tells who asks how it is; times in seconds since 1970."""
         return {
             "time_s": time.time(),
-            "state": self._guest.state.value,
+            "state": "restarting" if self._dead else self._guest.state.value,
             "states": self.states,
             "restarts": len(self.restarts),
             "qemu_pid": self._guest.qemu_pid,
