@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -43,6 +43,8 @@ REAP_LOOK_S = 0.01  # a process closes its pipes a little before it can be waite
 CLOSE_MARGIN_S = 10.0  # for monwrap to notice, and to delete folders, beyond the times of its ladder
 PANIC_LINES = 5  # shown of a panic, its words first
 COMMAND_BYTES = 4096  # PIPE_BUF of Linux: so much is written to a pipe whole or not at all (pipe(7))
+
+_GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # what launchers send to a group
 
 Reply = dict[str, Any]  # {"return": ...} or {"error": {"class": ..., "desc": ...}}
 
@@ -158,16 +160,17 @@ class Guest:
         self._log_starts = {log: _size(log) for log in (launch.qemu_log, launch.console_log) if log}
         lock = () if launch.lock_fd is None else (launch.lock_fd,)
         try:
-            self._monwrap = subprocess.Popen(
-                monwrap_argv(launch),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                start_new_session=True,  # mpiexec signals the rank's whole process group
-                pass_fds=(*self._fds_taken_over, *lock),
-                env=launch.env,
-            )
+            with _held_back(_GROUP_SIGNALS if launch.monwrap == DEFAULT_MONWRAP else ()):
+                self._monwrap = subprocess.Popen(
+                    monwrap_argv(launch),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    bufsize=0,
+                    start_new_session=True,  # mpiexec signals the rank's whole process group
+                    pass_fds=(*self._fds_taken_over, *lock),
+                    env=launch.env,
+                )
         except OSError as error:
             reason = f"monwrap could not be started: {launch.monwrap}: {error.strerror}; see the key qemu.monwrap"
             self._finish(GuestEnd(Ending.failed_to_start, reason))
@@ -486,6 +489,19 @@ class Guest:
     def _close_fds(self) -> None:
         while self._fds_taken_over:
             os.close(self._fds_taken_over.pop())
+
+
+@contextmanager
+def _held_back(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """A child that is started inside begins with these signals held back, and so do we until it is started.
+
+    Between fork(2) and setsid(2) it is in our process group, and would die of a signal to that before it could obey.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _size(path: Path) -> int:

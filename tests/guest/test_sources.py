@@ -21,3 +21,9 @@ def test_only_what_is_read_in_place_is_looked_at(tmp_path: Path) -> None:
         os.truncate(path, 5)
     assert len(changed(before)) == 3
     assert all("has 5 bytes and had 10 since the guest started" in text for text in changed(before))
+    paths[ImageUse.overlay].unlink()
+    paths[ImageUse.snapshot].write_bytes(bytes(10))
+    os.utime(paths[ImageUse.snapshot], (1, 1))
+    said = "\n".join(changed(before))
+    assert f"{paths[ImageUse.overlay]} is gone since" in said
+    assert f"{paths[ImageUse.snapshot]} was written since" in said

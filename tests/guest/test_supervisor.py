@@ -579,3 +579,25 @@ def test_monwrap_argv_by_default():
     assert (python, safe_path, Path(script).name) == (sys.executable, "-P", "monwrap.py")
     assert Path(script).is_file()
     assert rest == ["--powerdown-s", "20", "--term-s", "5", "--qemu-log", "/run/qemu.log", "--", "qemu"]
+
+
+def test_a_signal_to_all_of_our_group_does_not_end_a_monwrap_that_is_just_starting(live):
+    """It begins with them held back, and takes them when it can obey; qemu has none held back, and is deaf to one."""
+    life = live("ignore-powerdown")
+    life.reach(UP)
+    held, ignored = (masks(life.guest.monwrap_pid)[name] for name in ("SigBlk", "SigIgn"))
+    assert held == {signal.SIGUSR1}
+    assert signal.SIGUSR1 in ignored
+    assert masks(life.guest.qemu_pid)["SigBlk"] == set()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    os.kill(life.guest.monwrap_pid, signal.SIGTERM)
+    life.reach(STOPPING)
+
+
+def masks(pid):
+    """Of a process's signals, by what is done with them (proc(5), /proc/PID/status)."""
+    lines = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return {
+        name: {number for number in signal.Signals if int(lines[name], 16) >> (number - 1) & 1}
+        for name in ("SigBlk", "SigIgn")
+    }
