@@ -5,7 +5,7 @@
  *   -netdev user,…hostfwd=tcp:A:PORT-:22  says an ssh banner to whoever connects
  *   -chardev socket,id=qmp,fd=N           QMP: greeting, {"return": {}}, and the events of a power-down
  *   -device …,mac=52:55:r:r:r:r           its rank;  mac=52:56:w:w:w:w  the size of the world
- *   --version, -netdev help               one line each
+ *   --version, -netdev help, -device help  a line or a short list each
  *
  * When the file STANDIN_DIR/go appears it sends a frame to every other rank; when it has one from every other it makes
  * STANDIN_DIR/reached.RANK, which tells the seconds since it started to send. */
@@ -229,6 +229,8 @@ int main(int argc, char **argv)
             return puts("QEMU emulator version 7.2.0 (stand-in)") < 0;
         if (!strcmp(argv[i], "-netdev") && i + 1 < argc && !strcmp(argv[i + 1], "help"))
             return puts("Available netdev backend types:\nuser\nstream\ndgram") < 0;
+        if (!strcmp(argv[i], "-device") && i + 1 < argc && !strcmp(argv[i + 1], "help"))
+            return puts("Network devices:\nname \"virtio-net-pci\", bus PCI") < 0;
     }
     for (int i = 1; i + 1 < argc; i++)
         take_option(argv[i], argv[i + 1]);
