@@ -95,6 +95,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
     from mvpnet import compose, job
     from mvpnet.experiment.result import jobs_ran
+    from mvpnet.snapshot.resume import asked
 
     def run_job(spec: JobSpec) -> int:
         try:
@@ -111,7 +112,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     codes_of_stopped: list[int] = []
     try:
         world.refuse_mixed_versions()
-        codes = compose.run(argv, world.size, run_job, tell)
+        codes = [resume(world, signals, argv)] if asked(argv) else compose.run(argv, world.size, run_job, tell)
     except MvpnetError as error:
         codes = [tell(error)]
     code = _worst(codes + codes_of_stopped)
@@ -119,6 +120,16 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
         logs.put(sys.stderr, f"mvpnet: {jobs_ran(len(codes), sum(1 for one in codes if one))}\n".encode())
     world.broadcast(code)
     return code
+
+
+def resume(world: World, signals: StopSignals, argv: list[str]) -> int:
+    """Rank 0 of a job that goes on from a save. Raises MvpnetError."""
+    from mvpnet import job
+    from mvpnet.snapshot.resume import origin
+
+    with signals.raising():
+        found = origin(argv, world.size)
+    return job.lead(world, signals, found.spec, job.Origin(resumes=found.record, resume=found.resume, keys=found.keys))
 
 
 def follow(world: World, signals: StopSignals) -> int:

@@ -18,6 +18,7 @@ from mvpnet.image_cli import image
 from mvpnet.recipe_cli import recipes
 from mvpnet.record_cli import diff, export, replay, report
 from mvpnet.seed_cli import seed
+from mvpnet.snapshot_cli import SNAPSHOTS
 
 
 def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
@@ -52,7 +53,7 @@ verbs.add_command(recipes)
 verbs.add_command(seed)
 for record_verb in (replay, diff, export, report):
     verbs.add_command(record_verb)
-for hands_verb in HANDS:
+for hands_verb in (*HANDS, *SNAPSHOTS):
     verbs.add_command(hands_verb)
 
 

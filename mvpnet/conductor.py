@@ -92,6 +92,8 @@ class Conductor:
                 self.phase = Phase.running
                 self._tell_all({"do": "run"})
                 self._on_running()
+            elif self.phase is Phase.booting and all(state == "loaded" for state in self.states):
+                self._tell_all({"do": "go on"})
         elif "restart" in message:
             self.restarts[rank] += 1
             self.states[rank] = "restarting"

@@ -50,10 +50,25 @@ from mvpnet.heartbeat import Heartbeat
 from mvpnet.logs import rank_logs, say
 from mvpnet.loop import Timer
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
-from mvpnet.rank import Keys, Prepared, Start, child_environment, console_socket, prepare, with_built_disk
-from mvpnet.schema import NetKind, NetSocket, OnGuestExit
+from mvpnet.rank import (
+    Keys,
+    Prepared,
+    Start,
+    child_environment,
+    console_socket,
+    prepare,
+    seed_image,
+    with_built_disk,
+)
+from mvpnet.schema import Accel, NetKind, NetSocket, OnGuestExit
 from mvpnet.scratch import make_private
 from mvpnet.signals import StopSignals
+from mvpnet.snapshot.folder import write_private
+from mvpnet.snapshot.keeper import Facts as KeeperFacts
+from mvpnet.snapshot.keeper import Keeper
+from mvpnet.snapshot.machine import machine_of, this_cpu_flags
+from mvpnet.snapshot.resumed import Resume
+from mvpnet.snapshot.saver import Content, Saver
 from mvpnet.spec import JobSpec, RankSpec, plain
 from mvpnet.world import World
 
@@ -72,6 +87,7 @@ class Order:
     keys: Keys
     facts: SeedFacts
     asked_digest: str  # of the spec before what it names was pinned
+    resume: Resume | None = None  # the save that all guests go on from
 
 
 @dataclass(frozen=True)
@@ -83,8 +99,18 @@ class Problem:
     hint: str | None
 
 
-def lead(world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str, Any] | None = None) -> int:
-    """Rank 0's part: mvpnet's exit code for this job. `replays` is what the manifest is to say of the run it repeats.
+@dataclass(frozen=True)
+class Origin:
+    """Where a job comes from that its own command line does not say all of."""
+
+    replays: Mapping[str, Any] | None = None  # what the manifest is to say of the run it repeats
+    resumes: Mapping[str, Any] | None = None  # and of the save it goes on from
+    resume: Resume | None = None
+    keys: Keys | None = None  # of the save's guests
+
+
+def lead(world: World, signals: StopSignals, spec: JobSpec, origin: Origin | None = None) -> int:
+    """Rank 0's part: mvpnet's exit code for this job.
 
     Raises MvpnetError for a job that was refused or did not come up.
     """
@@ -92,12 +118,10 @@ def lead(world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str
     number = sweep_number(spec.run_dir)
     entry = Entry(spec.name, os.getpid(), spec.world_size, str(spec.run_dir), scratch, number)
     with listed(entry, say) as listing:
-        return _lead(world, signals, spec, replays, listing)
+        return _lead(world, signals, spec, origin or Origin(), listing)
 
 
-def _lead(
-    world: World, signals: StopSignals, spec: JobSpec, replays: Mapping[str, Any] | None, listing: Listing | None
-) -> int:
+def _lead(world: World, signals: StopSignals, spec: JobSpec, origin: Origin, listing: Listing | None) -> int:
     for warning in spec.warnings():
         say(f"warning: {warning}")
     check_steps(steps_of(spec.config.app), spec.world_size)
@@ -106,9 +130,12 @@ def _lead(
         spec = store.pinned(spec, say)
     asked = (spec.for_rank(rank) for rank in range(spec.world_size))
     check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
-    keys = _open_run_folder(RunFolder(spec.run_dir), spec)
-    order = Order(spec, keys, seed_facts(keys.public, keys.private, Path.home(), os.environ), asked_digest)
-    recorder = Recorder(RunFolder(spec.run_dir), spec, world.hosts[: spec.world_size], replays)
+    keys = _open_run_folder(RunFolder(spec.run_dir), spec, origin.keys)
+    facts = seed_facts(keys.public, keys.private, Path.home(), os.environ)
+    order = Order(spec, keys, facts, asked_digest, origin.resume)
+    recorder = Recorder(
+        RunFolder(spec.run_dir), spec, world.hosts[: spec.world_size], origin.replays, resumes=origin.resumes
+    )
     with _warning_of(RunFolder(spec.run_dir).manifest):
         recorder.begin()
     world.broadcast(order)
@@ -157,7 +184,7 @@ def _live(
         if recorder and found:
             with _warning_of(run.manifest):
                 recorder.started(found, own_inputs(order.spec))
-        part = Part(world, signals, order.spec, ready, run, [door for _, door in answers], listing)
+        part = Part(world, signals, order, ready, run, [door for _, door in answers], listing)
         stack.callback(part.close)
         if part.conductor:
             part.write_ways_in(part.conductor)
@@ -204,7 +231,7 @@ def _prepared(
             make_private(logs.folder)
             stack.enter_context(rank_logs(world.rank, spec.logging, logs))
             most = world.most_ranks_on_one_host()
-            return prepare(spec, order.keys, order.facts, logs, most, stack, say), None
+            return prepare(spec, order.keys, order.facts, logs, most, stack, say, order.resume), None
     except MvpnetError as error:
         return None, Problem(error.exit_code, Exception.__str__(error), error.hint)
     except OSError as error:
@@ -225,8 +252,8 @@ def _told_together(problems: dict[int, Problem]) -> MvpnetError:
     return error
 
 
-def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
-    """Make the run folder this job's, with its key pair.
+def _open_run_folder(run: RunFolder, spec: JobSpec, keys: Keys | None) -> Keys:
+    """Make the run folder this job's, with its key pair: `keys`, or a new one.
 
     Raises ConfigError when another run is in it, HostError when it cannot be written.
     """
@@ -237,6 +264,10 @@ def _open_run_folder(run: RunFolder, spec: JobSpec) -> Keys:
             run.root.chmod(0o700)
         _write_job(run, spec, {"started": _now()})
         run.ssh_key.unlink(missing_ok=True)
+        if keys:
+            write_private(run.ssh_key, keys.private)
+            run.ssh_key.with_suffix(".pub").write_text(keys.public)
+            return keys
         make_key_pair(run.ssh_key, f"mvpnet job {spec.name}")
         public = run.ssh_key.with_suffix(".pub").read_text()
         return Keys(public, run.ssh_key.read_text())
@@ -343,7 +374,7 @@ class Part:
         self,
         world: World,
         signals: StopSignals,
-        job: JobSpec,
+        order: Order,
         ready: Prepared,
         run: RunFolder,
         doors: list[Door],
@@ -353,7 +384,8 @@ class Part:
         self.conductor: Conductor | None = None
         self._world = world
         self._signals = signals
-        self._job = job
+        self._order = order
+        self._job = job = order.spec
         self._ready = ready
         self._run = run
         self._doors = doors
@@ -389,9 +421,17 @@ class Part:
         self.app: AppRun | None = None
         socket, log = console_socket(ready.folder), ready.first.launch.console_log
         self._console = Console(self._loop, socket, log, lambda number, told: self._tell({"hands": number, **told}))
-        self._desk = Desk(machine=lambda: self._guest, facts=self._facts, console=self._console, tell=self._tell)
+        self._keeper = Keeper(self._loop, lambda: self._guest, keeper_facts(ready))
+        self._desk = Desk(
+            machine=lambda: self._guest,
+            facts=self._facts,
+            console=self._console,
+            keeper=self._keeper,
+            tell=self._tell,
+        )
         self._listing = listing
         self._server: Server | None = None
+        self._saver: Saver | None = None
         self._told_to_stop = False
         self._signalled_s: float | None = None
         self._said = ""
@@ -421,6 +461,8 @@ class Part:
                 self._server = Server(
                     self._loop, listing.socket, world.size, tell=self._tell_rank, overview=self._overview
                 )
+                self._saver = Saver(self._server, self._to_save, lambda: self._overview()["phase"])
+                self._server.saver = self._saver
 
     def run(self) -> None:
         """Start the guest and run until the whole job is over."""
@@ -461,6 +503,9 @@ class Part:
         if self.app:
             self.app.close()
         self._guest.close()
+        self._keeper.close()
+        if self._saver:
+            self._saver.close()
 
     def seconds(self) -> dict[str, float]:
         """How long it took until all guests were up, the app ran, and the whole took."""
@@ -639,6 +684,8 @@ class Part:
         elif message.get("do") == "run":
             self._all_up = True
             self._guest.announce_running()
+        elif message.get("do") == "go on":
+            self._guest.go_on()
         elif message.get("do") == "stop":
             self._stop()
         elif self.conductor:
@@ -646,6 +693,9 @@ class Part:
 
     def _stop(self) -> None:
         self._told_to_stop = True
+        if self._saver:
+            self._saver.give_up("the job is ending")
+        self._keeper.give_up()
         if self._dead:
             self._start_no_more()
         elif self._guest.state is not GuestState.gone:
@@ -691,6 +741,20 @@ class Part:
             "doors": [asdict(door) for door in self._doors],
             "ends": {rank: asdict(report) for rank, report in self.conductor.reports.items()},
         }
+
+    def _to_save(self) -> Content:
+        """What rank 0 puts into a save."""
+        image = self._ready.spec.image
+        return Content(
+            job=self._job.name,
+            hosts=self._world.hosts[: self._world.size],
+            image=image.source or image.path or image.kind.value,
+            spec=plain(self._job),
+            manifest=self._run.manifest,
+            public_key=self._order.keys.public,
+            private_key=self._order.keys.private,
+            stands_on=[str(resume.folder), *resume.stands_on] if (resume := self._order.resume) else [],
+        )
 
     def _show_progress(self, conductor: Conductor) -> None:
         """A line whenever something changed, at most one a second."""
@@ -742,6 +806,21 @@ class Part:
                 conductor.stop("standard input ended", 0)
 
         self._loop.watch(fd, read)
+
+
+def keeper_facts(ready: Prepared) -> KeeperFacts:
+    """What a rank's part of a save says of the guest."""
+    made_seed = ready.spec.makes_seed
+    return KeeperFacts(
+        rank=ready.spec.rank,
+        accel=ready.accel.name,
+        cpu_flags=this_cpu_flags() if ready.accel is Accel.kvm else [],
+        machine=machine_of(ready.first.launch.qemu_argv),
+        drives=ready.drives,
+        extra_args=ready.spec.qemu.extra_args,
+        seed=seed_image(ready.folder) if made_seed else None,
+        seeds=("cloud_init.path",),
+    )
 
 
 def _end_report(guest: Guest, host: str, stopped_why: str | None) -> dict[str, Any]:

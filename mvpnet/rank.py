@@ -31,6 +31,8 @@ from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
 from mvpnet.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
 from mvpnet.scratch import scratch_folder
+from mvpnet.snapshot.machine import machine_of
+from mvpnet.snapshot.resumed import Resume, Resumed, resumed
 from mvpnet.spec import RankSpec, changed
 
 Say = Callable[[str], None]
@@ -108,23 +110,30 @@ def prepare(
     most_ranks_on_one_host: int,
     stack: ExitStack,
     say: Say,
+    resume: Resume | None = None,
 ) -> Prepared:
-    """Check this host and make everything that the guest needs.
+    """Check this host and make everything that the guest needs, from an image or from a save.
 
     Raises HostError, ConfigError or ImageError naming the key.
     """
     check_host(spec)
     accel, accel_why = host.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    if saved := resumed(resume, spec.rank):
+        saved.check_host(spec.qemu.binary, accel)
     user = spec.image.user or host.default_user()
     scratch = stack.enter_context(
         scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
     )
-    if spec.makes_seed:
+    if spec.makes_seed and saved:
+        saved.copy_seed(seed_image(scratch.folder))
+    elif spec.makes_seed:
         write_seed(spec, user, facts, seed_image(scratch.folder))
     public_key, private_key = write_keys(scratch.folder, keys)
     boot = boot_files(spec, (public_key, private_key), say)
     spec = store.provided(with_built_disk(spec), stack, say)
     drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
+    if saved:
+        drives = saved.drives(drives, scratch.folder)
     prepare_drives(drives, say, qemu_binary=spec.qemu.binary)
     stack.callback(remove_leftovers, drives, say)
     if spec.net.socket is NetSocket.path:
@@ -135,12 +144,13 @@ def prepare(
     stack.callback(reserved.close)
     door = Door(spec.rank, socket.gethostname(), port, user)
 
-    def start() -> Start:
+    def start(saved: Resumed | None = None) -> Start:
         descriptors = Descriptors()
         stack.callback(descriptors.close)
         link, link_for_qemu = open_rank_link(spec, descriptors)
         stack.callback(link.close)
         our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())
+        memory_fd = descriptors.hold(saved.open_memory()) if saved else None
         wiring = wire(
             spec,
             accel=accel,
@@ -151,14 +161,19 @@ def prepare(
             logs=logs,
             boot=boot,
             drives=drives,
+            memory_fd=memory_fd,
         )
+        argv = tuple(qemu_argv(spec, wiring))
+        if saved:
+            saved.check_machine(machine_of(argv))
+        link_fd = link_for_qemu.fd if isinstance(link_for_qemu, LinkFd) else None
         launch = Launch(
-            qemu_argv=tuple(qemu_argv(spec, wiring)),
+            qemu_argv=argv,
             ssh_port=port,
             qemu_log=logs.qemu,
             console_log=wiring.console_log,
             qmp_fd=our_qmp_fd,
-            qemu_fds=(qemus_qmp_fd, *([link_for_qemu.fd] if isinstance(link_for_qemu, LinkFd) else [])),
+            qemu_fds=tuple(fd for fd in (qemus_qmp_fd, link_fd, memory_fd) if fd is not None),
             lock_fd=scratch.lock_fd,
             remove=(scratch.folder,),
             keep_on_death=spec.vm.restart > 0,
@@ -166,13 +181,16 @@ def prepare(
             monwrap_log=logs.monwrap if spec.logging.wrapper else None,
             powerdown_s=spec.shutdown.powerdown_s,
             term_s=spec.shutdown.term_s,
-            ask_setup=ask_argv(port, user, private_key) if spec.boot.wait_for is WaitFor.cloud_init else None,
+            loads=saved is not None,
+            ask_setup=ask_argv(port, user, private_key)
+            if spec.boot.wait_for is WaitFor.cloud_init and not saved
+            else None,
             # qemu puts the temporary overlays of snapshot=on into TMPDIR
             env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
         )
         return Start(launch, descriptors, link)
 
-    return Prepared(spec, start(), start, logs, door, accel, accel_why, scratch.folder, drives, boot)
+    return Prepared(spec, start(saved), start, logs, door, accel, accel_why, scratch.folder, drives, boot)
 
 
 def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:
@@ -385,6 +403,7 @@ def wire(
     logs: RankLogs,
     boot: Boot,
     drives: tuple[DrivePlan, ...],
+    memory_fd: int | None = None,
 ) -> Wiring:
     """The facts for qemu's command line, from what was prepared or, for a plan, from what would be."""
     return Wiring(
@@ -402,6 +421,7 @@ def wire(
         domains=tuple(search_domains(spec)),
         sandbox=spec.qemu.sandbox and host.supports_sandbox(spec.qemu.binary),
         panic_device=host.panic_device(spec.qemu.binary),
+        memory_fd=memory_fd,
     )
 
 

@@ -49,7 +49,7 @@ def replay(launch: Launch | None, changed: str, run_dir: str | None, run: Path) 
 
     with opened(run) as old:
         spec, link = prepared(old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=say)
-    return job.lead(launch.world, launch.signals, spec, link)
+    return job.lead(launch.world, launch.signals, spec, job.Origin(replays=link))
 
 
 @click.command()

@@ -39,7 +39,14 @@ class ManifestError(ConfigError):
 class Recorder:
     """Rank 0's: writes the manifest as the job goes on. Methods raise OSError where it cannot be written."""
 
-    def __init__(self, run: RunFolder, spec: JobSpec, hosts: Sequence[str], replays: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        spec: JobSpec,
+        hosts: Sequence[str],
+        replays: Mapping[str, Any] | None,
+        resumes: Mapping[str, Any] | None = None,
+    ) -> None:
         self._run = run
         self._hosts = hosts
         self._inputs: dict[int, list[Input]] = {0: []}
@@ -54,6 +61,7 @@ class Recorder:
             "recipe": str(spec.recipe) if spec.recipe else None,
             "launch_folder": str(Path.cwd()),
             "replays": dict(replays) if replays else None,
+            "resumes": dict(resumes) if resumes else None,
             "software": {},
             "hosts": {},
             "ranks": {},

@@ -57,6 +57,11 @@ def recorded_spec(run: Run, world_size: int) -> JobSpec:
     not there in full.
     """
     manifest, where = run.manifest, str(run.folder.manifest)
+    if resumed := manifest.get("resumes"):
+        raise ConfigError(
+            f"{run.folder.root}: went on from the save {resumed['save']}, and did not boot its guests",
+            hint=f"mpirun -n {manifest['spec']['world_size']} mvpnet resume={resumed['save']}",
+        )
     spec = job_spec(manifest["spec"], where)
     if spec.world_size != world_size and not (spec.config.job.ranks and spec.world_size < world_size):
         raise ConfigError(

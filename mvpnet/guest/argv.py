@@ -50,6 +50,7 @@ class Wiring:
     domains: tuple[str, ...] = ()  # DNS search domains
     sandbox: bool = False  # this qemu has one
     panic_device: str | None = None  # as host.panic_device answered
+    memory_fd: int | None = None  # saved memory, which qemu loads in place of a boot; then it waits for `cont`
 
 
 def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
@@ -70,6 +71,8 @@ def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
     argv += _panic_device(spec, wiring)
     for entry in wiring.fw_cfg:
         argv += ["-fw_cfg", entry]
+    if wiring.memory_fd is not None:
+        argv += ["-S", "-incoming", f"fd:{wiring.memory_fd}"]
     return argv + spec.qemu.extra_args
 
 

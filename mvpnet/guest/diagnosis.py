@@ -117,6 +117,8 @@ def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: 
     said = None if console_lines is None else list(console_lines)
     if cause := _first_match(QEMU_SAYS, qemu_lines) or _first_match(CONSOLE_SAYS, said or ()):
         return cause
+    if reached is GuestState.loading:
+        return "qemu could not load the memory that was saved; its last lines say why"
     if reached is GuestState.booting and (cause := _first_match(BOOTED_SAYS, said or ())):
         return cause
     if reached is GuestState.booting and said == []:

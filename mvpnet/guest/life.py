@@ -1,9 +1,10 @@
 """A guest's life in words: the states it passes, and the ways in which it ends. Pure.
 
     prepared → starting → booting (→ configuring) → up → running → stopping → gone
+                                  (→ loading → loaded)
 
 States are passed in order, each at most once; a guest that fails skips to the end. `configuring` is passed only by a
-guest whose cloud-init is waited for.
+guest whose cloud-init is waited for, `loading` and `loaded` by one whose memory comes from a save.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class GuestState(Enum):
     prepared = "prepared"  # nothing runs yet
     starting = "starting"  # monwrap, then qemu, are on their way
     booting = "booting"  # qemu runs its machine
+    loading = "loading"  # qemu reads the memory that was saved
+    loaded = "loaded"  # it has; the guest goes on when all ranks' have
     configuring = "configuring"  # ssh answered; cloud-init in it is at work, and is waited for
     up = "up"  # ssh answered, cloud-init is done where that is waited for, and the link is connected
     running = "running"  # all ranks' guests are up

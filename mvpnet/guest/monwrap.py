@@ -19,6 +19,7 @@ Unlike the C program's monwrap, this one does not copy its standard input on to 
     stop           go down the ladder now            kill     SIGKILL now
     powerdown      press the ACPI power button       reset    press the reset button
     qmp {...}      a QMP command as JSON; its "id", if any, comes back with the reply
+    save {...}     begin to write the memory into a new file; {"path": ...}, and "id" as above
 
 Events on standard output, each a JSON object on a line:
 
@@ -59,6 +60,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
+SAVE_FD = "mvpnet-save"  # qemu's name for the file that memory is saved to
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 UNREAD_EVENT_BYTES = 1 << 20  # what a rank that does not read may leave lying before events are dropped
@@ -311,6 +313,8 @@ class Wrapper:
             self._perform({"execute": f"system_{word}"}, line)
         elif word == "qmp":
             self._pass_on(rest, line)
+        elif word == "save":
+            self._save(rest, line)
         else:
             self._refuse(line, "no such command")
 
@@ -336,6 +340,39 @@ class Wrapper:
 
     async def _passed_on(self, message: dict[str, Any]) -> None:
         self._events.send("reply", id=message.pop("id", None), **await self._execute(message))
+
+    def _save(self, text: str, line: str) -> None:
+        try:
+            asked = json.loads(text)
+            path = Path(asked["path"])
+        except (ValueError, TypeError, KeyError) as error:
+            return self._refuse(line, f"no path to save to: {error!r}")
+        self._run(self._saved(path, asked.get("id")))
+
+    async def _saved(self, path: Path, number: object) -> None:
+        self._events.send("reply", id=number, **await self._begin_to_save(path))
+
+    async def _begin_to_save(self, path: Path) -> dict[str, Any]:
+        """Give qemu a new file by its descriptor, and have it migrate (docs/devel/migration.rst) into that."""
+        if not self._qmp:
+            return await self._execute({})
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            return {"error": {"class": "GenericError", "desc": f"{path}: {error.strerror}"}}
+        try:
+            self._qmp.send_fd_scm(fd)
+        except Exception as error:  # of qemu.qmp and of the socket: qemu is about to end
+            return {"error": {"class": "GenericError", "desc": f"qemu takes no descriptor: {error}"}}
+        finally:
+            os.close(fd)
+        given = await self._execute({"execute": "getfd", "arguments": {"fdname": SAVE_FD}})
+        if "error" in given:
+            return given
+        begun = await self._execute({"execute": "migrate", "arguments": {"uri": f"fd:{SAVE_FD}"}})
+        if "error" in begun:
+            await self._execute({"execute": "closefd", "arguments": {"fdname": SAVE_FD}})
+        return begun
 
     def _run(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -39,6 +39,7 @@ from mvpnet.loop import Loop, Timer
 DEFAULT_MONWRAP = "monwrap"  # qemu.monwrap's default: the one that came with us, wherever PATH leads
 SETTLED_S = 2.0  # a qemu that greets on QMP runs its machine; of one that never does, so much life shows it
 LINK_LOOK_S = 0.1
+LOAD_LOOK_S = 0.1
 REAP_LOOK_S = 0.01  # a process closes its pipes a little before it can be waited for
 CLOSE_MARGIN_S = 10.0  # for monwrap to notice, and to delete folders, beyond the times of its ladder
 PANIC_LINES = 5  # shown of a panic, its words first
@@ -70,6 +71,7 @@ class Launch:
     monwrap_log: Path | None = None
     powerdown_s: float = 20.0
     term_s: float = 5.0
+    loads: bool = False  # it loads saved memory in place of a boot, and waits for `go_on`
     ask_setup: tuple[str, ...] | None = None  # readiness.ask_argv, for a guest that is up when cloud-init is done
     env: Mapping[str, str] | None = None  # of monwrap and qemu; default this process's
 
@@ -210,10 +212,22 @@ class Guest:
 
     def qmp(self, command: Mapping[str, Any], on_reply: Callable[[Reply], None]) -> None:
         """Execute a QMP command, {"execute": NAME, "arguments": {...}}, and call `on_reply` with what comes of it."""
+        self._send("qmp", command, on_reply)
+
+    def _send(self, word: str, what: Mapping[str, Any], on_reply: Callable[[Reply], None]) -> None:
         number = max(self._replies, default=0) + 1
         self._replies[number] = on_reply
-        if not self._command("qmp " + json.dumps({**command, "id": number})):
+        if not self._command(f"{word} " + json.dumps({**what, "id": number})):
             self._replied(number, _error("the guest is gone, or the command too long"))
+
+    def save_memory(self, path: Path, on_reply: Callable[[Reply], None]) -> None:
+        """Begin to write memory and the devices' state into a new file; `on_reply` is told whether qemu has begun."""
+        self._send("save", {"path": str(path)}, on_reply)
+
+    def go_on(self) -> None:
+        """All ranks' memory is loaded. Nothing happens when this one's is not."""
+        if self.state is GuestState.loaded:
+            self.qmp({"execute": "cont"}, self._went_on)
 
     def close(self) -> None:
         """Stop it if it is not gone, and wait until it is: as long as the ladder takes, then monwrap is killed too."""
@@ -269,6 +283,30 @@ class Guest:
     def _settled(self) -> None:
         if self.state is GuestState.starting:
             self._enter(GuestState.booting)
+            if self.launch.loads:
+                self._enter(GuestState.loading)
+                self._look_whether_loaded()
+            else:
+                self._probe.start()
+
+    def _look_whether_loaded(self) -> None:
+        if self.state is GuestState.loading:
+            self.qmp({"execute": "query-status"}, self._loading)
+
+    def _loading(self, reply: Reply) -> None:
+        """While it loads qemu does not answer, or says inmigrate; a qemu that cannot load it ends."""
+        if self.state is not GuestState.loading:
+            return
+        if reply.get("return", {}).get("status") == "paused":
+            self._enter(GuestState.loaded)
+        else:
+            self._timer = self._loop.call_later(LOAD_LOOK_S, self._look_whether_loaded)
+
+    def _went_on(self, reply: Reply) -> None:
+        if "error" in reply:
+            self.setup_failure = f"qemu did not go on from the saved memory: {reply['error']['desc']}"
+            self.stop()
+        elif self.state is GuestState.loaded:
             self._probe.start()
             if log := self.launch.console_log:
                 self._panic_watch = PanicWatch(self._loop, log, self._log_starts[log], self._hangs_in_panic)
@@ -291,7 +329,7 @@ class Guest:
         self._up_when_linked()
 
     def _up_when_linked(self) -> None:
-        if self.state not in (GuestState.booting, GuestState.configuring):
+        if self.state not in (GuestState.booting, GuestState.loaded, GuestState.configuring):
             return
         if self._link_connected():
             self._enter(GuestState.up)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Self
 
 from mvpnet import __version__
@@ -49,18 +50,31 @@ class Connection:
         except OSError as error:
             raise self._lost("has ended") from error
 
-    def ask(self, request: Message, within_s: float = ANSWER_WITHIN_S) -> Any:
-        """The answer to a request. Raises JobError, or GuestError when it is the guest that cannot do it."""
+    def ask(
+        self,
+        request: Message,
+        *,
+        within_s: float = ANSWER_WITHIN_S,
+        on_progress: Callable[[str], object] = lambda line: None,
+    ) -> Any:
+        """The answer to a request; `on_progress` gets the lines that come before it.
+
+        Raises JobError, or GuestError when it is the guest that cannot do it.
+        """
         self.socket.settimeout(within_s)
         self.send({"protocol": PROTOCOL, **request})
-        while not self._messages:
-            self._messages.extend(self.receive())
-        answer = self._messages.popleft()
+        while "progress" in (answer := self._next()):
+            on_progress(answer["progress"])
         if "error" in answer:
             raise _error(answer["error"])
         if "ok" not in answer:
             raise self._lost("has ended")
         return answer["ok"]
+
+    def _next(self) -> Message:
+        while not self._messages:
+            self._messages.extend(self.receive())
+        return self._messages.popleft()
 
     def receive(self) -> list[Message]:
         """What has come by now, at least a part of a message. Raises JobError at the end of the connection."""

@@ -2,7 +2,7 @@
 
 Requests and answers travel as the job's control messages, JSON objects under the key "hands":
 
-    rank 0 → rank   {"hands": 7, "do": "status" | "qmp" | "console" | "type" | "took" | "leave", …}
+    rank 0 → rank   {"hands": 7, "do": "status" | "qmp" | "console" | "type" | "took" | "leave" | "save", …}
     rank → rank 0   {"hands": 7, "answer": {"ok": …} or {"error": …}}, a long one in parts {"hands": 7, "part": "…"}
                     {"hands": 7, "data" | "typed" | "lost" | "end": …}                      of a console
 """
@@ -25,6 +25,12 @@ class Machine(Protocol):
     def qmp(self, command: Mapping[str, Any], on_reply: Callable[[dict[str, Any]], None]) -> None: ...
 
 
+class Keeper(Protocol):
+    """snapshot.keeper.Keeper, as far as it matters here."""
+
+    def hear(self, message: Message, answer: Callable[[Message], None]) -> None: ...
+
+
 class Desk:
     """`machine` and `facts` are asked whenever they are needed: the guest of a rank may be started again."""
 
@@ -34,11 +40,13 @@ class Desk:
         machine: Callable[[], Machine],
         facts: Callable[[], dict[str, Any]],
         console: Console,
+        keeper: Keeper,
         tell: Callable[[Message], object],
     ) -> None:
         self._machine = machine
         self._facts = facts
         self._console = console
+        self._keeper = keeper
         self._tell = tell
 
     def hear(self, message: Message) -> None:
@@ -49,6 +57,8 @@ class Desk:
                 self._answer(number, {"ok": self._facts()})
             case "qmp":
                 self._machine().qmp(message["command"], lambda reply: self._answer(number, _outcome(reply)))
+            case "save":
+                self._keeper.hear(message, lambda answer: self._answer(number, answer))
             case "console":
                 self._answer(number, self._attach(number))
             case "type":

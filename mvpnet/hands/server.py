@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from loguru import logger
 
@@ -26,6 +26,12 @@ _ACCEPT_AGAIN_S: Final = 1.0  # when there were no descriptors left
 _READ_BYTES: Final = 64 * 1024
 
 OnAnswer = Callable[[Message], None]
+
+
+class Saver(Protocol):
+    """snapshot.saver.Saver, as far as it matters here."""
+
+    def begin(self, request: Message, send: Callable[[Message], None]) -> Callable[[], None]: ...
 
 
 class Server:
@@ -50,6 +56,7 @@ class Server:
         self._waiting: dict[int, _Waiting] = {}
         self._streams: dict[int, Callable[[Message], None]] = {}
         self._clients: set[_Client] = set()
+        self.saver: Saver | None = None  # makes the saves that clients ask for
         loop.watch(listening.fileno(), self._accept)
 
     def close(self) -> None:
@@ -70,17 +77,19 @@ class Server:
         elif stream := self._streams.get(number):
             stream(message)
 
-    def ask(self, rank: int, request: Message, on_answer: OnAnswer) -> int:
+    def ask(self, rank: int, request: Message, on_answer: OnAnswer, within_s: float = ANSWER_S) -> int:
         """Ask one rank; `on_answer` is called with its answer, or an error when there is none in time."""
         number = next(self._numbers)
-        late = f"{host_name(rank)} did not answer in {ANSWER_S:g} s; is its qemu, or its host, stopped?"
-        timer = self.loop.call_later(ANSWER_S, lambda: self._answered(number, _error("guest", late)))
+        late = f"{host_name(rank)} did not answer in {within_s:g} s; is its qemu, or its host, stopped?"
+        timer = self.loop.call_later(within_s, lambda: self._answered(number, _error("guest", late)))
         self._waiting[number] = _Waiting(on_answer, timer)
         if not self._tell(rank, {"hands": number, **request}):
             self.loop.call_later(0.0, lambda: self._answered(number, _error("job", "the job is ending")))
         return number
 
-    def ask_all(self, request: Message, on_answers: Callable[[list[Message]], None]) -> None:
+    def ask_all(
+        self, request: Message, on_answers: Callable[[list[Message]], None], within_s: float = ANSWER_S
+    ) -> None:
         """Ask every rank; `on_answers` is called with their answers, by rank."""
         answers: dict[int, Message] = {}
 
@@ -90,7 +99,7 @@ class Server:
                 on_answers([answer for _, answer in sorted(answers.items())])
 
         for rank in range(self.world_size):
-            self.ask(rank, request, lambda answer, rank=rank: one(rank, answer))  # type: ignore[misc]
+            self.ask(rank, request, lambda answer, rank=rank: one(rank, answer), within_s)  # type: ignore[misc]
 
     def follow(self, number: int, stream: Callable[[Message], None]) -> None:
         """What a rank tells of this request after its answer goes to `stream`."""
@@ -150,6 +159,7 @@ class _Client:
         self._on_sent: list[tuple[int, Callable[[], None]]] = []  # bytes of `_unsent` up to a mark, and what follows
         self._waits_to_write = False
         self._console: tuple[int, int] | None = None  # rank, and number of the request
+        self._give_up: Callable[[], None] | None = None  # what was begun for this client
         server.loop.watch(connection.fileno(), self._read)
 
     def send(self, message: Message, on_sent: Callable[[], None] | None = None) -> None:
@@ -168,6 +178,8 @@ class _Client:
         self._socket.close()
         self._server.gone(self)
         self._leave_console()
+        if self._give_up:
+            self._give_up()
 
     @property
     def _closed(self) -> bool:
@@ -241,6 +253,8 @@ class _Client:
                 rank = self._rank(message)
                 if rank is not None:
                     self._attach(rank)
+            case "save" if self._server.saver:
+                self._give_up = self._server.saver.begin(message, self.send)
             case verb:
                 self.send(_error("job", f"mvpnet {__version__}, which runs this job, knows no request {verb!r}"))
 

@@ -6,6 +6,7 @@ A client sends a request, and gets one answer, `{"ok": …}` or `{"error": {"kin
     {"protocol": 1, "do": "status"}                                 the same, and each rank's own account
     {"protocol": 1, "do": "qmp", "rank": 1, "command": {…}}         a QMP command, {"execute": …, "arguments": …}
     {"protocol": 1, "do": "console", "rank": 1}                     attach to a console
+    {"protocol": 1, "do": "save", "folder": "/…"}                   save all guests; {"progress": "…"} before the answer
 
 After the answer to `console` both sides send what they have, bytes in base64, until the connection ends:
 
