@@ -63,7 +63,7 @@ from mvpnet.rank import (
 from mvpnet.schema import Accel, NetKind, NetSocket, OnGuestExit
 from mvpnet.scratch import make_private
 from mvpnet.signals import StopSignals
-from mvpnet.snapshot.folder import write_private
+from mvpnet.snapshot.folder import SaveFolder, write_private
 from mvpnet.snapshot.keeper import Facts as KeeperFacts
 from mvpnet.snapshot.keeper import Keeper
 from mvpnet.snapshot.machine import machine_of, this_cpu_flags
@@ -744,16 +744,17 @@ class Part:
 
     def _to_save(self) -> Content:
         """What rank 0 puts into a save."""
-        image = self._ready.spec.image
+        image, resume = self._ready.spec.image, self._order.resume
         return Content(
             job=self._job.name,
             hosts=self._world.hosts[: self._world.size],
             image=image.source or image.path or image.kind.value,
             spec=plain(self._job),
-            manifest=self._run.manifest,
+            # the saved disks of a job that was resumed stand on what those of that save do
+            manifest=SaveFolder(resume.folder).manifest if resume else self._run.manifest,
             public_key=self._order.keys.public,
             private_key=self._order.keys.private,
-            stands_on=[str(resume.folder), *resume.stands_on] if (resume := self._order.resume) else [],
+            stands_on={str(resume.folder): resume.id, **dict(resume.stands_on)} if resume else {},
         )
 
     def _show_progress(self, conductor: Conductor) -> None:

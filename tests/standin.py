@@ -19,6 +19,9 @@ STANDIN_BEHAVIOUR   words joined by "+", for all ranks or for each ("0:die,2:no-
     ignore-term        not even SIGTERM, SIGINT or SIGHUP ends it
     eof-exit           leaves when its standard input ends
     answer             answers each ping frame (see below) with a pong
+    stop-fails         does not stop when it is told to, over QMP
+    save-fails         its memory cannot be saved
+    save-waits         saves its memory when a file save.RANK is in STANDIN_DIR
     poweroff=SECONDS   the guest powers itself off after that time; the same with `crash` (exit code 1)
 STANDIN_MESSAGE     for `die`, and last words of a crash
 STANDIN_CONSOLE     text for the console in place of a login prompt
@@ -28,6 +31,7 @@ STANDIN_DIR         a folder that is looked at ten times a second, and written t
     event.RANK         QMP events to tell, a JSON object with name and data a line
     send.RANK          frames to send, a line of hex each; the file is deleted when they are read
     received.RANK      frames that came, a line of hex each
+    memory.RANK        the text that is its memory, when that is saved; loaded.RANK the text that came from a save
 
 Ping and pong are frames of EtherType 0x88b5 (IEEE 802, for local experiments) whose 15th byte is 4 or 5.
 """
@@ -135,6 +139,66 @@ class Link:
         return frames if data else None
 
 
+class Memory:
+    """The guest's memory, and the commands that stop it, let it go on and save it (qapi/run-state.json, migration.json).
+
+    It is what the file memory.RANK in STANDIN_DIR holds; what was loaded from a save is put into loaded.RANK.
+    """
+
+    def __init__(self, argv: list[str], rank: int, does: dict[str, str], folder: Path | None) -> None:
+        self.rank, self.does, self.folder = rank, does, folder
+        self.fds: list[int] = []
+        self.status, self.migration = "running", "none"
+        for incoming in option_values(argv, "-incoming"):
+            self.load(int(incoming.removeprefix("fd:")))
+
+    def load(self, fd: int) -> None:
+        with open(fd, "rb") as saved:
+            first, _, content = saved.read().decode().partition("\n")
+        if first != f"memory of rank {self.rank}":
+            fail("load of migration failed: Invalid argument")
+        self.status = "paused"
+        if self.folder:
+            (self.folder / f"loaded.{self.rank}").write_text(content)
+
+    def write(self) -> None:
+        own = self.folder / f"memory.{self.rank}" if self.folder else None
+        content = own.read_text() if own and own.exists() else ""
+        with open(self.fds.pop(), "wb") as file:
+            file.write(f"memory of rank {self.rank}\n{content}".encode())
+        self.status, self.migration = "postmigrate", "completed"
+
+    def perform(self, command: str) -> dict[str, object] | None:
+        """None for a command that is about other things."""
+        match command:
+            case "query-status":
+                return {"return": {"status": self.status, "running": self.status == "running"}}
+            case "stop" if "stop-fails" in self.does:
+                return {"error": {"class": "GenericError", "desc": "it would not stop"}}
+            case "stop" | "cont":
+                self.status = "paused" if command == "stop" else "running"
+            case "getfd" if not self.fds:
+                return {"error": {"class": "GenericError", "desc": "No file descriptor supplied via SCM_RIGHTS"}}
+            case "migrate":
+                self.migration = "failed" if "save-fails" in self.does else "active"
+            case "migrate_cancel":
+                self.migration = "cancelled"
+            case "query-migrate":
+                return {"return": self.how_far()}
+            case "getfd" | "closefd" | "migrate-set-parameters":
+                pass
+            case _:
+                return None
+        return {"return": {}}
+
+    def how_far(self) -> dict[str, object]:
+        waits = "save-waits" in self.does and self.folder and not (self.folder / f"save.{self.rank}").exists()
+        if self.migration == "active" and not waits:
+            self.write()
+        said = {"error-desc": "Unable to write to file: No space left on device"} if self.migration == "failed" else {}
+        return {"status": self.migration, "ram": {"transferred": 7_000_000, "remaining": 5_000_000}, **said}
+
+
 class Standin:
     def __init__(self, argv: list[str], environ: dict[str, str]) -> None:
         self.argv = argv
@@ -144,7 +208,8 @@ class Standin:
         self.console_text = environ.get("STANDIN_CONSOLE", f"Linux 6.1 booting\nn{self.rank:04d} login: ")
         self.folder = Path(environ["STANDIN_DIR"]) if "STANDIN_DIR" in environ else None
         self.chardevs = {p.get("id"): p for p in map(properties, option_values(argv, "-chardev"))}
-        self.qmp: asyncio.StreamWriter | None = None
+        self.qmp: socket.socket | None = None
+        self.memory = Memory(argv, self.rank, self.does, self.folder)
         self.link: Link | None = None
         self.ended: asyncio.Future[int] | None = None
         self.serving: list[object] = []  # keeps servers and tasks referenced
@@ -269,10 +334,10 @@ class Standin:
         fd = self.chardevs.get(monitor.get("chardev"), {}).get("fd")
         if fd is None or "no-qmp" in self.does:
             return
-        reader, self.qmp = await asyncio.open_connection(sock=socket.socket(fileno=int(fd)))
+        self.qmp = socket.socket(fileno=int(fd))
         self.say({"QMP": {"version": {"qemu": VERSION, "package": "stand-in"}, "capabilities": ["oob"]}})
         unread = ""
-        while data := await reader.read(65536):
+        while data := await self.hear_qmp():
             commands, unread = json_stream(unread + data.decode())
             for command in commands:
                 answer = self.perform(command["execute"], command.get("arguments", {}))
@@ -280,9 +345,22 @@ class Standin:
                 if command["execute"] == "system_powerdown" and "ignore-powerdown" not in self.does:
                     self.power_off()
 
+    async def hear_qmp(self) -> bytes:
+        """What comes, b"" at the end; a descriptor that comes along is kept for getfd."""
+        assert self.qmp
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.qmp, ready.set)
+        await ready.wait()
+        loop.remove_reader(self.qmp)
+        with suppress(OSError):
+            data, fds, _, _ = socket.recv_fds(self.qmp, 65536, 4)
+            self.memory.fds += fds
+            return data
+        return b""
+
     def perform(self, command: str, arguments: dict[str, Any]) -> dict[str, object]:
-        if command == "query-status":
-            return {"return": {"status": "running", "running": True}}
+        if (answer := self.memory.perform(command)) is not None:
+            return answer
         if command == "query-version":
             return {"return": {"qemu": VERSION, "package": "stand-in"}}
         if command == "human-monitor-command":
@@ -303,7 +381,8 @@ class Standin:
 
     def say(self, message: dict[str, object]) -> None:
         if self.qmp:
-            self.qmp.write(json.dumps(message).encode() + b"\r\n")
+            with suppress(OSError):  # nobody is there any more
+                self.qmp.sendall(json.dumps(message).encode() + b"\r\n")
 
     # the mvpnet network
 

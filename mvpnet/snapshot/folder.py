@@ -121,7 +121,7 @@ class Save:
     size_bytes: int  # of all ranks' parts
     image: str  # what rank 0 stands on, in words
     spec: dict[str, Any]
-    stands_on: list[str] = field(default_factory=list)  # saves whose disks these are overlays of, the nearest first
+    stands_on: dict[str, str] = field(default_factory=dict)  # saves whose disks these are overlays of: folder → id
 
     @property
     def world_size(self) -> int:
@@ -154,6 +154,14 @@ def read_save(folder: SaveFolder) -> Save:
         return Save(**found)
     except TypeError as error:
         raise ConfigError(f"{folder.save_json}: is not what mvpnet writes there: {error}") from error
+
+
+def is_save(folder: SaveFolder, save_id: str) -> bool:
+    """Whether this very save is there."""
+    try:
+        return read_save(folder).id == save_id
+    except ConfigError:
+        return False
 
 
 def read_part(folder: RankFolder, save_id: str) -> RankPart:

@@ -92,7 +92,7 @@ def origin(argv: Sequence[str], world_size: int) -> Origin:
     record = {"save": str(folder.root), "id": save.id, "saved_s": save.saved_s, "job": save.job}
     saved_at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(save.saved_s))
     say(f"going on from {folder.root}, saved on {saved_at} from job {save.job}")
-    return Origin(spec, Resume(folder.root, save.id, tuple(save.stands_on)), keys, record)
+    return Origin(spec, Resume(folder.root, save.id, tuple(save.stands_on.items())), keys, record)
 
 
 def _spec(want: Wanted, save: Save, folder: SaveFolder, world_size: int) -> JobSpec:

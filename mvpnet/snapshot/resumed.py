@@ -22,7 +22,7 @@ class Resume:
 
     folder: Path
     id: str
-    stands_on: tuple[str, ...] = ()  # folders of the saves that this one was made on
+    stands_on: tuple[tuple[str, str], ...] = ()  # folder and id of the saves that this one was made on
 
 
 @dataclass(frozen=True)
@@ -99,5 +99,7 @@ def resumed(resume: Resume | None, rank: int) -> Resumed | None:
     """This rank's part; None for a job that boots. Raises HostError or ConfigError."""
     if resume is None:
         return None
+    for path, save_id in resume.stands_on:
+        read_part(SaveFolder(Path(path)).rank(rank), save_id)
     folder = SaveFolder(resume.folder).rank(rank)
     return Resumed(folder, read_part(folder, resume.id))

@@ -18,7 +18,7 @@ from mvpnet import __version__
 from mvpnet.dataplane.address import host_name
 from mvpnet.hands.server import Server
 from mvpnet.hands.wire import Message
-from mvpnet.snapshot.folder import FORMAT, Save, SaveFolder, as_text, write_private
+from mvpnet.snapshot.folder import FORMAT, Save, SaveFolder, as_text, is_save, write_private
 
 STEP_S: Final = 60.0  # for a rank to answer: qemu writes its disks out before it says that a guest is stopped
 _PAUSE_S: Final = 0.25
@@ -40,7 +40,7 @@ class Content:
     manifest: Path
     public_key: str
     private_key: str
-    stands_on: list[str]
+    stands_on: dict[str, str]
 
 
 class _NoSaveError(Exception):
@@ -56,7 +56,7 @@ class Saver:
         self._phase = phase
         self._course: Course | None = None
         self._turn = 0
-        self._undoing = False
+        self._no_way_back = False  # all is saved, or is being undone
         self._send: Callable[[Message], None] = lambda message: None
         self._part: Path | None = None
         self._told_s = 0.0
@@ -74,7 +74,7 @@ class Saver:
             send(_error("a save is being made already"))
             return lambda: None
         self._send = send
-        self._undoing = False
+        self._no_way_back = False
         self._told_s = time.monotonic()
         self._course = course = self._save(folder)
         self._go_on(None)
@@ -87,7 +87,7 @@ class Saver:
 
     def give_up(self, why: str, course: Course | None = None) -> None:
         """End the save under way, if there is one (and it is this one)."""
-        if self._course and course in (None, self._course) and not self._undoing:
+        if self._course and course in (None, self._course) and not self._no_way_back:
             self._go_on(_NoSaveError(why))
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class Saver:
         try:
             save = yield from self._made(work, SaveFolder(part), folder)
         except (_NoSaveError, OSError) as error:
-            yield from self._undo(work, error)
+            yield from self._undo(work, folder, error)
         else:
             self._part = None
             self._send({"ok": {"folder": str(folder), "size_bytes": save.size_bytes, "seconds": self._frozen_s}})
@@ -158,6 +158,7 @@ class Saver:
         write_private(part.save_json, as_text(save))
         yield from self._all("thaw", work)
         self._frozen_s = time.monotonic() - began_s
+        self._no_way_back = True
         yield from self._all("keep", work)
         return save
 
@@ -169,8 +170,8 @@ class Saver:
             raise _NoSaveError(_told_together(problems))
         return [one["ok"] for one in answers]
 
-    def _undo(self, work: Message, error: Exception) -> Generator[Wanted, list[Message], None]:
-        self._undoing = True
+    def _undo(self, work: Message, folder: Path, error: Exception) -> Generator[Wanted, list[Message], None]:
+        self._no_way_back = True
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         if self._part:
             answers = yield {**work, "step": "drop"}
@@ -178,6 +179,8 @@ class Saver:
             if still and self._phase() == "running":
                 why += f"\nand not all guests go on: {_told_together(still)}"
         self._remove_part()
+        if is_save(SaveFolder(folder), work["id"]):
+            shutil.rmtree(folder, ignore_errors=True)
         self._send(_error(why))
 
     def _remove_part(self) -> None:
