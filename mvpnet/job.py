@@ -522,6 +522,9 @@ class Part:
         self._tell({"state": state.value})
         match state:
             case GuestState.booting:
+                # one that loads saved memory does not boot: without the memory it would be another guest
+                self._has_booted = not self._guest.launch.loads
+            case GuestState.loaded:
                 self._has_booted = True
             case GuestState.up if self._late_timer:
                 self._late_timer.cancel()

@@ -140,7 +140,7 @@ class Link:
 
 
 class Memory:
-    """The guest's memory, and the commands that stop it, let it go on and save it (qapi/run-state.json, migration.json).
+    """The guest's memory, and the commands that stop it, let it go on and save it (qapi/migration.json).
 
     It is what the file memory.RANK in STANDIN_DIR holds; what was loaded from a save is put into loaded.RANK.
     """
@@ -153,8 +153,7 @@ class Memory:
             self.load(int(incoming.removeprefix("fd:")))
 
     def load(self, fd: int) -> None:
-        with open(fd, "rb") as saved:
-            first, _, content = saved.read().decode().partition("\n")
+        first, _, content = os.read(fd, 65536).decode().partition("\n")
         if first != f"memory of rank {self.rank}":
             fail("load of migration failed: Invalid argument")
         self.status = "paused"
@@ -164,8 +163,9 @@ class Memory:
     def write(self) -> None:
         own = self.folder / f"memory.{self.rank}" if self.folder else None
         content = own.read_text() if own and own.exists() else ""
-        with open(self.fds.pop(), "wb") as file:
-            file.write(f"memory of rank {self.rank}\n{content}".encode())
+        fd = self.fds.pop()
+        os.write(fd, f"memory of rank {self.rank}\n{content}".encode())
+        os.close(fd)
         self.status, self.migration = "postmigrate", "completed"
 
     def perform(self, command: str) -> dict[str, object] | None:

@@ -53,8 +53,8 @@ class Connection:
     def ask(
         self,
         request: Message,
-        *,
         within_s: float = ANSWER_WITHIN_S,
+        *,
         on_progress: Callable[[str], object] = lambda line: None,
     ) -> Any:
         """The answer to a request; `on_progress` gets the lines that come before it.
