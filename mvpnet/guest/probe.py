@@ -17,6 +17,9 @@ from mvpnet.loop import Loop, Timer
 FIRST_PAUSE_S = 0.25  # between two tries
 LAST_PAUSE_S = 1.0
 PAUSE_GROWTH = 1.3
+# A guest that goes on from a save takes every connection, if slowly, and ssh servers turn away who has too many open
+# without having logged in (dropbear: 5 from one address).
+LOADED_PAUSE_S = 5.0
 TRY_S = 10.0  # a loaded host under TCG takes some seconds from connection to banner
 PREAMBLE_BYTES = 8192  # of other lines, which RFC 4253 lets a server send first
 
@@ -24,12 +27,21 @@ PREAMBLE_BYTES = 8192  # of other lines, which RFC 4253 lets a server send first
 class BootProbe:
     """Tries 127.0.0.1:`port` until a banner comes, which `on_banner` is then called with, once. Never blocks."""
 
-    def __init__(self, loop: Loop, port: int, on_banner: Callable[[str], None], *, try_s: float = TRY_S) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        port: int,
+        on_banner: Callable[[str], None],
+        *,
+        try_s: float = TRY_S,
+        pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
         self._loop = loop
         self._address = ("127.0.0.1", port)
         self._on_banner = on_banner
         self._try_s = try_s
-        self._pause_s = FIRST_PAUSE_S
+        self._pause_s = pause_s
+        self._last_pause_s = max(pause_s, LAST_PAUSE_S)
         self._next: Timer | None = None
         self._tries: set[_Try] = set()
 
@@ -46,7 +58,7 @@ class BootProbe:
 
     def _try(self) -> None:
         self._next = self._loop.call_later(self._pause_s, self._try)
-        self._pause_s = min(self._pause_s * PAUSE_GROWTH, LAST_PAUSE_S)
+        self._pause_s = min(self._pause_s * PAUSE_GROWTH, self._last_pause_s)
         attempt = _Try(self._loop, self._try_s, self._ended)
         self._tries.add(attempt)
         attempt.connect(self._address)

@@ -31,7 +31,7 @@ from mvpnet.guest.diagnosis import (
 )
 from mvpnet.guest.life import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
 from mvpnet.guest.panicwatch import PanicWatch
-from mvpnet.guest.probe import BootProbe
+from mvpnet.guest.probe import FIRST_PAUSE_S, LOADED_PAUSE_S, BootProbe
 from mvpnet.guest.pulse import Pulse, why_silent
 from mvpnet.guest.readiness import Answer, Readiness
 from mvpnet.loop import Loop, Timer
@@ -127,7 +127,8 @@ class Guest:
         self._loop = loop
         self._on_state = on_state
         self._link_connected = link_connected
-        self._probe = BootProbe(loop, launch.ssh_port, self._on_banner)
+        pause_s = LOADED_PAUSE_S if launch.loads else FIRST_PAUSE_S
+        self._probe = BootProbe(loop, launch.ssh_port, self._on_banner, pause_s=pause_s)
         self._readiness = Readiness(loop, launch.ask_setup, self._set_up) if launch.ask_setup else None
         self._monwrap: subprocess.Popen[bytes] | None = None
         self._fds_taken_over = [fd for fd in (launch.qmp_fd, *launch.qemu_fds) if fd is not None]

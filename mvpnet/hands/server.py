@@ -77,8 +77,9 @@ class Server:
         elif stream := self._streams.get(number):
             stream(message)
 
-    def ask(self, rank: int, request: Message, on_answer: OnAnswer, within_s: float = ANSWER_S) -> int:
-        """Ask one rank; `on_answer` is called with its answer, or an error when there is none in time."""
+    def ask(self, rank: int, request: Message, on_answer: OnAnswer, within_s: float | None = None) -> int:
+        """Ask one rank; `on_answer` is called with its answer, or an error when there is none in time (ANSWER_S)."""
+        within_s = within_s or ANSWER_S
         number = next(self._numbers)
         late = f"{host_name(rank)} did not answer in {within_s:g} s; is its qemu, or its host, stopped?"
         timer = self.loop.call_later(within_s, lambda: self._answered(number, _error("guest", late)))
@@ -88,7 +89,7 @@ class Server:
         return number
 
     def ask_all(
-        self, request: Message, on_answers: Callable[[list[Message]], None], within_s: float = ANSWER_S
+        self, request: Message, on_answers: Callable[[list[Message]], None], within_s: float | None = None
     ) -> None:
         """Ask every rank; `on_answers` is called with their answers, by rank."""
         answers: dict[int, Message] = {}

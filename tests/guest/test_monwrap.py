@@ -331,6 +331,22 @@ def test_commands_of_the_rank(start_standin):
     assert wrap.steps() == []
 
 
+def test_memory_is_saved_into_a_new_file(start_standin, tmp_path):
+    wrap = start_standin()
+    wrap.read_until("qmp-ready")
+    saved = tmp_path / "memory"
+    wrap.say(f'save {{"path": "{saved}", "id": 1}}')
+    assert wrap.read_until("reply") == {"event": "reply", "id": 1, "return": {}}
+    wrap.say('qmp {"execute": "query-migrate", "id": 2}')
+    assert wrap.read_until("reply")["return"]["status"] == "completed"
+    assert saved.read_text() == "memory of rank 0\n"
+    assert saved.stat().st_mode & 0o777 == 0o600
+    wrap.say(f'save {{"path": "{saved}", "id": 3}}')
+    assert "File exists" in wrap.read_until("reply")["error"]["desc"]
+    wrap.say(f'save {{"path": "{tmp_path}/none/memory", "id": 4}}')
+    assert "No such file" in wrap.read_until("reply")["error"]["desc"]
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -339,6 +355,8 @@ def test_commands_of_the_rank(start_standin):
         ("qmp", "not JSON"),
         ("qmp [1]", "not a QMP command"),
         ('qmp {"arguments": {}}', "not a QMP command"),
+        ("save", "no path to save to"),
+        ("save []", "no path to save to"),
         ("powerdown", "qemu has not greeted on QMP"),
     ],
 )

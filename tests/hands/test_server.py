@@ -21,6 +21,7 @@ from mvpnet.hands.registry import ANSWERING, ENDING, PREPARING, Entry, Listing, 
 from mvpnet.hands.server import Server, may_ask
 from mvpnet.hands.wire import MAX_LINE_BYTES, PROTOCOL, Lines, peer_of
 from mvpnet.loop import Loop
+from mvpnet.snapshot.keeper import Keeper
 from waiting import run_until
 
 LONG = "x" * 5 * PART_CHARACTERS + '"\\ü'
@@ -49,7 +50,13 @@ class Bench:
             for rank in range(2)
         ]
         self.desks = [
-            Desk(machine=Machine, facts=lambda r=rank: {"state": f"state {r}"}, console=console, tell=self._hear)
+            Desk(
+                machine=Machine,
+                facts=lambda r=rank: {"state": f"state {r}"},
+                console=console,
+                keeper=Keeper(self.loop, Machine, None),  # nothing is saved here
+                tell=self._hear,
+            )
             for rank, console in enumerate(consoles)
         ]
 

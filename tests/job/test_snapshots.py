@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -141,22 +140,13 @@ def test_a_save_is_refused_or_resumed_as_it_was(bench: Bench, saves: Path, tmp_p
     assert allowed(elsewhere, "logging.level=DEBUG").spec.config.logging.level == "DEBUG"
 
     memory = elsewhere / "rank-0001/memory"
-    content = memory.read_bytes()
-    memory.write_bytes(content[:-1])
-    _, failed = run_refused(bench, elsewhere)
-    assert failed == 2
-    memory.write_bytes(content.replace(b"rank 1", b"rank 7"))
-    finished, code = run_refused(bench, elsewhere)
-    assert code == 5 and "load of migration failed" in finished
-    memory.write_bytes(content)
-
-    rank_json = elsewhere / "rank-0000/rank.json"
-    part = json.loads(rank_json.read_text())
-    check_rank(bench, rank_json, {**part, "qemu_version": "8.1.0"}, 3, "is 7.2.0, and the save is of qemu 8.1.0")
-    check_rank(bench, rank_json, {**part, "accel": "kvm"}, 3, "saved under KVM, and this host runs them under TCG")
-    machine = [*part["machine"], "-device pvpanic"]
-    check_rank(bench, rank_json, {**part, "machine": machine}, 3, "another machine: saved with -device pvpanic")
-    rank_json.write_text(json.dumps(part))
+    memory.write_bytes(memory.read_bytes().replace(b"rank 1", b"rank 7"))
+    told, code = run_refused(bench, elsewhere)
+    assert code == 5 and "load of migration failed" in told, told
+    rank_json = elsewhere / "rank-0001/rank.json"
+    rank_json.write_text(rank_json.read_text().replace('"tcg"', '"kvm"'))
+    told, code = run_refused(bench, elsewhere)
+    assert code == 3 and "saved under KVM" in told and "on: n0001" in told, told
 
     bench.disk.write_bytes(bytes(1024))
     assert "image.path" in refusal(elsewhere)
@@ -182,12 +172,6 @@ def run_refused(bench: Bench, folder: Path) -> tuple[str, int]:
     finished = job.finish()
     nothing_left(job)
     return finished.stderr, finished.code
-
-
-def check_rank(bench: Bench, rank_json: Path, part: dict[str, Any], code: int, text: str) -> None:
-    rank_json.write_text(json.dumps(part))
-    told, got = run_refused(bench, rank_json.parent.parent)
-    assert got == code and text in told, told
 
 
 @pytest.mark.parametrize(
