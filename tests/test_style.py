@@ -183,6 +183,7 @@ WALL_CLOCK = {
     "mvpnet.hands.choose",
     "mvpnet.hands.registry",
     "mvpnet.job",
+    "mvpnet.snapshot.saver",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boot.test_guests import ssh, stopped, up
-from support import RunningJob
+from support import RunningJob, poll_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -32,6 +32,18 @@ def saved(name: str) -> None:
     assert f"mvpnet resume={name}" in done.stderr
 
 
+def logged_in(job: RunningJob, run: str) -> None:
+    """Wait until both take a login: an ssh server turns away who comes while it has many others, as the boot probe's
+    on a busy host, that have not logged in or left yet."""
+
+    def takes(rank: int) -> bool:
+        command = ["ssh", "-F", f"{run}/ssh_config", f"n{rank:04d}", "true"]
+        return subprocess.run(command, cwd=job.cwd, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+    for rank in range(2):
+        poll_until(lambda rank=rank: takes(rank), 120, f"n{rank:04d} to take a login")
+
+
 def look(job: RunningJob, run: str, rank: int) -> list[str]:
     """The marker in memory, what is on the disk, whether the other guest answers, and what it is called there."""
     other = f"n{1 - rank:04d}"
@@ -48,6 +60,7 @@ def test_a_job_goes_on_from_a_save(start_mvpnet, tmp_path: Path, monkeypatch: py
     disk.touch()
     os.truncate(disk, 2**24)
     job = up(start_mvpnet, 2, f"image.path={disk}")
+    logged_in(job, "run")
     for rank in range(2):
         ssh(job, rank, f"echo {MARK} echo of rank {rank} | {WRITE}")
     saved("up")
@@ -58,6 +71,7 @@ def test_a_job_goes_on_from_a_save(start_mvpnet, tmp_path: Path, monkeypatch: py
         run = f"again{turn}"
         job = start_mvpnet(f"resume={name}", f"hydra.run.dir={run}", ranks=2)
         job.wait_for("2/2 guests up", 300)
+        logged_in(job, run)
         for rank in range(2):
             on_disk = f"of rank {rank}" if name == "up" else f"once more {rank}"
             assert look(job, run, rank) == ["hello", on_disk, "2 packets received", f"n{1 - rank:04d}"]
