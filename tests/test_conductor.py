@@ -56,6 +56,20 @@ def all_end(conductor: Conductor, how: str = "stopped") -> None:
             conductor.heard(rank, end(how))
 
 
+def test_guests_go_on_together_once_all_have_loaded_their_memory() -> None:
+    heard = Heard()
+    conductor = heard.conductor()
+    for rank in range(2):
+        assert heard.told == []
+        for state in ("starting", "booting", "loading", "loaded"):
+            conductor.heard(rank, {"state": state})
+    assert heard.told == [{"do": "go on"}]
+    assert "0/2 guests up, waiting for n0000 (loaded)" in conductor.progress(1.0)
+    for rank in range(2):
+        conductor.heard(rank, {"state": "up"})
+    assert heard.told == [{"do": "go on"}, {"do": "run"}]
+
+
 def test_the_job_runs_once_every_guest_is_up() -> None:
     heard = Heard()
     conductor = heard.conductor(3)

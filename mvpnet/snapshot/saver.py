@@ -43,7 +43,7 @@ class Content:
     stands_on: dict[str, str]
 
 
-class _NoSaveError(Exception):
+class NoSaveError(Exception):
     """Why there is no save."""
 
 
@@ -88,7 +88,7 @@ class Saver:
     def give_up(self, why: str, course: Course | None = None) -> None:
         """End the save under way, if there is one (and it is this one)."""
         if self._course and course in (None, self._course) and not self._no_way_back:
-            self._go_on(_NoSaveError(why))
+            self._go_on(NoSaveError(why))
 
     def close(self) -> None:
         """The job is over."""
@@ -128,7 +128,7 @@ class Saver:
         work = {"do": "save", "id": number, "part": str(part), "folder": str(folder)}
         try:
             save = yield from self._made(work, SaveFolder(part), folder)
-        except (_NoSaveError, OSError) as error:
+        except (NoSaveError, OSError) as error:
             yield from self._undo(work, folder, error)
         else:
             self._part = None
@@ -136,16 +136,16 @@ class Saver:
 
     def _made(self, work: Message, part: SaveFolder, folder: Path) -> Generator[Wanted, list[Message], Save]:
         if self._phase() != "running":
-            raise _NoSaveError(f"the job is {self._phase()}; it can be saved while all its guests run")
+            raise NoSaveError(f"the job is {self._phase()}; it can be saved while all its guests run")
         content = self._content()
         if folder.exists():
-            raise _NoSaveError(f"{folder}: is there already; name another, or mvpnet saves rm {folder.name}")
+            raise NoSaveError(f"{folder}: is there already; name another, or mvpnet saves rm {folder.name}")
         self._part = part.root
         part.root.mkdir(0o700)
         write_private(part.public_key, content.public_key)
         write_private(part.private_key, content.private_key)
         write_private(part.manifest, content.manifest.read_text())
-        _check_space((yield from self._all("check", work)))
+        check_space((yield from self._all("check", work)))
         began_s = time.monotonic()
         yield from self._all("freeze", work)
         yield from self._all("write", work)
@@ -163,11 +163,11 @@ class Saver:
         return save
 
     def _all(self, step: str, work: Message) -> Generator[Wanted, list[Message], list[Any]]:
-        """What all ranks answer. Raises _NoSaveError when one could not do it."""
+        """What all ranks answer. Raises NoSaveError when one could not do it."""
         answers = yield {**work, "step": step}
         problems = {rank: one["error"]["message"] for rank, one in enumerate(answers) if "error" in one}
         if problems:
-            raise _NoSaveError(_told_together(problems))
+            raise NoSaveError(_told_together(problems))
         return [one["ok"] for one in answers]
 
     def _undo(self, work: Message, folder: Path, error: Exception) -> Generator[Wanted, list[Message], None]:
@@ -214,14 +214,14 @@ class Saver:
         self._send({"progress": f"saving {host_name(rank)}: {done}{more}"})
 
 
-def _check_space(told: list[Mapping[str, Any]]) -> None:
-    """Ranks that share a file system need room together. Raises _NoSaveError."""
+def check_space(told: list[Mapping[str, Any]]) -> None:
+    """Ranks that share a file system need room together. Raises NoSaveError."""
     for place in {one["place"] for one in told}:
         there = [one for one in told if one["place"] == place]
         needs, free = sum(one["needs_bytes"] for one in there), min(one["free_bytes"] for one in there)
         if needs > free:
             where = f" on {place}" if place else ""
-            raise _NoSaveError(
+            raise NoSaveError(
                 f"not enough room{where}: {needs // _MB} MB are needed at most, {free // _MB} MB are free; "
                 "set MVPNET_SAVES, or save to an absolute path with more"
             )

@@ -234,6 +234,11 @@ def test_mtu_is_for_the_mvpnet_nic_alone(mtu: int) -> None:
     assert qemu_argv(make_spec(net=Net(mtu=mtu)), make_wiring()) == with_changes((old, f"{old},host_mtu={mtu}"))
 
 
+def test_saved_memory_is_loaded_and_waits() -> None:
+    argv = qemu_argv(make_spec(qemu=Qemu(extra_args=["-nodefaults"])), make_wiring(memory_fd=9))
+    assert argv[-4:] == ["-S", "-incoming", "fd:9", "-nodefaults"]
+
+
 def test_kernel_and_fw_cfg() -> None:
     wiring = make_wiring(
         kernel=Path("/k"), initrd=Path("/i"), kernel_args="console=ttyS0 quiet", fw_cfg=("name=opt/a,file=/f",)

@@ -75,7 +75,8 @@ def test_an_end_without_last_words():
 
 def test_states_are_in_order():
     names = [state.value for state in GuestState]
-    assert names == ["prepared", "starting", "booting", "configuring", "up", "running", "stopping", "gone"]
+    resumed = ("loading", "loaded")
+    assert names == ["prepared", "starting", "booting", *resumed, "configuring", "up", "running", "stopping", "gone"]
     assert GuestState.prepared.precedes(GuestState.gone)
     assert not GuestState.up.precedes(GuestState.up)
     assert not GuestState.gone.precedes(GuestState.running)

@@ -23,7 +23,7 @@ from waiting import PATIENCE_S, eventually, run_until
 STANDIN = str(Path(__file__).parent.parent / "standin.py")
 LONG_S, SHORT_S = 600.0, 0.2  # a step that is to be enough, and one that is to pass in vain
 
-PREPARED, STARTING, BOOTING, CONFIGURING, UP, RUNNING, STOPPING, GONE = GuestState
+PREPARED, STARTING, BOOTING, LOADING, LOADED, CONFIGURING, UP, RUNNING, STOPPING, GONE = GuestState
 TO_BOOTING = [STARTING, BOOTING]
 TO_UP = [*TO_BOOTING, UP]
 
@@ -129,6 +129,34 @@ def test_a_whole_life(live):
     assert list(life.guest.times.values()) == sorted(life.guest.times.values())
     assert not alive(life.guest.qemu_pid)
     assert not alive(life.guest.monwrap_pid)
+
+
+def test_a_guest_that_goes_on_from_saved_memory(live, tmp_path):
+    """Its memory is the rank's 0, as the stand-in without a MAC takes itself for that."""
+    (tmp_path / "memory").write_text("memory of rank 0\nwhat it had in mind")
+    fd = os.open(tmp_path / "memory", os.O_RDONLY)
+    life = live(argv=("-S", "-incoming", f"fd:{fd}"), link_fd=fd, loads=True)
+    life.reach(LOADED)
+    assert (tmp_path / "loaded.0").read_text() == "what it had in mind"
+    life.guest.announce_running()
+    assert life.guest.state is LOADED
+    life.guest.go_on()
+    life.reach(UP)
+    assert life.states == [*TO_BOOTING, LOADING, LOADED, UP]
+    saved: list[dict[str, Any]] = []
+    life.guest.save_memory(tmp_path / "memory", saved.append)
+    life.guest.save_memory(tmp_path / "new", saved.append)
+    run_until(life.loop, lambda: len(saved) == 2, what="two answers")
+    assert ["error" in reply for reply in saved] == [True, False]
+
+
+def test_a_guest_that_cannot_load_its_memory(live, tmp_path):
+    (tmp_path / "memory").write_text("memory of rank 9\n")
+    fd = os.open(tmp_path / "memory", os.O_RDONLY)
+    life = live(argv=("-S", "-incoming", f"fd:{fd}"), link_fd=fd, loads=True)
+    how, reason = life.end()
+    assert how is Ending.crashed and "load of migration failed" in reason
+    assert UP not in life.states
 
 
 def test_a_guest_that_is_up_when_cloud_init_is_done(live, tmp_path):
