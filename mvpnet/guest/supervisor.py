@@ -288,7 +288,13 @@ class Guest:
                 self._enter(GuestState.loading)
                 self._look_whether_loaded()
             else:
-                self._probe.start()
+                self._watch_the_guest()
+
+    def _watch_the_guest(self) -> None:
+        """It runs: its ssh server is to answer, and its kernel not to panic."""
+        self._probe.start()
+        if log := self.launch.console_log:
+            self._panic_watch = PanicWatch(self._loop, log, self._log_starts[log], self._hangs_in_panic)
 
     def _look_whether_loaded(self) -> None:
         if self.state is GuestState.loading:
@@ -308,9 +314,7 @@ class Guest:
             self.setup_failure = f"qemu did not go on from the saved memory: {reply['error']['desc']}"
             self.stop()
         elif self.state is GuestState.loaded:
-            self._probe.start()
-            if log := self.launch.console_log:
-                self._panic_watch = PanicWatch(self._loop, log, self._log_starts[log], self._hangs_in_panic)
+            self._watch_the_guest()
 
     def _on_banner(self, banner: str) -> None:
         logger.debug("ssh answers: {}", banner)
