@@ -10,13 +10,18 @@ from pathlib import Path
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.schema import ImageUse
 
+_MADE_SEED = "cloud_init.seed"  # the key of seedfiles.made_seed_drive
 _READ_IN_PLACE = (ImageUse.overlay, ImageUse.snapshot, ImageUse.readonly)
 
 Mark = tuple[int, int]  # bytes, and mtime in ns
 
 
 def marks(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
-    """Size and time of each image that is read where it lies, and that its own guest does not write."""
+    """Size and time of each image that is read where it lies, and that its own guest does not write.
+
+    Not of a seed that mvpnet made: it is in the scratch folder, and goes with the guest.
+    """
+    drives = (drive for drive in drives if drive.key != _MADE_SEED)
     paths = (drive.source for drive in drives if drive.source and drive.use in _READ_IN_PLACE)
     return {path: _mark(path) for path in paths}
 

@@ -69,6 +69,8 @@ class _Work:
         self.folder = Path(message["folder"])  # what it will be
         self.own: RankFolder = SaveFolder(self.part).rank(rank)
         self.frozen = False
+        self.begins = False  # qemu was asked to write its memory, and has not answered
+        self.once_begun: list[Callable[[], None]] = []
         self.migrates = False
         self.copying: subprocess.Popen[str] | None = None
         self.done = False
@@ -165,11 +167,14 @@ class Keeper:
 
     def _write(self, work: _Work, answer: Answer) -> None:
         def begun(reply: Reply) -> None:
-            work.migrates = "error" not in reply
+            work.begins, work.migrates = False, "error" not in reply
             answer(_outcome(reply))
             if work.migrates:
                 self._look_at_memory(work)
+            for what in work.once_begun:
+                what()
 
+        work.begins = True
         speed = {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": AT_FULL_SPEED}}
         self._machine().qmp(speed, lambda reply: None)
         self._machine().save_memory(work.own.memory, begun)
@@ -277,11 +282,13 @@ class Keeper:
 
     def _drop(self, work: _Work, answer: Answer) -> None:
         """Let the guest go on, once qemu writes no more, and remove what there is of the save."""
-        if work.migrates:
+        if work.begins:  # a guest that went on before qemu has begun would be stopped when all is written
+            work.once_begun.append(lambda: self._drop(work, answer))
+        elif work.migrates:
             self._machine().qmp({"execute": "migrate_cancel"}, lambda reply: self._drop_when_cancelled(work, answer))
-            return
-        self._remove(work)
-        self._thaw(work, answer)
+        else:
+            self._remove(work)
+            self._thaw(work, answer)
 
     def _drop_when_cancelled(self, work: _Work, answer: Answer) -> None:
         def look(reply: Reply) -> None:

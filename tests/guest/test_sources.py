@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.seedfiles import made_seed_drive
 from mvpnet.guest.sources import changed, marks
 from mvpnet.schema import ImageUse
 
@@ -27,3 +28,9 @@ def test_only_what_is_read_in_place_is_looked_at(tmp_path: Path) -> None:
     said = "\n".join(changed(before))
     assert f"{paths[ImageUse.overlay]} is gone since" in said
     assert f"{paths[ImageUse.snapshot]} was written since" in said
+
+
+def test_a_seed_that_mvpnet_made_goes_with_the_guest(tmp_path):
+    seed = tmp_path / "seed.iso"
+    seed.write_bytes(bytes(2048))
+    assert marks([made_seed_drive(seed)]) == {}
