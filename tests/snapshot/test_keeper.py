@@ -1,4 +1,4 @@
-"""A rank's part in a save that is dropped at awkward moments: the guest must not go on before qemu has ended writing."""
+"""A rank's part in a save that is dropped at awkward moments: no guest goes on before qemu has ended writing."""
 
 from __future__ import annotations
 
