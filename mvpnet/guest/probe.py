@@ -3,13 +3,15 @@
 A connection alone tells nothing: qemu's user network takes it at once, hangs up when nothing listens in the guest, and
 keeps it for many seconds when the guest has no network yet. So the probe waits for the server's identification,
 a line that starts with "SSH-" (RFC 4253, section 4.2). Tries overlap, as one that began too early may hang although
-the next would be answered.
+the next would be answered; few at once, as an ssh server turns away who has too many connections without a login
+(dropbear: a sixth from one address), and would turn away the first login after us.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable
 
 from mvpnet.loop import Loop, Timer
@@ -17,10 +19,9 @@ from mvpnet.loop import Loop, Timer
 FIRST_PAUSE_S = 0.25  # between two tries
 LAST_PAUSE_S = 1.0
 PAUSE_GROWTH = 1.3
-# A guest that goes on from a save takes every connection, if slowly, and ssh servers turn away who has too many open
-# without having logged in (dropbear: 5 from one address).
-LOADED_PAUSE_S = 5.0
+LOADED_PAUSE_S = 5.0  # a guest that goes on from a save takes every connection, if slowly
 TRY_S = 10.0  # a loaded host under TCG takes some seconds from connection to banner
+SPACING_S = TRY_S / 4  # between tries of which the first still waits for its answer: not more than four do
 PREAMBLE_BYTES = 8192  # of other lines, which RFC 4253 lets a server send first
 
 
@@ -43,6 +44,7 @@ class BootProbe:
         self._pause_s = pause_s
         self._last_pause_s = max(pause_s, LAST_PAUSE_S)
         self._next: Timer | None = None
+        self._began_s = 0.0  # the last try
         self._tries: set[_Try] = set()
 
     def start(self) -> None:
@@ -58,6 +60,9 @@ class BootProbe:
 
     def _try(self) -> None:
         self._next = self._loop.call_later(self._pause_s, self._try)
+        if self._tries and time.monotonic() - self._began_s < SPACING_S:
+            return
+        self._began_s = time.monotonic()
         self._pause_s = min(self._pause_s * PAUSE_GROWTH, self._last_pause_s)
         attempt = _Try(self._loop, self._try_s, self._ended)
         self._tries.add(attempt)
