@@ -22,6 +22,8 @@ STANDIN = Path(__file__).parent.parent / "standin.py"
 EXCHANGE = Path(__file__).with_name("exchange.py")
 PATIENCE_S = 120.0
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+# Now and then MPICH 5.0.2 hands pmi2 bytes that no PMI message begins with, and ends in MPI_Init, before mvpnet has begun.
+GARBLED_BY_MPICH = "mpi/pmi2: value not properly terminated in client request"
 
 
 @dataclass
@@ -36,7 +38,14 @@ class Batch:
 
     def submit(self, example: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
         command = ["sbatch", "--parsable", "--time=10", *options, str(EXAMPLES / example), *arguments]
-        self.number = self.slurm.run(*command, cwd=self.folder, env=self.environment())
+        for _ in range(3):
+            self.number = self.slurm.run(*command, cwd=self.folder, env=self.environment())
+            self._poll(lambda: self._has_begun() or self.state() in OVER, "the job's begin")
+            if self._has_begun() or GARBLED_BY_MPICH not in self.output:
+                return
+
+    def _has_begun(self) -> bool:
+        return any(self.folder.glob(f"runs/*/*-{self.number}"))
 
     def environment(self) -> dict[str, str]:
         """Where a user would have loaded the site's MPI and activated an environment."""
@@ -151,7 +160,13 @@ def test_scancel_leaves_nothing(batch: Batch, leaks: Callable[[], list[Process]]
 @pytest.mark.mpi
 def test_srun_without_a_batch_job(batch: Batch, leaks: Callable[[], list[Process]]) -> None:
     command = ["srun", "--nodes=2", "--ntasks=3", "mvpnet", *guests(batch), app(batch), "job.name=mine"]
-    batch.slurm.run(*command, cwd=batch.folder, env=batch.environment())
+    for attempt in range(3):
+        try:
+            batch.slurm.run(*command, cwd=batch.folder, env=batch.environment())
+            break
+        except AssertionError as error:
+            if GARBLED_BY_MPICH not in str(error) or attempt == 2:
+                raise
     (folder,) = batch.folder.glob("runs/*/*-mine")
     assert json.loads((folder / "result.json").read_text())["metrics"] == {"exchanged": 6}
     batch.nothing_left(leaks)
