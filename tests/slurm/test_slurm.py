@@ -22,7 +22,7 @@ STANDIN = Path(__file__).parent.parent / "standin.py"
 EXCHANGE = Path(__file__).with_name("exchange.py")
 PATIENCE_S = 120.0
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-# Now and then MPICH 5.0.2 hands pmi2 bytes that no PMI message begins with, and ends in MPI_Init, before mvpnet has begun.
+# Now and then MPICH 5.0.2 hands pmi2 bytes that begin no PMI message, and ends in MPI_Init, before mvpnet has begun.
 GARBLED_BY_MPICH = "mpi/pmi2: value not properly terminated in client request"
 
 
