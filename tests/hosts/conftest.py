@@ -42,6 +42,8 @@ def hosts(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Hosts]:
     """As many hosts as the test's parameter says."""
     if why := netns.why_not():
         pytest.skip(why)
+    if "mpiexec.mpich" in mpiexec_command()[0]:
+        pytest.skip("MPICH 4.0 of Debian, over UCX's tcp, now and then does not come back from MPI_Finalize")
     with netns.joined_hosts(request.param, f"mvt{os.getpid()}") as hosts:
         for host in hosts:
             _program(short_dir / f"enter{host.number}", f'#!/bin/sh\nexec {shlex.join(host.entered())} "$@"\n')
