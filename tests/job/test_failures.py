@@ -16,6 +16,7 @@ import pytest
 
 from job.conftest import Bench, nothing_left, record
 from job.test_restarts import frame, qemu_of, wait_for_line, wait_for_line_when_there
+from mvpnet.hands.registry import find_jobs
 from support import codes_after_signal, poll_until
 
 pytestmark = pytest.mark.mpi
@@ -29,9 +30,10 @@ def test_a_qemu_that_hangs_is_told_and_ends_with_the_job(bench: Bench) -> None:
     os.kill(qemu.pid, signal.SIGCONT)
     wait_for_line(job, 1, "qemu answers again")
     os.kill(qemu.pid, signal.SIGSTOP)
-    job.signal(signal.SIGTERM)
+    (running,) = find_jobs()
+    os.kill(running.entry.pid, signal.SIGTERM)  # Open MPI's mpirun would not give its ranks the time for that
     end = job.finish()
-    assert end.code in codes_after_signal(0), end
+    assert end.code == 0, end
     assert f"kill -CONT {qemu.pid}" in end.stderr
     assert [guest["how"] for guest in record(job)["guests"]] == ["stopped", "killed"]
     nothing_left(job)
