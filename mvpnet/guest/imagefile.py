@@ -182,3 +182,12 @@ def _copy_in_kernel(old: int, new: int, at: int, count: int) -> int:
 
 def _copy_by_hand(old: int, new: int, at: int, count: int) -> int:
     return os.pwrite(new, os.pread(old, min(count, 4 * 2**20), at), at)
+
+
+def to_disk(path: Path) -> None:
+    """Have the data on the disk before the name says that it is whole."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -8,35 +8,25 @@ something fails.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mvpnet.errors import ImageError
-from mvpnet.guest.imagefile import copy_image
+from mvpnet.guest.imagefile import copy_image, to_disk
 
 
 def main(argv: Sequence[str]) -> int:
-    os.umask(0o077)
     folder, *files = map(Path, argv)
     try:
         for source, target in zip(files[::2], files[1::2], strict=True):
             copy_image(source, target, "mvpnet save", lambda line: None)
         for file in folder.iterdir():
-            _to_disk(file)
+            to_disk(file)
     except (ImageError, OSError) as error:
         print(Exception.__str__(error), file=sys.stderr)
         return 1
     return 0
-
-
-def _to_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 if __name__ == "__main__":

@@ -211,6 +211,7 @@ class Keeper:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                umask=0o077,
                 start_new_session=True,  # mpiexec signals the rank's whole process group
             )
         except OSError as error:

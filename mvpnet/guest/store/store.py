@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import HostError, ImageError
+from mvpnet.guest.imagefile import to_disk
 from mvpnet.guest.store.lockfile import SHA256
 from mvpnet.guest.store.meter import Say
 
@@ -203,7 +204,7 @@ class Store:
         sha256 = facts["sha256"]
         disk = staged / "disk"
         disk.chmod(0o444)
-        _sync(disk)
+        to_disk(disk)
         _write_json(staged / "image.json", facts)
         for last_try in (False, True):
             try:
@@ -353,12 +354,3 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     new.write_text(json.dumps(content, indent=1) + "\n")
     new.replace(path)
-
-
-def _sync(path: Path) -> None:
-    """Have the data on the disk before the name says that it is whole."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
