@@ -400,10 +400,11 @@ class Part:
             on_link_lost=self._link_lost,
         )
         self._loop.worker = self.pump
+        self._peers = range(1, world.size) if world.rank == 0 else [0]  # that hear of this rank, and it of them
         self._heartbeat = Heartbeat(
             self._loop,
             job.config.job.silence_s,
-            range(1, world.size) if world.rank == 0 else [0],
+            self._peers,
             beat=self._beat,
             lost=self._ranks_lost,
         )
@@ -649,7 +650,7 @@ class Part:
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Tell rank 0."""
-        self.pump.send_control(0, json.dumps(message).encode())
+        self._tell_rank(0, message)
 
     def _tell_rank(self, rank: int, message: dict[str, Any]) -> bool:
         return self.pump.send_control(rank, json.dumps(message).encode())
@@ -660,12 +661,8 @@ class Part:
             self.pump.send_control(rank, payload)
 
     def _beat(self) -> None:
-        if self._world.rank:
-            self._tell({"beat": True})
-        else:
-            payload = json.dumps({"beat": True}).encode()
-            for rank in range(1, self._world.size):
-                self.pump.send_control(rank, payload)
+        for rank in self._peers:
+            self._tell_rank(rank, {"beat": True})
 
     def _ranks_lost(self, ranks: list[int]) -> None:
         hosts = sorted({self._world.hosts[rank] for rank in ranks})

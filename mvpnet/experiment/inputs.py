@@ -20,12 +20,11 @@ from typing import Any
 from mvpnet.errors import MvpnetError
 from mvpnet.experiment.digests import OutOfTimeError, Remembered, mark, of_stored_image, sha256
 from mvpnet.guest.drives import DrivePlan, expand, parse_drive
-from mvpnet.guest.seedfiles import rank_seed
+from mvpnet.guest.seedfiles import SEED_KEY, rank_seed
 from mvpnet.guest.userdata import SeedFacts
 from mvpnet.paths import cache_base
 from mvpnet.spec import JobSpec, RankSpec, plain, runs_of
 
-SEED = "cloud_init.seed"
 _AT_ONCE_BYTES = 2**20  # digested before the guests start: a millisecond or two
 _LATER = "not digested: the job was killed before"
 
@@ -65,7 +64,7 @@ def job_inputs(job: JobSpec) -> list[Input]:
 
 def _drive_files(drives: Iterable[DrivePlan]) -> Iterator[tuple[str, Path, bool]]:
     for drive in drives:
-        if drive.key == SEED:
+        if drive.key == SEED_KEY:
             continue
         if drive.source:
             yield drive.key, drive.source, drive.writes and drive.target == drive.source
@@ -92,7 +91,7 @@ def _made_seed(spec: RankSpec) -> Iterator[Input]:
         nameless = replace(spec, job_name="job", image=replace(spec.image, user=spec.image.user or "user"))
         seed = rank_seed(nameless, nameless.image.user or "user", SeedFacts("", ""))
         texts = "\0".join(f"{name}\0{text}" for name, text in sorted(seed.files().items()))
-        yield Input(SEED, None, len(texts), None, hashlib.sha256(texts.encode()).hexdigest(), "made from the spec")
+        yield Input(SEED_KEY, None, len(texts), None, hashlib.sha256(texts.encode()).hexdigest(), "made from the spec")
 
 
 def _app_files(key: str, step: Mapping[str, Any], kind: str = "host") -> Iterator[tuple[str, Path]]:

@@ -21,6 +21,8 @@ from mvpnet.guest.userdata import HostFile, SeedFacts
 from mvpnet.schema import ImageUse
 from mvpnet.spec import RankSpec
 
+SEED_KEY = "cloud_init.seed"  # of the drive, and in records, of a seed that mvpnet makes
+
 _KEY_TYPE = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)\S+\s+\S")  # sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
 _LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
@@ -102,4 +104,4 @@ def made_seed_drive(path: Path) -> DrivePlan:
     """The drive of an image that `write_image` writes; it need not be there yet."""
     parts = {"file": str(path), "format": "raw", "media": "disk", "if": "virtio", "read-only": "on"}
     option = options.joined(f"{name}={value}" for name, value in parts.items())
-    return DrivePlan("cloud_init.seed", option, ImageUse.readonly, path, "raw", path, "raw")
+    return DrivePlan(SEED_KEY, option, ImageUse.readonly, path, "raw", path, "raw")

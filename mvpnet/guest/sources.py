@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.seedfiles import SEED_KEY
 from mvpnet.schema import ImageUse
 
-_MADE_SEED = "cloud_init.seed"  # the key of seedfiles.made_seed_drive
 _READ_IN_PLACE = (ImageUse.overlay, ImageUse.snapshot, ImageUse.readonly)
 
 Mark = tuple[int, int]  # bytes, and mtime in ns
@@ -21,7 +21,7 @@ def marks(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
 
     Not of a seed that mvpnet made: it is in the scratch folder, and goes with the guest.
     """
-    drives = (drive for drive in drives if drive.key != _MADE_SEED)
+    drives = (drive for drive in drives if drive.key != SEED_KEY)
     paths = (drive.source for drive in drives if drive.source and drive.use in _READ_IN_PLACE)
     return {path: _mark(path) for path in paths}
 

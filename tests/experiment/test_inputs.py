@@ -109,12 +109,12 @@ def test_files_for_the_guest_and_a_seed_without_what_is_the_users_own(tmp_path: 
     one = replace(spec_with(tmp_path, image), cloud_init=cloud_init)
     found = {each.key: each for each in found_with(one, tmp_path)}
     assert found["cloud_init.files./etc/motd"].sha256 == sha256(b"welcome")
-    seed = found[inputs.SEED]
+    seed = found[inputs.SEED_KEY]
     assert seed.sha256 and seed.path is None
     of_another_job = {each.key: each for each in found_with(replace(one, job_name="other"), tmp_path)}
-    assert of_another_job[inputs.SEED] == seed
+    assert of_another_job[inputs.SEED_KEY] == seed
     elsewhere = replace(one, cloud_init=replace(cloud_init, timezone="Europe/Berlin"))
-    assert {each.key: each for each in found_with(elsewhere, tmp_path)}[inputs.SEED].sha256 != seed.sha256
+    assert {each.key: each for each in found_with(elsewhere, tmp_path)}[inputs.SEED_KEY].sha256 != seed.sha256
 
 
 def test_the_apps_files_and_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
