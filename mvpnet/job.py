@@ -283,7 +283,7 @@ def _ended(
     world: World, signals: StopSignals, order: Order, run: RunFolder, part: Part, recorder: Recorder | None
 ) -> int:
     """Gather what the ranks counted; on rank 0, record it and give the verdict."""
-    gathered = world.gather(({**part.pump.counters.as_dict(), "restarts": len(part.restarts)}, part.states))
+    gathered = world.gather((part.account(), part.states))
     if recorder is None or gathered is None:
         _digest_inputs(world, signals, order.spec, run, None)
         return 0
@@ -705,6 +705,11 @@ class Part:
 
     def _finish(self) -> None:
         self.pump.finish(self._loop.stop)
+
+    def account(self) -> dict[str, Any]:
+        """What this rank did in the job, for stats.json."""
+        counted = self.pump.counters.as_dict()
+        return {**counted, "restarts": len(self.restarts), "compiled": self.pump.compiles}
 
     def _facts(self) -> dict[str, Any]:
         """What this rank tells who asks how it is; times in seconds since 1970."""

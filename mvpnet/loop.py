@@ -31,11 +31,30 @@ _BULK_BYTES: Final = 16 * 1024
 _WORTH_A_NAP_BYTES: Final = 256 * 1024  # less than this between two naps: the next is twice as long,
 _LONGEST_NAP: Final = 4  # up to so many times gather_s
 
+# What a worker's `spin` ended with.
+LOOK: Final = 0
+SLEEP: Final = 1
+TURN: Final = 2
+
 Callback = Callable[[], object]
 
 
 class Worker(Protocol):
     """Something that is called in turns, and says how it wants to be woken when there is nothing to do."""
+
+    def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
+        """Do what can be done without the loop: turns of a kind of its own, spinning, and naps under bulk traffic.
+
+        Until `until_s`, until nothing was to do for `window_s` (the last time having been at `busy_at_s`), or until a
+        `turn` is called for. Returns LOOK, SLEEP or TURN, and when there was something to do last. A worker that can
+        do nothing of the kind returns TURN and `busy_at_s`."""
+        ...
+
+    def doze(self, fds: dict[int, int], timeout_s: float, long_s: float) -> float | None:
+        """Sleep until one of these descriptors has one of its poll(2) events, or for `timeout_s`, and do at once what
+        there is to do then; after sleeps of `long_s` and more, go on. Returns how long the last sleep was that ended
+        with something to do, -1.0 if none did; and None, without having slept, from a worker that can't."""
+        ...
 
     def turn(self, now_s: float) -> int:
         """Do a bounded amount of work without blocking: how much it was, in bytes, and 0 if there was none.
@@ -100,6 +119,7 @@ class Loop:
         self._poll = select.poll()  # what is watched
         self._sleep_poll = select.poll()  # and what the worker waits for
         self._interests: dict[int, int] = {}
+        self._sleep_fds: dict[int, int] = {}  # all of _sleep_poll
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
 
@@ -116,6 +136,7 @@ class Loop:
         if self._callbacks.pop(fd, None) is not None:
             self._poll.unregister(fd)
             self._sleep_poll.unregister(fd)
+            del self._sleep_fds[fd]
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """Call `callback` once, `delay_s` seconds from now or a little later."""
@@ -141,7 +162,7 @@ class Loop:
 
     def _work(self, worker: Worker) -> None:
         """Run as long as this is the worker."""
-        turn, clock, sched_yield = worker.turn, time.monotonic, os.sched_yield
+        turn, spin, clock, sched_yield = worker.turn, worker.spin, time.monotonic, os.sched_yield
         gather_s = nap_s = self._gather_s
         gathered = 0  # bytes, since the last nap
         self._busy_at_s = clock()
@@ -152,6 +173,15 @@ class Loop:
             if now >= look_at:
                 self._look(0.0)
                 look_at = now + _LOOK_EVERY_S
+                if self._stopping or self.worker is not worker:
+                    break
+            outcome, self._busy_at_s = spin(look_at, self._busy_at_s, self._window_s)
+            if outcome == LOOK:
+                continue
+            if outcome == SLEEP:
+                self._sleep(worker)
+                look_at = self._busy_at_s + _LOOK_EVERY_S
+                continue
             moved = turn(now)
             if moved:
                 self._busy_at_s = now
@@ -187,19 +217,23 @@ class Loop:
         wanted = dict(worker.interests())
         for fd in self._interests.keys() - wanted.keys():
             self._sleep_poll.unregister(fd)
+            del self._sleep_fds[fd]
             if fd in self._callbacks:  # the number has been given to another since
                 self._register(fd)
         for fd, events in wanted.items():
             if self._interests.get(fd) != events:
                 self._sleep_poll.register(fd, events)
+                self._sleep_fds[fd] = events
         self._interests = wanted
         due_s = self._until_timer()
         timeout_s = limit_s if due_s is None else min(limit_s, due_s)
-        happened = self._sleep_poll.poll(timeout_s * 1000)
+        dozed_s = worker.doze(self._sleep_fds, timeout_s, self._max_spin_s)
+        happened = self._sleep_poll.poll(timeout_s * 1000 if dozed_s is None else 0)
         for_worker = [each for each in happened if each[0] in wanted]
-        if for_worker:
+        worked = dozed_s is not None and dozed_s >= 0
+        if worked or for_worker:
             now = time.monotonic()
-            self._adapt(now - self._busy_at_s)
+            self._adapt(dozed_s if worked and dozed_s is not None else now - self._busy_at_s)
             self._busy_at_s = now
             worker.after_sleep(now, for_worker, self._window_s > 0)
         if len(for_worker) < len(happened):
@@ -241,6 +275,7 @@ class Loop:
         events = (select.POLLIN if reader else 0) | (select.POLLOUT if writer else 0)
         self._poll.register(fd, events)
         self._sleep_poll.register(fd, events)
+        self._sleep_fds[fd] = events
 
     @contextmanager
     def _signals_wake(self) -> Iterator[None]:

@@ -211,6 +211,7 @@ class Net:
     spin_us: int = 500  # look for work without sleeping for so long after the last
     max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
     gather_us: int = 50  # under bulk traffic, sleep so long (up to 4 x) when nothing came for 2 x as long; 0: never
+    compiled: bool = True  # let the data path's compiled part take what it can, where it was built
     nap_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
 
 

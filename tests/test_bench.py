@@ -136,6 +136,7 @@ def test_unanswered_pings_are_lost(guest: GuestOnALead) -> None:
 
 def test_tuning_is_taken_by_its_keys() -> None:
     assert tuned(["net.credits=8", "net.spin_us=0"]) == {"credits": 8, "spin_us": 0}
+    assert tuned(["net.compiled=false"]) == {"compiled": False}
     assert {"chunk_bytes", "credits", "patience_ms", "max_spin_us"} <= set(TUNING)
 
 

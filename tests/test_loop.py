@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mvpnet.loop import Loop
+from mvpnet.loop import LOOK, SLEEP, TURN, Loop
 
 DEADLINE_S = 20.0
 
@@ -23,8 +23,16 @@ class Bell:
     def __init__(self, loop: Loop, work: int = 0) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.work = work
-        self.turns = self.sleeps = self.woken = 0
+        self.turns = self.sleeps = self.woken = self.spins = 0
+        self.outcomes: list[int] = []
         self.loop = loop
+
+    def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
+        self.spins += 1
+        return self.outcomes.pop(0) if self.outcomes else TURN, busy_at_s
+
+    def doze(self, fds: dict[int, int], timeout_s: float, long_s: float) -> float | None:
+        return None
 
     def turn(self, now_s: float) -> int:
         self.turns += 1
@@ -208,4 +216,17 @@ def test_an_idle_loop_uses_no_processor() -> None:
     after, ended = resource.getrusage(resource.RUSAGE_THREAD), time.monotonic()
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert used < 0.05 * (ended - started)
+    bell.close()
+
+
+def test_what_a_worker_does_without_the_loop_is_taken_for_what_it_says() -> None:
+    """LOOK: timers and descriptors have a look, and it goes on; SLEEP: no turn before something happens; TURN."""
+    loop = Loop(spin_s=0.0)
+    bell = Bell(loop)
+    bell.outcomes = [LOOK, LOOK, SLEEP]
+    loop.worker = bell
+    loop.call_later(0.0, lambda: bell.theirs.send(b"x"))
+    loop.run()
+    assert (bell.spins, bell.woken) == (3, 1)
+    assert bell.turns == 0
     bell.close()

@@ -123,6 +123,22 @@ def test_the_wheel_holds_the_package_its_configuration_and_the_recipes_once(whee
     assert "mvpnet/conf/recipe/demo.yaml" in names
 
 
+def test_the_wheel_holds_the_compiled_part_and_is_for_any_python_on_this_machine(wheel):
+    assert "mvpnet/dataplane/libexpress.so" in zipfile.ZipFile(wheel).namelist()
+    assert wheel.name.startswith(f"mvpnet-{mvpnet.__version__}-py3-none-linux_")
+
+
+def test_without_a_compiler_that_works_the_wheel_is_plain_python_and_says_so(tmp_path):
+    for compiler, said in (("/no/such/cc", "no C compiler"), ("false", "did not compile")):
+        folder = tmp_path / said
+        build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(ROOT)]
+        done = subprocess.run(build, capture_output=True, text=True, check=False, env={**os.environ, "CC": compiler})
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{said}" in done.stdout + done.stderr
+        wheel = folder / f"mvpnet-{mvpnet.__version__}-py3-none-any.whl"
+        assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+
+
 def test_the_wheel_has_its_licence_and_both_programs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         info = f"mvpnet-{mvpnet.__version__}.dist-info"

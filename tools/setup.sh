@@ -20,12 +20,14 @@ PROGRAMS=(
     ssh:openssh-client
     ssh-keygen:openssh-client
     zstd:zstd
+    cc:gcc
 )
 
 missing_packages() {
     local entry
     for entry in "${PROGRAMS[@]}"; do
         command -v "${entry%%:*}" >/dev/null || echo "${entry##*:}"
+        [ -e /usr/include/stdint.h ] || echo libc6-dev # gcc alone brings no headers
     done | sort -u
 }
 
@@ -60,7 +62,8 @@ make_venv() {
 
 wanted() { # what .venv should hold: it is filled again when this changes
     echo "$extras"
-    sha256sum pyproject.toml
+    sha256sum pyproject.toml hatch_build.py mvpnet/dataplane/express.c
+    [ -e mvpnet/dataplane/libexpress.so ] || echo "express.c is not compiled"
 }
 
 extras=dev,report

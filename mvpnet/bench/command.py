@@ -80,7 +80,11 @@ def follow(world: World, signals: StopSignals) -> int:
 @click.option("--from", "source", type=click.IntRange(min=0), default=0, show_default=True, help="rank that sends")
 @click.option("--to", type=click.IntRange(min=0), help="rank that it sends to  [default: the last]")
 @click.option(
-    "--set", "tuning", multiple=True, metavar="net.KEY=VALUE", help=f"tuning as for a job: {', '.join(TUNING)}"
+    "--set",
+    "tuning",
+    multiple=True,
+    metavar="net.KEY=VALUE",
+    help=f"tuning as for a job: {', '.join(TUNING)}; compiled",
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.argument("workloads", nargs=-1, type=click.Choice(WORKLOADS), metavar="[WORKLOAD]...")
@@ -126,6 +130,9 @@ def tuned(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         name = key.removeprefix("net.")
+        if key == "net.compiled" and value in ("true", "false"):
+            changes[name] = value == "true"
+            continue
         if not equals or name not in TUNING or not key.startswith("net."):
             raise ConfigError(f"--set {setting}: not net.KEY=VALUE with one of {', '.join(TUNING)}")
         least = 0 if name.endswith("_us") else 1

@@ -6,6 +6,7 @@ cost more than filling it: the kernel has to find and clear its pages.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Final
 
 # A part shorter than this is copied rather than let it hold back a whole chunk; copying it costs less than a
@@ -16,13 +17,21 @@ COPY_BELOW_BYTES: Final = 32 * 1024
 class Chunk:
     """`buffer` and a view of it. Made with one holder; `hold` adds one, `release` takes one away."""
 
-    __slots__ = ("_holders", "_pool", "buffer", "view")
+    __slots__ = ("_address", "_holders", "_pool", "buffer", "view")
 
     def __init__(self, pool: Pool, size_bytes: int) -> None:
         self.buffer = bytearray(size_bytes)
         self.view = memoryview(self.buffer)
         self._pool = pool
         self._holders = 1
+        self._address = 0
+
+    @property
+    def address(self) -> int:
+        """Where `buffer` lies, for what is compiled. It cannot move while `view` exists."""
+        if not self._address:
+            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
+        return self._address
 
     @property
     def shared(self) -> bool:

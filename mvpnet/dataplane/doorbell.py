@@ -85,6 +85,20 @@ class Doorbell:
                 raise
         return True
 
+    def bell_of(self, rank: int) -> tuple[int, bytes] | None:
+        """How to ring `rank` without this object: the descriptor to send an empty datagram from, and where to, as the
+        kernel wants it (unix(7), ip(7)). None if it cannot be rung; only once `settled`."""
+        to = self._address(rank)
+        if to is None:
+            return None
+        if isinstance(to, bytes):
+            return self._near.fileno(), struct.pack("=H", socket.AF_UNIX) + to
+        assert self._far is not None
+        host, port = to
+        return self._far.fileno(), struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(
+            host
+        ) + bytes(8)
+
     def silence(self) -> None:
         """Forget the rings so far, so that the next one is seen. Call it when awake, before looking for messages."""
         for bell in (self._near, self._far):

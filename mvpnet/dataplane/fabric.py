@@ -20,6 +20,7 @@ from mpi4py import MPI
 from mvpnet.dataplane.chunk import COPY_BELOW_BYTES, Chunk, Part, Pool
 from mvpnet.dataplane.counters import Counters
 from mvpnet.dataplane.doorbell import Doorbell
+from mvpnet.dataplane.express import DEAD, FREE, HELD, Express
 
 UNICAST: Final = 1
 BROADCAST: Final = 2
@@ -43,7 +44,9 @@ _POSTING_IS_SAFE: Final = "Open MPI" not in MPI.Get_library_version()
 class Receiver(Protocol):
     """What to do with messages. Each gives the rank that sent it; the chunk is the receiver's for the call only."""
 
-    def on_unicast(self, source: int, chunk: Chunk, size_bytes: int) -> None: ...
+    def on_unicast(self, source: int, chunk: Chunk, size_bytes: int, sent_bytes: int = 0) -> None:
+        """The guest has taken `sent_bytes` of it already; then it is one run of good frames."""
+        ...
 
     def on_broadcast(self, source: int, chunk: Chunk, size_bytes: int) -> None: ...
 
@@ -84,8 +87,10 @@ class Fabric:
         queue_bytes: int,
         patience_s: float,
         awake_s: float,
+        compiled: bool = False,
     ) -> None:
-        """A peer that took or sent something less than `awake_s` ago is awake and finds messages without a ring."""
+        """A peer that took or sent something less than `awake_s` ago is awake and finds messages without a ring.
+        `compiled`: expect `engage`, and leave the posting of receives to it."""
         self.rank: Final = comm.Get_rank()
         self.size: Final = comm.Get_size()
         self.doorbell = doorbell
@@ -107,6 +112,8 @@ class Fabric:
         self._to_self: deque[bytes] = deque()
         self._full: set[_Peer] = set()
         self._queue_bytes = 0
+        self._express: Express | None = None
+        self._posts = not compiled
         self._status = MPI.Status()
         self._barrier: MPI.Request | None = None
         self._all_sent = False  # all ranks have passed the first barrier of the end: no message of this job is left
@@ -121,12 +128,38 @@ class Fabric:
     @property
     def waiting(self) -> bool:
         """Messages are on their way, or wait to be."""
-        return bool(self._flights)
+        return bool(self._flights) or (self._express is not None and self._express.shared.flights > 0)
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way in either direction, as far as this rank knows."""
-        return not (self._flights or self._arriving or self._to_self)
+        own = self._flights or self._arriving or self._to_self
+        return not own and (self._express is None or self._express.idle)
+
+    @property
+    def has_work(self) -> bool:
+        """Something is to be looked after here, be the compiled part idle or not."""
+        return bool(self._flights or self._to_self or self._barrier is not None)
+
+    @property
+    def ended(self) -> bool:
+        """All ranks have sent all, and nothing is to be received any more but by `finished`."""
+        return self._all_sent
+
+    @property
+    def one_host(self) -> bool:
+        """Whether to keep a receive posted, rather than probe; only once the doorbell is settled."""
+        return _POSTING_IS_SAFE and self.doorbell.same_host
+
+    def engage(self, express: Express) -> bool:
+        """Let the compiled part receive from now on; False while there is a receive of this one's."""
+        if self._arriving or self._barrier is not None:
+            return False
+        self._express = express
+        for peer in self._peers.values():
+            self._hold(peer)
+        express.lend(self._pool.get())
+        return True
 
     def send(self, to: int, tag: int, view: memoryview, frames: int, chunk: Chunk, *, patiently: bool = True) -> bool:
         """Send frames in `chunk` to a rank, now or when it has credit; False if they were dropped and counted.
@@ -150,6 +183,7 @@ class Fabric:
         self._queue_bytes += len(view)
         if peer.queue_bytes >= self._peer_queue_bytes:
             self._full.add(peer)
+        self._hold(peer)
         return True
 
     def send_control(self, to: int, payload: bytes) -> bool:
@@ -189,6 +223,7 @@ class Fabric:
                 peer.dead = False
                 if peer.queue:
                     self._issue_batch(peer)
+                self._hold(peer)
             else:
                 flights.append(flight)
                 if now_s - peer.heard_s > peer.ring_wait_s and now_s - peer.rung_s > peer.ring_wait_s:
@@ -203,6 +238,8 @@ class Fabric:
         for _, peer, _ in self._flights:
             if peer.rung_s < peer.heard_s:
                 self._ring(peer, self.now_s)
+        if self._express is not None:
+            self._express.ring_all()
 
     def _peer(self, rank: int) -> _Peer:
         try:
@@ -261,6 +298,12 @@ class Fabric:
         self._queue_bytes -= peer.queue_bytes
         peer.queue_bytes = 0
         self._full.discard(peer)
+        self._hold(peer)
+
+    def _hold(self, peer: _Peer) -> None:
+        """Tell the compiled part whether it may send to a peer."""
+        if self._express is not None:
+            self._express.held[peer.rank] = DEAD if peer.dead else HELD if peer.queue else FREE
 
     def _drop(self, frames: int, reason: str) -> bool:
         self._counters.drops[reason] += frames
@@ -281,6 +324,8 @@ class Fabric:
             return True
         if self._all_sent:
             return False
+        if self._express is not None:
+            return self._receive_compiled(self._express, wants_unicast)
         moved = False
         for _ in range(_MESSAGES_A_TURN):
             if self._posted is None and not self._post(wants_unicast):
@@ -293,10 +338,52 @@ class Fabric:
                 break
         return moved
 
+    def _receive_compiled(self, express: Express, wants_unicast: Callable[[], bool]) -> bool:
+        moved = False
+        for _ in range(_MESSAGES_A_TURN):
+            if not (express.receive(wants_unicast()) and self.take_arrived()):
+                break
+            moved = True
+        express.raise_error()
+        return moved
+
+    def take_arrived(self) -> bool:
+        """Deliver the message that the compiled part has left to Python, if there is one. Comes before anything else
+        is handed to the guest, which may have a part of it already."""
+        if self._express is None or not self._express.shared.arrived:
+            return False
+        self._deliver_arrived(self._express)
+        if not self._all_sent:
+            self._express.lend(self._pool.get())
+        return True
+
+    def _deliver_arrived(self, express: Express) -> None:
+        """Pass on the message that the compiled part has left to Python, and take back the chunk that it lies in."""
+        shared = express.shared
+        arrived, shared.arrived = shared.arrived, 0
+        chunk = express.reclaim()
+        assert chunk is not None
+        if arrived > 0:
+            source = shared.source
+            (self._peers.get(source) or self._peer(source)).heard_s = self.now_s
+            self._deliver(source, shared.tag, chunk, shared.size_bytes, shared.sent_bytes)
+            return
+        chunk.release()
+        self._counters.drops["too_long_message"] += 1
+        try:
+            express.raise_error()
+        except MPI.Exception as error:
+            if error.Get_error_class() != MPI.ERR_TRUNCATE:
+                raise
+
     def _post(self, wants_unicast: Callable[[], bool]) -> bool:
         """Post the receive, unless messages are to be probed for, or there can be none, or older ones arrive."""
-        one_host = _POSTING_IS_SAFE and self.doorbell.settled() and self.doorbell.same_host
-        if self.size == 1 or not one_host or self._arriving or not wants_unicast():
+        if (
+            self.size == 1
+            or not (self._posts and self.doorbell.settled() and self.one_host)
+            or self._arriving
+            or not wants_unicast()
+        ):
             return False
         chunk = self._pool.get()
         self._posted = self._comm.Irecv([chunk.view, MPI.BYTE], MPI.ANY_SOURCE, MPI.ANY_TAG), chunk
@@ -362,12 +449,12 @@ class Fabric:
             self._deliver(source, tag, chunk, size)
         return True
 
-    def _deliver(self, source: int, tag: int, chunk: Chunk, size: int) -> None:
+    def _deliver(self, source: int, tag: int, chunk: Chunk, size: int, sent: int = 0) -> None:
         if size > self._pool.chunk_bytes:
             self._counters.drops["too_long_message"] += 1
         elif tag == UNICAST:
             self._counters.messages_received += 1
-            self._receiver.on_unicast(source, chunk, size)
+            self._receiver.on_unicast(source, chunk, size, sent)
         elif tag == BROADCAST:
             self._counters.messages_received += 1
             self._receiver.on_broadcast(source, chunk, size)
@@ -395,13 +482,29 @@ class Fabric:
             self._all_sent = True
             if self._posted is not None:
                 self._posted[0].Cancel()
-            else:
+            elif self._express is None:
                 self._barrier = self._comm.Ibarrier()
         if self._posted is not None:
             if not self._unpost():
                 return False
             self._barrier = self._comm.Ibarrier()
+        if self._express is not None:
+            if not self._unpost_compiled(self._express):
+                return False
+            self._express = None
+            self._barrier = self._comm.Ibarrier()
         return self._barrier.Test()
+
+    def _unpost_compiled(self, express: Express) -> bool:
+        """The same for the compiled part, which is idle from then on."""
+        if not express.unpost():
+            self.take_arrived()
+            express.raise_error()
+            return False
+        chunk = express.reclaim()
+        if chunk is not None:
+            chunk.release()
+        return True
 
     def _unpost(self) -> bool:
         """Whether the posted receive is over, be it cancelled or with the last message of this job."""

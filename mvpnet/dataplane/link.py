@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from mvpnet.dataplane.chunk import Chunk, Part, Pool
+from mvpnet.dataplane.express import Express
 from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
 
 # The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
@@ -53,6 +54,17 @@ class Link:
         self._qemu_end: socket.socket | None = None
         self._epoll = select.epoll()  # half the cost of poll(2) on one descriptor
         self._watched: tuple[int, int] = (-1, 0)
+        self._express: Express | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Something waits for the guest."""
+        return bool(self._backlog)
+
+    @property
+    def compiled(self) -> bool:
+        """The compiled part reads and writes this link."""
+        return self._express is not None
 
     @property
     def full(self) -> bool:
@@ -79,10 +91,12 @@ class Link:
         """
         raise NotImplementedError
 
-    def transmit(self, view: memoryview, frames: int, chunk: Chunk) -> bool:
-        """Hand frames of `chunk` to the guest, or queue them; False if the queue is full and they were dropped."""
+    def transmit(self, view: memoryview, frames: int, chunk: Chunk, sent: int = 0) -> bool:
+        """Hand frames of `chunk` to the guest, or queue them; False if the queue is full and they were dropped.
+
+        So many bytes of them as `sent` says have been sent already."""
         if not self._backlog:
-            sent = self._send(view)
+            sent += self._send(view[sent:] if sent else view)
             if sent == len(view):
                 return True
             view = view[sent:]
@@ -113,6 +127,36 @@ class Link:
         """Give the socket what it takes at once of `data`; how many bytes that were."""
         raise NotImplementedError
 
+    def engage(self, express: Express) -> None:
+        """Let the compiled part read and write this link; only once it is connected."""
+        raise NotImplementedError
+
+    def _fresh_chunk(self) -> Chunk:
+        """The chunk to read into; the last one if nobody holds it any more."""
+        if self._chunk.shared:
+            self._chunk.release()
+            self._chunk = self._pool.get()
+        return self._chunk
+
+    @property
+    def to_receive(self) -> bool:
+        """What there is to read is for `receive`: the compiled part, if it is at work, leaves it to Python."""
+        express = self._express
+        return express is None or bool(express.shared.stuck or express.shared.link_gone)
+
+    def _compiled_events(self) -> int:
+        return select.POLLIN if self.compiled and self.to_receive else 0
+
+    def _take(self, express: Express) -> tuple[Chunk, int]:
+        """What the compiled part has read, or reads now."""
+        chunk = self._fresh_chunk()
+        count = express.take(chunk)
+        gone = express.shared.link_gone
+        if gone and not count:
+            reason = "qemu closed its link" if gone < 0 else f"the link to qemu failed: {os.strerror(gone)}"
+            raise LinkLostError(reason)
+        return chunk, count
+
     def detach_qemu_end(self) -> None:
         """Close our copy of qemu's end, once qemu runs and has its own; else the end of qemu goes unseen."""
         if self._qemu_end is not None:
@@ -123,6 +167,9 @@ class Link:
     def close(self) -> None:
         """Close the sockets and unlink their paths. What is still queued is gone: see `queued_frames` first."""
         self.connected = False
+        if self._express is not None:
+            self._express.leave_link()
+            self._express = None
         self.detach_qemu_end()
         for part in self._backlog:
             part.release()
@@ -185,11 +232,11 @@ class StreamLink(Link):
     def ready(self) -> int:
         events = self._epoll.poll(0, 1)
         if not events:
-            return 0
+            return self._compiled_events()
         if not self.connected:
             self._accept()
             return 0
-        return events[0][1]
+        return events[0][1] | self._compiled_events()
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -203,7 +250,21 @@ class StreamLink(Link):
         self._watch(self._socket.fileno())
         self.connected = True
 
+    def engage(self, express: Express) -> None:
+        express.engage_link(self._socket, self._chunk, self._start, self._stop - self._start)
+        self._start = self._stop = 0
+        self._express = express
+
+    def _receive_compiled(self, express: Express) -> tuple[Chunk, list[Run]]:
+        chunk, count = self._take(express)
+        runs, stop = self._splitter.split(chunk.buffer, count)
+        self._refuse_broken(chunk, runs)
+        express.give_back(chunk, stop, count - stop)
+        return chunk, runs
+
     def receive(self) -> tuple[Chunk, list[Run]]:
+        if self._express is not None:
+            return self._receive_compiled(self._express)
         left = self._stop - self._start
         chunk = self._chunk
         if chunk.shared:
@@ -224,13 +285,16 @@ class StreamLink(Link):
             raise LinkLostError("qemu closed its link")
         runs, self._start = self._splitter.split(chunk.buffer, left + count)
         self._stop = left + count
+        self._refuse_broken(chunk, runs)
+        return chunk, runs
+
+    def _refuse_broken(self, chunk: Chunk, runs: list[Run]) -> None:
         if runs and runs[-1][0] == BROKEN:
             at = runs[-1][1]
             length = int.from_bytes(chunk.buffer[at : at + LENGTH_BYTES], "big")
             raise LinkLostError(
                 f"broken framing on the link to qemu: a frame of {length} bytes, where {MAX_FRAME_BYTES} is the most"
             )
-        return chunk, runs
 
     def _send(self, data: memoryview | bytes) -> int:
         try:
@@ -283,7 +347,7 @@ class DgramLink(Link):
         if not self.connected:
             self._connect()
         events = self._epoll.poll(0, 1)
-        return events[0][1] if events else 0
+        return (events[0][1] if events else 0) | self._compiled_events()
 
     def _connect(self) -> None:
         """Connected, nobody but qemu can send here, poll() tells when qemu takes more, and qemu may queue more than
@@ -299,12 +363,22 @@ class DgramLink(Link):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
         self.connected = True
 
+    def engage(self, express: Express) -> None:
+        express.engage_link(self._socket, self._chunk, 0, 0)
+        self._express = express
+
+    def _receive_compiled(self, express: Express) -> tuple[Chunk, list[Run]]:
+        chunk, count = self._take(express)
+        runs, _ = self._splitter.split(chunk.buffer, count)
+        too_long, express.shared.too_long = express.shared.too_long, 0
+        if too_long:
+            runs.append((TOO_LONG, 0, 0, too_long))
+        return chunk, runs
+
     def receive(self) -> tuple[Chunk, list[Run]]:
-        chunk = self._chunk
-        if chunk.shared:
-            self._chunk = fresh = self._pool.get()
-            chunk.release()
-            chunk = fresh
+        if self._express is not None:
+            return self._receive_compiled(self._express)
+        chunk = self._fresh_chunk()
         view, buffer, recv_into = chunk.view, chunk.buffer, self._socket.recv_into
         at, last, too_long = 0, len(buffer) - MAX_FRAME_BYTES - 2 * LENGTH_BYTES, 0
         try:

@@ -20,14 +20,15 @@ from typing import Final
 
 from mpi4py import MPI
 
-from mvpnet.dataplane import address, arp, fabric, route, tree
+from mvpnet.dataplane import address, arp, express, fabric, route, tree
 from mvpnet.dataplane.chunk import Chunk, Pool
 from mvpnet.dataplane.counters import Counters
 from mvpnet.dataplane.doorbell import Doorbell
+from mvpnet.dataplane.express import Express
 from mvpnet.dataplane.fabric import Fabric
 from mvpnet.dataplane.frame import LENGTH_BYTES, TOO_LONG, TOO_SHORT, Run, Splitter
 from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
-from mvpnet.loop import Loop
+from mvpnet.loop import TURN, Loop
 from mvpnet.schema import Net, NetKind
 
 _QUICK_NAP_S: Final = 1e-3  # while something of ours is on its way, and its arrival is not announced
@@ -83,7 +84,7 @@ class Pump:
     ) -> None:
         """`on_shutdown_request` is called when the guest asks for the shutdown address or sends the shutdown frame;
         None ignores both. `on_link_lost` gets the reason, once, and the link is closed by then."""
-        self.counters = Counters()
+        self._counters = Counters()
         self.link = link
         self._on_control = on_control
         self._on_shutdown_request = on_shutdown_request
@@ -99,18 +100,31 @@ class Pump:
         self._finish_nap_s = _QUICK_NAP_S
         self._moved_bytes = 0  # in this turn
         self._rung = False
+        self._comm = comm
+        self._net = net
+        self._awake_s = net.spin_us / 2e6  # half of its spin: what it did last may be earlier than we heard of it
+        self._express: Express | None = None
+        self._compile = net.compiled and express.available()
         self._fabric = Fabric(
             comm,
             doorbell,
             Pool(net.chunk_bytes),
-            self.counters,
+            self._counters,
             self,
             credits=net.credits,
             peer_queue_bytes=net.peer_queue_bytes,
             queue_bytes=net.queue_bytes,
             patience_s=2 * self._patience_s,  # the peer may be patient with its guest in the meantime
-            awake_s=net.spin_us / 2e6,  # half of its spin: what it did last may be earlier than we heard of it
+            awake_s=self._awake_s,
+            compiled=self._compile,
         )
+
+    @property
+    def counters(self) -> Counters:
+        """All that was counted, up to now."""
+        if self._express is not None:
+            self._express.count_into(self._counters)
+        return self._counters
 
     @property
     def link_ready(self) -> bool:
@@ -134,19 +148,94 @@ class Pump:
         self.close_link()
         self._on_done = on_done
 
+    @property
+    def compiled(self) -> bool:
+        """The compiled part is at work."""
+        return self._express is not None
+
+    @property
+    def compiles(self) -> bool:
+        """The compiled part is at work as soon as all ranks know how to ring each other."""
+        return self._compile
+
+    # ── the compiled part ────────────────────────────────────────────────────────────────────────────────────────
+
+    def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
+        compiled = self._express
+        if compiled is None:
+            if not (self._compile and self._engage()):
+                return TURN, busy_at_s
+            compiled = self._express
+            assert compiled is not None
+        if self._fabric.ended:
+            return TURN, busy_at_s
+        outcome = compiled.run(until_s, busy_at_s, window_s, self._flags(compiled))
+        return outcome, compiled.shared.busy_at_s
+
+    def doze(self, fds: dict[int, int], timeout_s: float, long_s: float) -> float | None:
+        compiled = self._express
+        if compiled is None or self._fabric.ended:
+            return None
+        flags = self._flags(compiled)
+        if flags & express.TURN_FOLLOWS:
+            return None
+        slept_s = compiled.doze(fds, timeout_s, long_s, flags | express.SPARSE)
+        self._doorbell.proven |= bool(compiled.shared.proven)
+        return slept_s
+
+    def _flags(self, compiled: Express) -> int:
+        """What the compiled part may do now."""
+        mpi, link = self._fabric, self.link
+        flags = express.SPARSE if mpi.sparse else 0
+        if mpi.has_work or self._on_done is not None:
+            flags |= express.TURN_FOLLOWS
+        if link is not None:
+            if link.connected and not link.compiled:
+                link.engage(compiled)
+            flags |= express.TURN_FOLLOWS if not link.connected or link.behind else express.MAY_DELIVER
+            if link.connected and not mpi.congested:
+                flags |= express.MAY_SEND
+        return flags
+
+    def _engage(self) -> bool:
+        """Begin with the compiled part, as soon as all know how to ring each other."""
+        if not self._doorbell.settled() or self._on_done is not None:
+            return False
+        net = self._net
+        self._express = Express(
+            self._comm,
+            self._doorbell,
+            posts=self._fabric.one_host,
+            credits=net.credits,
+            chunk_bytes=net.chunk_bytes,
+            longest_frame_bytes=route.longest_frame_bytes(net.mtu),
+            awake_s=self._awake_s,
+            gather_s=net.gather_us / 1e6,
+        )
+        if not self._fabric.engage(self._express):
+            self._express.close()
+            self._express = None
+        return self._express is not None
+
+    def _disengage(self) -> None:
+        if self._express is not None:
+            self._express.count_into(self._counters)
+            self._express.close()
+            self._express = None
+
     # ── Worker ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def turn(self, now_s: float) -> int:
         mpi = self._fabric
         mpi.now_s = now_s
         self._moved_bytes = 0
-        moved = False
+        moved = mpi.take_arrived()
         link = self.link
         if link is not None:
             try:
                 events = link.ready()
                 if events:
-                    moved = self._serve(link, events)
+                    moved = self._serve(link, events) or moved
             except LinkLostError as lost:
                 self._lost(lost)
         if mpi.waiting:
@@ -154,6 +243,7 @@ class Pump:
         moved = mpi.receive(self._wants_more) or moved
         if self._on_done is not None and mpi.finished():
             done, self._on_done = self._on_done, None
+            self._disengage()
             done()
             return True
         return self._moved_bytes or moved
@@ -162,7 +252,7 @@ class Pump:
         moved = False
         if events & select.POLLOUT:
             moved = link.flush()
-        if events & ~select.POLLOUT and not self._fabric.congested:
+        if events & ~select.POLLOUT and link.to_receive and not self._fabric.congested:
             self._from_guest(*link.receive())
             return True
         return moved
@@ -173,7 +263,7 @@ class Pump:
             self._rung = False
             bell.silence()
             return 0.0
-        self.counters.sleeps += 1
+        self._counters.sleeps += 1
         if self._on_done is not None:
             self._finish_nap_s = min(1.5 * self._finish_nap_s, _FINISH_NAP_MAX_S)
             return self._finish_nap_s
@@ -200,7 +290,7 @@ class Pump:
         for fd, events in ready:
             if link is None or fd != link.fileno():
                 self._rung = True
-            elif link.connected:
+            elif link.connected and (events & select.POLLOUT or not link.compiled):  # else it comes next anyway
                 try:
                     self._serve(link, events)
                 except LinkLostError as lost:
@@ -209,7 +299,7 @@ class Pump:
     # ── from the guest ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _from_guest(self, chunk: Chunk, runs: list[Run]) -> None:
-        counters = self.counters
+        counters = self._counters
         for run in runs:
             to, start, end, frames = run
             size = end - start - frames * LENGTH_BYTES
@@ -234,7 +324,7 @@ class Pump:
                 self._drop(_REASONS[to], frames)
 
     def _broadcast_out(self, view: memoryview, frames: int, chunk: Chunk) -> None:
-        self.counters.broadcast_frames += frames
+        self._counters.broadcast_frames += frames
         for child in tree.children(self._rank, self._rank, self._size):
             self._fabric.send(child, fabric.BROADCAST, view, frames, chunk)
 
@@ -242,7 +332,7 @@ class Pump:
         frame = bytes(chunk.view[at + LENGTH_BYTES : after])
         verdict, reply = arp.judge(frame, self._rank, self._size)
         if verdict is arp.Verdict.reply:
-            self.counters.arp_replies += 1
+            self._counters.arp_replies += 1
             self._answer(reply)
         elif verdict is arp.Verdict.travel:
             self._arp_travels(frame, chunk, at, after)
@@ -280,11 +370,11 @@ class Pump:
 
     # ── from the other ranks (fabric.Receiver) ───────────────────────────────────────────────────────────────────
 
-    def on_unicast(self, source: int, chunk: Chunk, size_bytes: int) -> None:
+    def on_unicast(self, source: int, chunk: Chunk, size_bytes: int, sent_bytes: int = 0) -> None:
         runs, stop = self._unicast.split(chunk.buffer, size_bytes)
         for claimed, start, end, frames in runs:
             if claimed == source:
-                self._to_guest(chunk.view[start:end], frames, chunk)
+                self._to_guest(chunk.view[start:end], frames, chunk, sent_bytes)
             else:
                 self._drop("forged", frames)
         self._drop("malformed_bytes", size_bytes - stop)
@@ -306,12 +396,12 @@ class Pump:
 
     # ── to the guest ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _to_guest(self, view: memoryview, frames: int, chunk: Chunk) -> None:
+    def _to_guest(self, view: memoryview, frames: int, chunk: Chunk, sent_bytes: int = 0) -> None:
         if self.link is None:
             self._drop("guest_gone", frames)
             return
         try:
-            taken = self.link.transmit(view, frames, chunk)
+            taken = self.link.transmit(view, frames, chunk, sent_bytes)
         except LinkLostError as lost:
             self._drop("guest_gone", frames)
             self._lost(lost)
@@ -319,8 +409,8 @@ class Pump:
         if taken:
             size = len(view) - frames * LENGTH_BYTES
             self._moved_bytes += size + frames * _FRAME_COSTS_BYTES
-            self.counters.frames_to_guest += frames
-            self.counters.bytes_to_guest += size
+            self._counters.frames_to_guest += frames
+            self._counters.bytes_to_guest += size
         else:
             self._drop("guest_full", frames)
 
@@ -335,7 +425,7 @@ class Pump:
 
     def _drop(self, reason: str, count: int) -> None:
         if count:
-            self.counters.drops[reason] += count
+            self._counters.drops[reason] += count
 
 
 def _frames(chunk: Chunk, run: Run) -> list[tuple[int, int]]:

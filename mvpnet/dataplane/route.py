@@ -28,10 +28,15 @@ _SHUTDOWN_HEAD: Final = len(address.SHUTDOWN_FRAME).to_bytes(4, "big") + address
 _VLAN_TAG_BYTES: Final = 4  # not part of what an MTU limits (IEEE 802.1Q)
 
 
+def longest_frame_bytes(mtu_bytes: int) -> int:
+    """The longest frame that an MTU allows: with an Ethernet header and a VLAN tag."""
+    return mtu_bytes + 14 + _VLAN_TAG_BYTES
+
+
 def outbound(rank: int, world_size: int, mtu_bytes: int) -> Callable[[bytes], int]:
     """The resolver for frames that the guest of `rank` sent."""
     own = address.mac(rank)
-    longest = mtu_bytes + 14 + _VLAN_TAG_BYTES
+    longest = longest_frame_bytes(mtu_bytes)
 
     def resolve(head: bytes) -> int:
         to, source, ethertype = head[4:10], head[10:16], head[16:18]

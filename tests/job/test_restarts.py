@@ -68,6 +68,7 @@ def test_a_guest_that_died_is_started_again_with_its_overlay(bench: Bench) -> No
     assert result(job)["restarts"] == 1
     stats = json.loads((job.cwd / "run/stats.json").read_text())
     assert [counts["restarts"] for counts in stats["ranks"]] == [0, 1, 0]
+    assert all(counts["compiled"] for counts in stats["ranks"])
     nothing_left(job)
 
 

@@ -1,4 +1,6 @@
-"""What every rank runs under mpiexec for test_dataplane.py: `dataplane_body.py KIND CASE`, for any number of ranks.
+"""What every rank runs under mpiexec for test_dataplane.py: `dataplane_body.py KIND CASE compiled|python`.
+
+For any number of ranks, with the compiled part of the data path or without.
 
 Each rank plays its own guest on the other end of its link, from the callbacks of the loop that runs its pump.
 """
@@ -27,6 +29,7 @@ from mvpnet.loop import Loop  # noqa: E402
 from mvpnet.schema import Net, NetKind  # noqa: E402
 
 DEADLINE_S = 20.0
+COMPILED = sys.argv[3] == "compiled"
 COMM = MPI.COMM_WORLD.Dup()
 RANK, SIZE = COMM.Get_rank(), COMM.Get_size()
 DOORBELL = Doorbell(COMM)
@@ -91,7 +94,7 @@ class Job:
     """A loop, a pump, a link and a guest, from start to finish."""
 
     def __init__(self, kind: str, *, ignore_shutdown: bool = False, **tuning: int) -> None:
-        self.net = net = Net(kind=NetKind[kind], **tuning)
+        self.net = net = Net(kind=NetKind[kind], compiled=COMPILED, **tuning)
         self.loop = loop_for(net)
         link = open_link(RANK, SIZE, net)
         assert link.qemu_fd is not None
@@ -135,6 +138,7 @@ class Job:
         for rank in range(SIZE):
             assert self.pump.send_control(rank, b"meet %d" % self._step)
         self.until(lambda: self._steps[self._step] == SIZE, f"all ranks at step {self._step}")
+        self.until(lambda: self.pump.compiled == COMPILED, "the compiled part to begin")
 
     def finish(self) -> dict[str, int]:
         done: list[bool] = []
@@ -406,7 +410,7 @@ def shutdown(kind: str) -> None:
 
 def no_link(kind: str) -> None:
     """A rank whose guest never came to be takes part all the same."""
-    net = Net(kind=NetKind[kind])
+    net = Net(kind=NetKind[kind], compiled=COMPILED)
     loop = Loop()
     pump = Pump(COMM, DOORBELL, None, net)
     loop.worker = pump

@@ -1,7 +1,8 @@
-"""What every rank runs under mpiexec for test_fuzz.py: `fuzz_body.py KIND CASE`, for any number of ranks from two on.
+"""What every rank runs under mpiexec for test_fuzz.py: `fuzz_body.py KIND CASE compiled|python`, for two ranks or more.
 
 peers    any bytes, as if a peer had sent them, into a rank's pump
 guest    rank 0's guest sends any frames, through its own rank to the others
+messages any bytes as messages, from all to all
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import random
 import sys
 from collections import Counter
 
-from dataplane_body import COMM, DOORBELL, RANK, SIZE, Job  # first: it starts MPI
+from dataplane_body import COMM, DOORBELL, MPI, RANK, SIZE, Job  # first: it starts MPI
 from frames import arp, frame, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvpnet.dataplane import address, tree
+from mvpnet.dataplane import address, fabric, tree
 from mvpnet.dataplane.chunk import Pool
 from mvpnet.dataplane.frame import MAX_FRAME_BYTES
 
@@ -78,7 +79,7 @@ def peers(kind: str) -> None:
 
     @settings(deadline=None, max_examples=ATTEMPTS, database=None)
     @given(data=MESSAGES, source=st.integers(0, SIZE - 1), broadcast=st.booleans())
-    def any_message(data: bytes, source: int, broadcast: bool) -> None:
+    def any_bytes(data: bytes, source: int, broadcast: bool) -> None:
         data = data[: pool.chunk_bytes]  # the fabric hands on none that is longer
         chunk = pool.get()
         chunk.view[: len(data)] = data
@@ -102,7 +103,7 @@ def peers(kind: str) -> None:
         sent_on = drops["peer_full"]  # broadcasts that the other ranks, who are doing the same, do not take yet
         assert drops.total() - malformed - before[0] >= len(frames) - len(expected), sent_on
 
-    any_message()
+    any_bytes()
     assert job.pump.counters.frames_to_guest, "nothing was ever let through"
     job.guest.read()
     job.meet()
@@ -167,6 +168,54 @@ def guest(kind: str) -> None:
             assert f[6:12] == address.mac(0) and (f[:6] == address.mac(RANK) or f[0] & 1), f
             assert f in sent or f in (last, *lasts)
     job.finish()
+
+
+def any_message(rng: random.Random, source: int, to: int) -> bytes:
+    """What a rank may send as a unicast to another's guest, half of it not what it should."""
+    macs = [address.mac(rng.randrange(SIZE + 1)), address.BROADCAST_MAC, rng.randbytes(6)]
+    frames = []
+    for _ in range(rng.randrange(1, 6)):
+        lies = rng.random() < 0.2
+        sender = rng.choice(macs) if lies else address.mac(source)
+        size = rng.choice([14, 15, 42, 60, 1514, 9014])
+        frames.append(frame(sender, rng.choice(macs) if lies else address.mac(to), size, fill=rng.randrange(256)))
+    data = bytearray(packed(frames))
+    if rng.random() < 0.2:  # a bit of a length, a header or anything else is wrong
+        data[rng.choice([rng.randrange(18), rng.randrange(len(data))])] ^= 1 << rng.randrange(8)
+    if rng.random() < 0.1:
+        del data[rng.randrange(len(data)) :]
+    return bytes(data)
+
+
+def messages(kind: str) -> None:
+    """Exactly the frames that may pass reach the guests, each sender's in its order, and the rest is counted."""
+    job = Job(kind, patience_ms=20_000)
+    job.meet()
+    others = [rank for rank in range(SIZE) if rank != RANK]
+    sent = {
+        (source, to): [any_message(rng, source, to) for rng in [random.Random(100 * source + to)] for _ in range(300)]
+        for source in range(SIZE)
+        for to in range(SIZE)
+    }
+    for each in range(300):
+        requests = [COMM.Issend([sent[RANK, to][each], MPI.BYTE], to, fabric.UNICAST) for to in others]
+        job.until(lambda requests=requests: MPI.Request.Testall(requests), "the messages to be taken")
+    job.meet()
+    malformed = forged = 0
+    for source in others:
+        frames = [f for data in sent[source, RANK] for f in whole_frames(data)]
+        malformed += sum(map(len, sent[source, RANK])) - sum(len(f) + 4 for f in frames)
+        expected = [f for f in frames if may_pass(f, source, False)]
+        forged += len(frames) - len(expected)
+        job.until(lambda s=source, e=expected: [f for f in job.guest.got if of(f, s)] == e, "its good frames, in order")
+    assert all(any(of(f, source) for source in others) for f in job.guest.got)
+    drops = job.finish()
+    assert drops.pop("malformed_bytes") == malformed
+    assert sum(drops.values()) == forged and set(drops) <= {"forged", "too_short"}, drops
+
+
+def of(f: bytes, source: int) -> bool:
+    return f[6:12] == address.mac(source)
 
 
 if __name__ == "__main__":

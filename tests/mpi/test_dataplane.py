@@ -28,9 +28,10 @@ CASES = [
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["stream", "dgram"])
 @pytest.mark.parametrize("case", CASES)
-def test_dataplane(mpiexec: list[str], ranks: int, kind: str, case: str) -> None:
+@pytest.mark.parametrize("compiled", ["compiled", "python"])
+def test_dataplane(mpiexec: list[str], ranks: int, kind: str, case: str, compiled: str) -> None:
     done = subprocess.run(
-        [*mpiexec, "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(BODY), kind, case],
+        [*mpiexec, "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(BODY), kind, case, compiled],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

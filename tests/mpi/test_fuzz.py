@@ -13,10 +13,13 @@ BODY = Path(__file__).with_name("fuzz_body.py")
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("kind", ["stream", "dgram"])
-@pytest.mark.parametrize("case", ["peers", "guest"])
-def test_fuzz(mpiexec: list[str], ranks: int, kind: str, case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "compiled"),
+    [("peers", "python"), *[(case, how) for case in ("guest", "messages") for how in ("compiled", "python")]],
+)
+def test_fuzz(mpiexec: list[str], ranks: int, kind: str, case: str, compiled: str) -> None:
     done = subprocess.run(
-        [*mpiexec, "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(BODY), kind, case],
+        [*mpiexec, "-n", str(ranks), sys.executable, "-W", "error", "-m", "mpi4py", str(BODY), kind, case, compiled],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
