@@ -20,15 +20,18 @@ PROGRAMS=(
     ssh:openssh-client
     ssh-keygen:openssh-client
     zstd:zstd
+    mmdebstrap:mmdebstrap
     cc:gcc
 )
 
 missing_packages() {
     local entry
-    for entry in "${PROGRAMS[@]}"; do
-        command -v "${entry%%:*}" >/dev/null || echo "${entry##*:}"
+    {
+        for entry in "${PROGRAMS[@]}"; do
+            command -v "${entry%%:*}" >/dev/null || echo "${entry##*:}"
+        done
         [ -e /usr/include/stdint.h ] || echo libc6-dev # gcc alone brings no headers
-    done | sort -u
+    } | sort -u
 }
 
 fits() { # fits PYTHON: 3.11 or newer, and able to make environments

@@ -278,7 +278,7 @@ static struct slot *free_slot(struct express *e) {
     return slot;
 }
 
-/* Send what was read, run by run: bytes of it, or -1 if the rest is for Python. */
+/* Send what was read, run by run: bytes of it. The rest is an unfinished frame, waits for credit, or is for Python. */
 static int forward(struct express *e, int flags, double now_s) {
     const char *data = e->reading->data;
     int moved = 0;
@@ -360,8 +360,8 @@ static int from_guest(struct express *e, int flags, double now_s) {
     return forward(e, flags, now_s);
 }
 
-/* For Python: what was read and is not sent yet, reading first if there is nothing. It goes to `to`, which holds a chunk;
- * how many bytes that were. */
+/* For Python: what was read and is not sent yet, reading first if there is nothing. It goes to `to`, which holds a
+ * chunk; how many bytes that were. */
 int express_take(struct express *e, char *to) {
     if (!e->shared.stuck && !e->blocked_s) read_link(e);
     int left = e->stop - e->at;
@@ -380,6 +380,22 @@ void express_give_back(struct express *e, const char *from, int bytes) {
     e->stop = bytes;
 }
 
+/* The guest does not take the rest of this message: it is for Python. */
+static void hand_over(struct express *e) {
+    if (e->shared.delivering) e->shared.arrived = 1;
+    e->shared.delivering = 0;
+}
+
+/* The guest is gone: what it left unfinished is nobody's, and what it has not taken all of is Python's to count. */
+void express_leave(struct express *e) {
+    hand_over(e);
+    e->at = e->stop = 0;
+    e->blocked_s = 0;
+    e->shared.stuck = 0;
+    e->shared.link_gone = 0;
+    e->shared.link_fd = -1;
+}
+
 /* ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static int start_posted(struct express *e) {
@@ -392,7 +408,8 @@ static int start_posted(struct express *e) {
 
 static int probe(struct express *e, int tag) {
     int found = 0, count = 0;
-    if (failed(e, e->mpi.improbe(e->mpi.any_source, tag, e->mpi.comm, &found, e->message, e->status)) || !found) return 0;
+    if (failed(e, e->mpi.improbe(e->mpi.any_source, tag, e->mpi.comm, &found, e->message, e->status)) || !found)
+        return 0;
     memcpy(&e->shared.source, e->status + e->mpi.source_at, sizeof(int));
     memcpy(&e->shared.tag, e->status + e->mpi.tag_at, sizeof(int));
     if (failed(e, e->mpi.get_count(e->status, e->mpi.byte, &count))) return 0;
@@ -403,12 +420,6 @@ static int probe(struct express *e, int tag) {
     e->shared.size_bytes = count;
     e->receiving = 2;
     return 1;
-}
-
-/* The guest does not take the rest of this message: it is for Python. */
-static void hand_over(struct express *e) {
-    if (e->shared.delivering) e->shared.arrived = 1;
-    e->shared.delivering = 0;
 }
 
 /* One message into the buffer: 1 if it is there. Unicasts only while `unicast`, unless one has been begun. */
@@ -600,8 +611,8 @@ static void silence(struct express *e, const struct pollfd *bell) {
 }
 
 /* Sleep until any of `fds` has what it waits for, or for `timeout_s`, and move what is for this part at once. Between
- * sparse frames this goes on for the whole time: only a sleep that was shorter than `long_s`, and anything that is not for
- * this part, ends it. Returns how long it had slept before it last moved something, or -1 if it moved nothing. */
+ * sparse frames this goes on for the whole time: only a sleep that was shorter than `long_s`, and anything that is not
+ * for this part, ends it. Returns how long it had slept before it last moved something, or -1 if it moved nothing. */
 double express_doze(struct express *e, struct pollfd *fds, int count, double timeout_s, double long_s, int flags) {
     struct shared *s = &e->shared;
     double now_s = clock_s(), until_s = now_s + timeout_s, busy_at_s = now_s, slept_s = -1;
@@ -629,7 +640,8 @@ double express_doze(struct express *e, struct pollfd *fds, int count, double tim
             slept_s = now_s - busy_at_s;
             busy_at_s = now_s;
         }
-        if (others || now_s >= until_s || s->arrived || s->stuck || s->link_gone || s->mpi_error || e->blocked_s) return slept_s;
+        int for_python = s->arrived || s->stuck || s->link_gone || s->mpi_error;
+        if (others || for_python || e->blocked_s || now_s >= until_s) return slept_s;
         if (moved && slept_s < long_s) return slept_s;
         if (s->flights) express_ring_all(e);
     }

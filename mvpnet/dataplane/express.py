@@ -133,6 +133,7 @@ def _load() -> ctypes.CDLL | None:
     library.express_ring_all.argtypes, library.express_ring_all.restype = [pointer], None
     library.express_take.argtypes = [pointer, pointer]
     library.express_give_back.argtypes, library.express_give_back.restype = [pointer, pointer, number], None
+    library.express_leave.argtypes, library.express_leave.restype = [pointer], None
     library.express_receive.argtypes = [pointer, number]
     library.express_unpost.argtypes = [pointer]
     library.express_doze.argtypes = [pointer, pointer, number, ctypes.c_double, ctypes.c_double, number]
@@ -239,8 +240,8 @@ class Express:
         self.shared.link_fd = link.fileno()
 
     def leave_link(self) -> None:
-        self.shared.link_fd = -1
-        self.shared.link_gone = self.shared.stuck = 0
+        """The guest is gone. A message that it had taken a part of has arrived for Python, by now."""
+        self._library.express_leave(self._handle)
 
     def take(self, chunk: Chunk) -> int:
         """Fill `chunk` with what the guest sent and was not sent on, reading first if there is none: how many bytes."""

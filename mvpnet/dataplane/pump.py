@@ -137,6 +137,7 @@ class Pump:
         if link is not None:
             self._drop("guest_gone", link.queued_frames)
             link.close()
+            self._fabric.take_arrived()  # the next guest must not get the rest of a frame of which this one had a part
 
     def send_control(self, to: int, payload: bytes) -> bool:
         """Send a small message to a rank, also to this one; False once this rank has ended its part in the job."""

@@ -386,6 +386,33 @@ def link_that_breaks(kind: str) -> None:
     job.finish()
 
 
+def another_guest(kind: str) -> None:
+    """Rank 0's guest leaves in the middle of a frame, and another comes in its place, as with vm.restart."""
+    job = Job(kind)
+    job.meet()
+    if RANK == 0:
+        if kind == "stream":
+            job.guest.send_raw(packed([frame(0, SIZE)]) + packed([frame(0, 1)])[:40])
+        else:
+            job.guest.send_raw(frame(0, SIZE))
+        job.until(lambda: job.pump.counters.drops["no_such_rank"], "its last whole frame")
+        job.pump.close_link()
+        job.guest.leave()
+        job.pump.link = link = open_link(RANK, SIZE, job.net)
+        assert link.qemu_fd is not None
+        job.guest = Guest(job.loop, socket.socket(fileno=socket.dup(link.qemu_fd)), kind)
+        link.detach_qemu_end()
+    job.meet()
+    for rank in OTHERS:
+        job.guest.send(frame(RANK, rank, 81), frame(RANK, address.BROADCAST_MAC, 82))
+    expected = {f for rank in OTHERS for f in (frame(rank, RANK, 81), frame(rank, address.BROADCAST_MAC, 82))}
+    job.until(lambda: set(job.guest.got) == expected, "frames between all")
+    job.meet()
+    drops = job.finish()
+    assert drops == ({"no_such_rank": 1} if RANK == 0 else {}), drops
+    assert not job.lost
+
+
 def shutdown(kind: str) -> None:
     """The shutdown frame and the shutdown address, obeyed or ignored; what only looks like them is neither."""
     ask, order = arp(RANK, address.SHUTDOWN_IPV4), address.SHUTDOWN_FRAME

@@ -18,6 +18,7 @@ CASES = [
     "guest_that_does_not_read",
     "guest_that_is_gone",
     "link_that_breaks",
+    "another_guest",
     "shutdown",
     "no_link",
     "too_large_control",
