@@ -18,11 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mvpnet.dataplane.chunk import Chunk, Part, Pool
-from mvpnet.dataplane.express import Express
 from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
+
+if TYPE_CHECKING:  # a plan, which needs a link's names, needs no MPI
+    from mvpnet.dataplane.express import Express
 
 # The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
 _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
