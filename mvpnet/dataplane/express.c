@@ -38,8 +38,9 @@ enum {
 
 /* of run(): what its caller is to do next */
 enum { LOOK, SLEEP, TURN };
-/* what run() may do, whether peers sleep between messages as this rank does, and that Python has a turn after it */
-enum { MAY_SEND = 1, MAY_DELIVER = 2, SPARSE = 4, TURN_FOLLOWS = 8 };
+/* what run() may do, whether peers sleep between messages as this rank does, that Python has a turn after it, and that
+ * unicasts are to be taken although there is no guest to deliver them to */
+enum { MAY_SEND = 1, MAY_DELIVER = 2, SPARSE = 4, TURN_FOLLOWS = 8, TAKE = 16 };
 
 static const double BULK_LASTS_S = 2e-3, RING_AFTER_S = 100e-6, RING_AGAIN_S = 1e-3, RING_AGAIN_MAX_S = 10e-3,
                     STUCK_AFTER_S = 2e-3;
@@ -539,7 +540,7 @@ static int from_peers(struct express *e, int flags, double now_s) {
     if (s->delivering && !may) hand_over(e);
     for (int i = 0; i < MESSAGES_A_PASS; i++) {
         if (!s->delivering) {
-            if (!receive(e, flags & MAY_DELIVER, now_s)) return moved;
+            if (!receive(e, flags & (MAY_DELIVER | TAKE), now_s)) return moved;
             int good = may && s->arrived == 1 && s->tag == UNICAST;
             s->delivering = good ? plain_message(e, s->buffer, s->size_bytes, s->source) : 0;
             if (!s->delivering) return moved;

@@ -31,12 +31,13 @@ from mvpnet.dataplane.doorbell import Doorbell
 
 LIBRARY: Final = Path(__file__).with_name("libexpress.so")
 
-# What `run` is allowed to do, whether peers sleep between messages, and whether it is to go round once, as Python has
-# something to do as well.
+# What `run` is allowed to do, whether peers sleep between messages, whether it is to go round once, as Python has
+# something to do as well, and whether to take unicasts for a guest that is gone: Python drops and counts them.
 MAY_SEND: Final = 1
 MAY_DELIVER: Final = 2
 SPARSE: Final = 4
 TURN_FOLLOWS: Final = 8
+TAKE: Final = 16
 
 # What `Express.held` says of a peer: nothing of Python's waits for it, something does, or it takes nothing.
 FREE: Final = 0

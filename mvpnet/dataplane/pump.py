@@ -190,7 +190,9 @@ class Pump:
         flags = express.SPARSE if mpi.sparse else 0
         if mpi.has_work or self._on_done is not None:
             flags |= express.TURN_FOLLOWS
-        if link is not None:
+        if link is None:
+            flags |= express.TAKE
+        else:
             if link.connected and not link.compiled:
                 link.engage(compiled)
             flags |= express.TURN_FOLLOWS if not link.connected or link.behind else express.MAY_DELIVER
