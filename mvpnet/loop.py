@@ -230,10 +230,9 @@ class Loop:
         dozed_s = worker.doze(self._sleep_fds, timeout_s, self._max_spin_s)
         happened = self._sleep_poll.poll(timeout_s * 1000 if dozed_s is None else 0)
         for_worker = [each for each in happened if each[0] in wanted]
-        worked = dozed_s is not None and dozed_s >= 0
-        if worked or for_worker:
+        if for_worker or (dozed_s is not None and dozed_s >= 0):
             now = time.monotonic()
-            self._adapt(dozed_s if worked and dozed_s is not None else now - self._busy_at_s)
+            self._adapt(now - self._busy_at_s if dozed_s is None or dozed_s < 0 else dozed_s)
             self._busy_at_s = now
             worker.after_sleep(now, for_worker, self._window_s > 0)
         if len(for_worker) < len(happened):

@@ -95,9 +95,8 @@ class Doorbell:
             return self._near.fileno(), struct.pack("=H", socket.AF_UNIX) + to
         assert self._far is not None
         host, port = to
-        return self._far.fileno(), struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(
-            host
-        ) + bytes(8)
+        address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+        return self._far.fileno(), address
 
     def silence(self) -> None:
         """Forget the rings so far, so that the next one is seen. Call it when awake, before looking for messages."""

@@ -399,6 +399,13 @@ void express_leave(struct express *e) {
 
 /* ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* Whose message it is that `status` tells of, and how long: 0, or what MPI said. */
+static int read_status(struct express *e) {
+    memcpy(&e->shared.source, e->status + e->mpi.source_at, sizeof(int));
+    memcpy(&e->shared.tag, e->status + e->mpi.tag_at, sizeof(int));
+    return failed(e, e->mpi.get_count(e->status, e->mpi.byte, &e->shared.size_bytes));
+}
+
 static int start_posted(struct express *e) {
     if (failed(e, e->mpi.irecv(e->shared.buffer, e->mpi.chunk_bytes, e->mpi.byte, e->mpi.any_source, e->mpi.any_tag,
                                e->mpi.comm, e->request)))
@@ -408,17 +415,15 @@ static int start_posted(struct express *e) {
 }
 
 static int probe(struct express *e, int tag) {
-    int found = 0, count = 0;
+    int found = 0;
     if (failed(e, e->mpi.improbe(e->mpi.any_source, tag, e->mpi.comm, &found, e->message, e->status)) || !found)
         return 0;
-    memcpy(&e->shared.source, e->status + e->mpi.source_at, sizeof(int));
-    memcpy(&e->shared.tag, e->status + e->mpi.tag_at, sizeof(int));
-    if (failed(e, e->mpi.get_count(e->status, e->mpi.byte, &count))) return 0;
+    if (read_status(e)) return 0;
+    int count = e->shared.size_bytes;
     char *buffer = e->shared.buffer;
     e->too_long = count > e->mpi.chunk_bytes;
     if (e->too_long) buffer = e->spill = malloc((size_t)count);
     if (!buffer || failed(e, e->mpi.imrecv(buffer, count, e->mpi.byte, e->message, e->request))) return 0;
-    e->shared.size_bytes = count;
     e->receiving = 2;
     return 1;
 }
@@ -445,9 +450,7 @@ static int receive(struct express *e, int unicast, double now_s) {
         e->shared.arrived = 0;
         return 0;
     } else if (posted) {
-        memcpy(&e->shared.source, e->status + e->mpi.source_at, sizeof(int));
-        memcpy(&e->shared.tag, e->status + e->mpi.tag_at, sizeof(int));
-        failed(e, e->mpi.get_count(e->status, e->mpi.byte, &e->shared.size_bytes));
+        read_status(e);
     } else if (e->too_long) {
         e->shared.arrived = -1;
         free(e->spill);
@@ -479,9 +482,7 @@ int express_unpost(struct express *e) {
         return 1;
     }
     if (e->receiving == 1) {
-        memcpy(&e->shared.source, e->status + e->mpi.source_at, sizeof(int));
-        memcpy(&e->shared.tag, e->status + e->mpi.tag_at, sizeof(int));
-        failed(e, e->mpi.get_count(e->status, e->mpi.byte, &e->shared.size_bytes));
+        read_status(e);
     }
     e->receiving = 0;
     e->shared.sent_bytes = 0;
@@ -559,6 +560,9 @@ static int from_peers(struct express *e, int flags, double now_s) {
 
 /* ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* Something is left to Python. */
+static int for_python(const struct shared *s) { return s->arrived || s->stuck || s->link_gone || s->mpi_error; }
+
 static void nap(struct express *e) {
     double longest_s = LONGEST_NAP * e->mpi.gather_s;
     if (e->gathered >= WORTH_A_NAP) e->nap_s = e->mpi.gather_s;
@@ -578,7 +582,7 @@ int express_run(struct express *e, double until_s, double window_s, int flags) {
         if (s->flights && retire(e, now_s) && !moved) moved = 1;
         moved += from_peers(e, flags, now_s);
         if (moved) s->busy_at_s = now_s;
-        if (s->arrived || s->stuck || s->link_gone || s->mpi_error || !s->buffer) {
+        if (for_python(s) || !s->buffer) {
             hand_over(e); /* before Python writes to the guest in the middle of it */
             return TURN;
         }
@@ -641,8 +645,7 @@ double express_doze(struct express *e, struct pollfd *fds, int count, double tim
             slept_s = now_s - busy_at_s;
             busy_at_s = now_s;
         }
-        int for_python = s->arrived || s->stuck || s->link_gone || s->mpi_error;
-        if (others || for_python || e->blocked_s || now_s >= until_s) return slept_s;
+        if (others || for_python(s) || e->blocked_s || now_s >= until_s) return slept_s;
         if (moved && slept_s < long_s) return slept_s;
         if (s->flights) express_ring_all(e);
     }

@@ -175,6 +175,7 @@ class Express:
         self._dozed_on: dict[int, int] = {}
         self._pollfds = ctypes.create_string_buffer(0)
         source_at, tag_at = _status_offsets()
+        near_fd, far_fd = [*doorbell.filenos(), -1][:2]
         mpi = ctypes.CDLL(MPI.__file__)
         setup = _Setup(
             *(ctypes.cast(getattr(mpi, f"MPI_{name}"), ctypes.c_void_p) for name in _FUNCTIONS),
@@ -190,8 +191,8 @@ class Express:
             credits=credits,
             chunk_bytes=chunk_bytes,
             longest_frame=longest_frame_bytes,
-            near_fd=doorbell.filenos()[0],
-            far_fd=doorbell.filenos()[-1] if len(doorbell.filenos()) > 1 else -1,
+            near_fd=near_fd,
+            far_fd=far_fd,
             awake_s=awake_s,
             gather_s=gather_s,
         )

@@ -151,15 +151,17 @@ class Fabric:
         """Whether to keep a receive posted, rather than probe; only once the doorbell is settled."""
         return _POSTING_IS_SAFE and self.doorbell.same_host
 
-    def engage(self, express: Express) -> bool:
-        """Let the compiled part receive from now on; False while there is a receive of this one's."""
-        if self._arriving or self._barrier is not None:
-            return False
+    @property
+    def may_engage(self) -> bool:
+        """All ranks can be rung, and no message is on its way into this one's buffers."""
+        return self.doorbell.settled() and not self._arriving and self._barrier is None
+
+    def engage(self, express: Express) -> None:
+        """Let the compiled part receive from now on; only when it `may_engage`."""
         self._express = express
         for peer in self._peers.values():
             self._hold(peer)
         express.lend(self._pool.get())
-        return True
 
     def send(self, to: int, tag: int, view: memoryview, frames: int, chunk: Chunk, *, patiently: bool = True) -> bool:
         """Send frames in `chunk` to a rank, now or when it has credit; False if they were dropped and counted.

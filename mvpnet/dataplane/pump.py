@@ -162,13 +162,8 @@ class Pump:
     # ── the compiled part ────────────────────────────────────────────────────────────────────────────────────────
 
     def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
-        compiled = self._express
-        if compiled is None:
-            if not (self._compile and self._engage()):
-                return TURN, busy_at_s
-            compiled = self._express
-            assert compiled is not None
-        if self._fabric.ended:
+        compiled = self._express or self._engage()
+        if compiled is None or self._fabric.ended:
             return TURN, busy_at_s
         outcome = compiled.run(until_s, busy_at_s, window_s, self._flags(compiled))
         return outcome, compiled.shared.busy_at_s
@@ -200,10 +195,10 @@ class Pump:
                 flags |= express.MAY_SEND
         return flags
 
-    def _engage(self) -> bool:
+    def _engage(self) -> Express | None:
         """Begin with the compiled part, as soon as all know how to ring each other."""
-        if not self._doorbell.settled() or self._on_done is not None:
-            return False
+        if not self._compile or self._on_done is not None or not self._fabric.may_engage:
+            return None
         net = self._net
         self._express = Express(
             self._comm,
@@ -215,10 +210,8 @@ class Pump:
             awake_s=self._awake_s,
             gather_s=net.gather_us / 1e6,
         )
-        if not self._fabric.engage(self._express):
-            self._express.close()
-            self._express = None
-        return self._express is not None
+        self._fabric.engage(self._express)
+        return self._express
 
     def _disengage(self) -> None:
         if self._express is not None:
