@@ -21,7 +21,9 @@ PROGRAMS=(
     ssh-keygen:openssh-client
     zstd:zstd
     mmdebstrap:mmdebstrap
+    cpio:cpio
     cc:gcc
+    ip:iproute2
 )
 
 missing_packages() {
