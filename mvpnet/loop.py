@@ -24,12 +24,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from mvpnet.dataplane.tuning import BULK_BYTES, BULK_LASTS_S, LONGEST_NAP, WORTH_A_NAP_BYTES
+
 _LOOK_EVERY_S: Final = 1e-3  # at descriptors and timers, while the worker is busy
 _SHORT_SLEEPS: Final = 3  # so many in a row, and spinning pays
-_BULK_LASTS_S: Final = 2e-3  # traffic is called bulk for so long after the last turn that moved so much:
-_BULK_BYTES: Final = 16 * 1024
-_WORTH_A_NAP_BYTES: Final = 256 * 1024  # less than this between two naps: the next is twice as long,
-_LONGEST_NAP: Final = 4  # up to so many times gather_s
 
 # What a worker's `spin` ended with.
 LOOK: Final = 0
@@ -186,13 +184,13 @@ class Loop:
             if moved:
                 self._busy_at_s = now
                 gathered += moved
-                if moved >= _BULK_BYTES:
-                    bulk_until = now + _BULK_LASTS_S
+                if moved >= BULK_BYTES:
+                    bulk_until = now + BULK_LASTS_S
                 elif self._window_s:
                     sched_yield()  # the guest may want this core
             elif now - self._busy_at_s <= self._window_s:
                 if now < bulk_until and gather_s and now - self._busy_at_s > 2 * gather_s:
-                    nap_s = gather_s if gathered >= _WORTH_A_NAP_BYTES else min(2 * nap_s, _LONGEST_NAP * gather_s)
+                    nap_s = gather_s if gathered >= WORTH_A_NAP_BYTES else min(2 * nap_s, LONGEST_NAP * gather_s)
                     gathered = 0
                     time.sleep(nap_s)
                 else:

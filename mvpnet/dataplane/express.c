@@ -20,15 +20,8 @@ enum {
     LENGTH = 4,
     HEAD = LENGTH + 14, /* length and Ethernet header */
     MAX_FRAME = 4096 + 65536,
-    MAX_DATAGRAM_FRAMES = 256,
     SLOTS = 8,
     FLIGHTS = 64,
-    MESSAGES_A_PASS = 4,
-    ALONE_BELOW = 4096,
-    FRAME_COSTS = 512,
-    BULK = 16 * 1024,
-    WORTH_A_NAP = 256 * 1024,
-    LONGEST_NAP = 4,
     DEAD = 2,
     LOOKS_AFTER_A_RING = 100, /* half a microsecond each */
     UNICAST = 1,
@@ -42,12 +35,17 @@ enum { LOOK, SLEEP, TURN };
  * unicasts are to be taken although there is no guest to deliver them to */
 enum { MAY_SEND = 1, MAY_DELIVER = 2, SPARSE = 4, TURN_FOLLOWS = 8, TAKE = 16 };
 
-static const double BULK_LASTS_S = 2e-3, RING_AFTER_S = 100e-6, RING_AGAIN_S = 1e-3, RING_AGAIN_MAX_S = 10e-3,
-                    STUCK_AFTER_S = 2e-3;
+static const double STUCK_AFTER_S = 2e-3;
 
 typedef intptr_t handle;
 
-struct setup { /* the same as express.Setup */
+struct tuning { /* the same as express._Tuning; tuning.py says what each is */
+    int messages_a_turn, alone_below_bytes, datagrams_a_turn, frame_costs_bytes;
+    int bulk_bytes, worth_a_nap_bytes, longest_nap;
+    double bulk_lasts_s, ring_after_s, ring_again_s, ring_again_max_s;
+};
+
+struct setup { /* the same as express._Setup */
     int (*issend)(const void *, int, handle, int, int, handle, void *);
     int (*irecv)(void *, int, handle, int, int, handle, void *);
     int (*test)(void *, int *, void *);
@@ -60,6 +58,7 @@ struct setup { /* the same as express.Setup */
     int any_source, any_tag, source_at, tag_at; /* the last two: offsets in an MPI_Status */
     int rank, size, posts, credits, chunk_bytes, longest_frame, near_fd, far_fd;
     double awake_s, gather_s;
+    struct tuning tuning;
 };
 
 struct shared { /* the same as express.Shared: what Python reads and writes at any time */
@@ -126,6 +125,8 @@ static double clock_s(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static double shorter(double a, double b) { return a < b ? a : b; }
+
 static uint32_t big_endian(const char *at) {
     const unsigned char *b = (const unsigned char *)at;
     return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
@@ -156,7 +157,7 @@ struct express *express_new(const struct setup *setup) {
     for (int i = 0; i <= SLOTS; i++) e->slots[i].data = malloc((size_t)setup->chunk_bytes);
     for (int i = 0; i <= SLOTS; i++)
         if (!e->slots[i].data || !e->peers || !e->shared.bytes_to || !e->shared.held) return NULL;
-    for (int i = 0; i < setup->size; i++) e->peers[i].bell_fd = -1, e->peers[i].ring_wait_s = RING_AFTER_S;
+    for (int i = 0; i < setup->size; i++) e->peers[i].bell_fd = -1, e->peers[i].ring_wait_s = setup->tuning.ring_after_s;
     e->reading = &e->slots[0];
     e->nap_s = setup->gather_s;
     return e;
@@ -211,13 +212,13 @@ static int retire(struct express *e, double now_s) {
             moved = 1;
             peer->in_flight--;
             peer->heard_s = now_s;
-            peer->ring_wait_s = RING_AFTER_S;
+            peer->ring_wait_s = e->mpi.tuning.ring_after_s;
             flight->slot->flights--;
             *flight = e->flights[--e->shared.flights];
             continue;
         }
         if (now_s - peer->heard_s > peer->ring_wait_s && now_s - peer->rung_s > peer->ring_wait_s) {
-            peer->ring_wait_s = 2 * peer->ring_wait_s < RING_AGAIN_MAX_S ? 2 * peer->ring_wait_s : RING_AGAIN_MAX_S;
+            peer->ring_wait_s = shorter(2 * peer->ring_wait_s, e->mpi.tuning.ring_again_max_s);
             ring(e, peer, now_s);
         }
         i++;
@@ -238,7 +239,7 @@ static int issue(struct express *e, int to, int start, int end, int frames, int 
         return -1;
     if (asleep) { /* only now: it may take this core at once, and should find the message */
         ring(e, peer, now_s);
-        peer->ring_wait_s = RING_AGAIN_S;
+        peer->ring_wait_s = e->mpi.tuning.ring_again_s;
     }
     flight->peer = peer;
     flight->slot = e->reading;
@@ -250,7 +251,7 @@ static int issue(struct express *e, int to, int start, int end, int frames, int 
     e->shared.frames_from_guest += frames;
     e->shared.bytes_from_guest += bytes;
     e->shared.bytes_to[to] += bytes;
-    return bytes + frames * FRAME_COSTS;
+    return bytes + frames * e->mpi.tuning.frame_costs_bytes;
 }
 
 /* Where a plain frame from the guest goes; -1 if it is not plain, be it only unusual. */
@@ -330,7 +331,7 @@ static int read_stream(struct express *e) {
 
 static int read_datagrams(struct express *e) {
     int any = 0;
-    for (int i = 0; i < MAX_DATAGRAM_FRAMES; i++) {
+    for (int i = 0; i < e->mpi.tuning.datagrams_a_turn; i++) {
         if (e->mpi.chunk_bytes - e->stop < LENGTH + MAX_FRAME + 1) break;
         char *at = e->reading->data + e->stop;
         ssize_t n = recv(e->shared.link_fd, at + LENGTH, MAX_FRAME + 1, MSG_DONTWAIT);
@@ -531,7 +532,7 @@ static int deliver(struct express *e, double now_s) {
     s->messages_received++;
     s->frames_to_guest += frames;
     s->bytes_to_guest += bytes;
-    return bytes + frames * FRAME_COSTS;
+    return bytes + frames * e->mpi.tuning.frame_costs_bytes;
 }
 
 /* Take messages and deliver the plain ones: bytes of them. */
@@ -539,7 +540,7 @@ static int from_peers(struct express *e, int flags, double now_s) {
     struct shared *s = &e->shared;
     int moved = 0, may = (flags & MAY_DELIVER) && s->link_fd >= 0 && !s->link_gone;
     if (s->delivering && !may) hand_over(e);
-    for (int i = 0; i < MESSAGES_A_PASS; i++) {
+    for (int i = 0; i < e->mpi.tuning.messages_a_turn; i++) {
         if (!s->delivering) {
             if (!receive(e, flags & (MAY_DELIVER | TAKE), now_s)) return moved;
             int good = may && s->arrived == 1 && s->tag == UNICAST;
@@ -553,7 +554,7 @@ static int from_peers(struct express *e, int flags, double now_s) {
             if (now_s - e->delivering_s > STUCK_AFTER_S) hand_over(e);
             return moved;
         }
-        if (s->size_bytes < ALONE_BELOW) break; /* who it is for has the core at once; all else comes after */
+        if (s->size_bytes < e->mpi.tuning.alone_below_bytes) break;
     }
     return moved;
 }
@@ -564,9 +565,9 @@ static int from_peers(struct express *e, int flags, double now_s) {
 static int for_python(const struct shared *s) { return s->arrived || s->stuck || s->link_gone || s->mpi_error; }
 
 static void nap(struct express *e) {
-    double longest_s = LONGEST_NAP * e->mpi.gather_s;
-    if (e->gathered >= WORTH_A_NAP) e->nap_s = e->mpi.gather_s;
-    else e->nap_s = 2 * e->nap_s < longest_s ? 2 * e->nap_s : longest_s;
+    double longest_s = e->mpi.tuning.longest_nap * e->mpi.gather_s;
+    if (e->gathered >= e->mpi.tuning.worth_a_nap_bytes) e->nap_s = e->mpi.gather_s;
+    else e->nap_s = shorter(2 * e->nap_s, longest_s);
     e->gathered = 0;
     struct timespec t = {0, (long)(e->nap_s * 1e9)};
     nanosleep(&t, NULL);
@@ -587,7 +588,7 @@ int express_run(struct express *e, double until_s, double window_s, int flags) {
             return TURN;
         }
         e->gathered += moved;
-        if (moved >= BULK) e->bulk_until_s = now_s + BULK_LASTS_S;
+        if (moved >= e->mpi.tuning.bulk_bytes) e->bulk_until_s = now_s + e->mpi.tuning.bulk_lasts_s;
         if (flags & TURN_FOLLOWS) {
             hand_over(e);
             return TURN;
@@ -595,7 +596,7 @@ int express_run(struct express *e, double until_s, double window_s, int flags) {
         if (now_s >= until_s) return LOOK;
         double idle_s = now_s - s->busy_at_s;
         if (moved) {
-            if (moved < BULK && window_s > 0) sched_yield(); /* the guest may want this core */
+            if (moved < e->mpi.tuning.bulk_bytes && window_s > 0) sched_yield(); /* the guest may want this core */
         } else if (idle_s > window_s) {
             if (!s->delivering) return SLEEP;
             hand_over(e); /* it knows how to wait for the guest */
@@ -623,7 +624,7 @@ double express_doze(struct express *e, struct pollfd *fds, int count, double tim
     double now_s = clock_s(), until_s = now_s + timeout_s, busy_at_s = now_s, slept_s = -1;
     for (;;) {
         double wait_s = until_s - now_s;
-        if (s->flights && wait_s > RING_AGAIN_S) wait_s = RING_AGAIN_S;
+        if (s->flights) wait_s = shorter(wait_s, e->mpi.tuning.ring_again_s);
         if (wait_s < 0) wait_s = 0;
         struct timespec timeout = {(time_t)wait_s, (long)((wait_s - (double)(time_t)wait_s) * 1e9)};
         int woken = ppoll(fds, (nfds_t)count, &timeout, NULL), others = 0, rung = 0;

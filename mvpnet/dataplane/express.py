@@ -25,6 +25,7 @@ from typing import Final
 
 from mpi4py import MPI
 
+from mvpnet.dataplane import tuning
 from mvpnet.dataplane.chunk import Chunk
 from mvpnet.dataplane.counters import Counters
 from mvpnet.dataplane.doorbell import Doorbell
@@ -46,6 +47,16 @@ DEAD: Final = 2
 
 _FUNCTIONS: Final = ("Issend", "Irecv", "Test", "Improbe", "Imrecv", "Get_count", "Cancel", "Test_cancelled")
 _POLLFD: Final = struct.Struct("@ihh")  # poll(2)
+_TUNED_NUMBERS: Final = (
+    "MESSAGES_A_TURN",
+    "ALONE_BELOW_BYTES",
+    "DATAGRAMS_A_TURN",
+    "FRAME_COSTS_BYTES",
+    "BULK_BYTES",
+    "WORTH_A_NAP_BYTES",
+    "LONGEST_NAP",
+)
+_TUNED_TIMES: Final = ("BULK_LASTS_S", "RING_AFTER_S", "RING_AGAIN_S", "RING_AGAIN_MAX_S")
 _COUNTED: Final = (
     "frames_from_guest",
     "bytes_from_guest",
@@ -56,6 +67,13 @@ _COUNTED: Final = (
     "messages_received",
     "doorbells_rung",
 )
+
+
+class _Tuning(ctypes.Structure):
+    _fields_ = (
+        *((name.lower(), ctypes.c_int) for name in _TUNED_NUMBERS),
+        *((name.lower(), ctypes.c_double) for name in _TUNED_TIMES),
+    )
 
 
 class _Setup(ctypes.Structure):
@@ -70,6 +88,7 @@ class _Setup(ctypes.Structure):
         ),
         ("awake_s", ctypes.c_double),
         ("gather_s", ctypes.c_double),
+        ("tuning", _Tuning),
     )
 
 
@@ -195,6 +214,7 @@ class Express:
             far_fd=far_fd,
             awake_s=awake_s,
             gather_s=gather_s,
+            tuning=_Tuning(*(getattr(tuning, name) for name in (*_TUNED_NUMBERS, *_TUNED_TIMES))),
         )
         handle = library.express_new(ctypes.byref(setup))
         if handle is None:

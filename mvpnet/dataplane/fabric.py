@@ -21,6 +21,13 @@ from mvpnet.dataplane.chunk import COPY_BELOW_BYTES, Chunk, Part, Pool
 from mvpnet.dataplane.counters import Counters
 from mvpnet.dataplane.doorbell import Doorbell
 from mvpnet.dataplane.express import DEAD, FREE, HELD, Express
+from mvpnet.dataplane.tuning import (
+    ALONE_BELOW_BYTES,
+    MESSAGES_A_TURN,
+    RING_AFTER_S,
+    RING_AGAIN_MAX_S,
+    RING_AGAIN_S,
+)
 
 UNICAST: Final = 1
 BROADCAST: Final = 2
@@ -29,13 +36,6 @@ MAX_CONTROL_BYTES: Final = 64 * 1024
 
 _MAX_IDLE_PEERS: Final = 1024
 _TESTS_A_TURN: Final = 16
-_MESSAGES_A_TURN: Final = 4
-_ALONE_BELOW_BYTES: Final = 4096
-# A peer that is thought to be awake, but has not taken a message after so long, is rung after all; and one that was
-# rung again, at growing intervals.
-_RING_AFTER_S: Final = 100e-6
-_RING_AGAIN_S: Final = 1e-3
-_RING_AGAIN_MAX_S: Final = 10e-3
 
 # Open MPI 4 crashes (SIGSEGV) when a message is longer than the receive that was posted for it.
 _POSTING_IS_SAFE: Final = "Open MPI" not in MPI.Get_library_version()
@@ -63,7 +63,7 @@ class _Peer:
         self.queue_bytes = 0
         self.heard_s = 0.0  # when it last took or sent something
         self.rung_s = 0.0
-        self.ring_wait_s = _RING_AFTER_S
+        self.ring_wait_s = RING_AFTER_S
         self.dead = False  # took nothing for too long
 
 
@@ -221,7 +221,7 @@ class Fabric:
                     held.release()
                 peer.in_flight -= 1
                 peer.heard_s = now_s
-                peer.ring_wait_s = _RING_AFTER_S
+                peer.ring_wait_s = RING_AFTER_S
                 peer.dead = False
                 if peer.queue:
                     self._issue_batch(peer)
@@ -229,7 +229,7 @@ class Fabric:
             else:
                 flights.append(flight)
                 if now_s - peer.heard_s > peer.ring_wait_s and now_s - peer.rung_s > peer.ring_wait_s:
-                    peer.ring_wait_s = min(2 * peer.ring_wait_s, _RING_AGAIN_MAX_S)
+                    peer.ring_wait_s = min(2 * peer.ring_wait_s, RING_AGAIN_MAX_S)
                     self._ring(peer, now_s)
                 if peer.queue and now_s - peer.heard_s > self._patience_s:
                     self._give_up(peer)
@@ -261,7 +261,7 @@ class Fabric:
         request = self._comm.Issend([data, MPI.BYTE], peer.rank, tag)
         if asleep:  # only now: it may take this core at once, and should find the message
             self._ring(peer, now_s)
-            peer.ring_wait_s = _RING_AGAIN_S
+            peer.ring_wait_s = RING_AGAIN_S
         peer.in_flight += 1
         self._flights.append((request, peer, held))
         self._counters.messages_sent += 1
@@ -329,20 +329,20 @@ class Fabric:
         if self._express is not None:
             return self._receive_compiled(self._express, wants_unicast)
         moved = False
-        for _ in range(_MESSAGES_A_TURN):
+        for _ in range(MESSAGES_A_TURN):
             if self._posted is None and not self._post(wants_unicast):
                 return self._take_by_probing(wants_unicast) or moved
             size = self._posted_done()
             if size is None:
                 break
             moved = True
-            if size < _ALONE_BELOW_BYTES:  # who it is for has the core at once; all else comes after
+            if size < ALONE_BELOW_BYTES:  # who it is for has the core at once; all else comes after
                 break
         return moved
 
     def _receive_compiled(self, express: Express, wants_unicast: Callable[[], bool]) -> bool:
         moved = False
-        for _ in range(_MESSAGES_A_TURN):
+        for _ in range(MESSAGES_A_TURN):
             if not (express.receive(wants_unicast()) and self.take_arrived()):
                 break
             moved = True
@@ -418,7 +418,7 @@ class Fabric:
         if self.size == 1:
             return False
         moved = False
-        for _ in range(_MESSAGES_A_TURN):
+        for _ in range(MESSAGES_A_TURN):
             if not self._take(wants_unicast()):
                 break
             moved = True
@@ -430,7 +430,7 @@ class Fabric:
 
     def _take(self, unicast: bool) -> bool:
         """Match one message and receive it, or start to; without `unicast` one that is not for the guest alone."""
-        if len(self._arriving) >= _MESSAGES_A_TURN:
+        if len(self._arriving) >= MESSAGES_A_TURN:
             return False
         status = self._status
         improbe = self._comm.Improbe

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from mvpnet.dataplane.chunk import Chunk, Part, Pool
 from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
+from mvpnet.dataplane.tuning import DATAGRAMS_A_TURN
 
 if TYPE_CHECKING:  # a plan, which needs a link's names, needs no MPI
     from mvpnet.dataplane.express import Express
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # a plan, which needs a link's names, needs no MPI
 # The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
 _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 _IN_AND_OUT: Final = select.POLLIN | select.POLLOUT
-_MAX_DATAGRAM_FRAMES: Final = 256  # read in one go, so that the other side of the rank gets its turn
 _RETRY_S: Final = 0.02  # between looks for qemu's datagram socket
 _LENGTHS: Final = [n.to_bytes(LENGTH_BYTES, "big") for n in range(2048)]
 
@@ -384,7 +384,7 @@ class DgramLink(Link):
         view, buffer, recv_into = chunk.view, chunk.buffer, self._socket.recv_into
         at, last, too_long = 0, len(buffer) - MAX_FRAME_BYTES - 2 * LENGTH_BYTES, 0
         try:
-            for _ in range(_MAX_DATAGRAM_FRAMES):
+            for _ in range(DATAGRAMS_A_TURN):
                 count = recv_into(view[at + LENGTH_BYTES :], MAX_FRAME_BYTES + 1)
                 if count > MAX_FRAME_BYTES:
                     too_long += 1

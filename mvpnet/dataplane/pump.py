@@ -28,6 +28,7 @@ from mvpnet.dataplane.express import Express
 from mvpnet.dataplane.fabric import Fabric
 from mvpnet.dataplane.frame import LENGTH_BYTES, TOO_LONG, TOO_SHORT, Run, Splitter
 from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
+from mvpnet.dataplane.tuning import FRAME_COSTS_BYTES
 from mvpnet.loop import TURN, Loop
 from mvpnet.schema import Net, NetKind
 
@@ -35,7 +36,6 @@ _QUICK_NAP_S: Final = 1e-3  # while something of ours is on its way, and its arr
 _LONG_NAP_S: Final = 1.0  # where everything that can happen wakes us
 _UNCONNECTED_NAP_S: Final = 0.02
 _FINISH_NAP_MAX_S: Final = 10e-3
-_FRAME_COSTS_BYTES: Final = 512  # a small frame costs its guest, and the kernel, what so many bytes do
 
 _REASONS: Final = {
     TOO_SHORT: "too_short",
@@ -299,7 +299,7 @@ class Pump:
         for run in runs:
             to, start, end, frames = run
             size = end - start - frames * LENGTH_BYTES
-            self._moved_bytes += size + frames * _FRAME_COSTS_BYTES
+            self._moved_bytes += size + frames * FRAME_COSTS_BYTES
             counters.frames_from_guest += frames
             counters.bytes_from_guest += size
             if to >= 0:
@@ -404,7 +404,7 @@ class Pump:
             return
         if taken:
             size = len(view) - frames * LENGTH_BYTES
-            self._moved_bytes += size + frames * _FRAME_COSTS_BYTES
+            self._moved_bytes += size + frames * FRAME_COSTS_BYTES
             self._counters.frames_to_guest += frames
             self._counters.bytes_to_guest += size
         else:
