@@ -31,10 +31,19 @@ PACKAGES = [
 #: The disk is one file system without partitions; ds=nocloud spares cloud-init a search for its seed.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 ds=nocloud"
 
-_RECIPE_VERSION = 2  # raise it when something else about the image changes
+_RECIPE_VERSION = 3  # raise it when something else about the image changes
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _DISK_BYTES = 2 * 2**30  # sparse; image.size grows the overlay
-_SLOW_AND_USELESS = "apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer dpkg-db-backup.timer"
+_SLOW_AND_USELESS = (
+    "apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service dpkg-db-backup.timer"
+)
+# What costs cloud-init most where qemu emulates the CPU: an RSA and a DSA key, and questions to a boot loader that
+# there is none of. A user's own cloud_init.user_data comes after this, and wins.
+_CLOUD_CONFIG = [
+    "ssh_genkeytypes: [ed25519, ecdsa]",
+    "ssh: {emit_keys_to_console: false}",
+    "grub_dpkg: {enabled: false}",
+]
 _TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils", "tar": "tar"}
 _LAST_LINES = 8
 
@@ -78,6 +87,8 @@ def mmdebstrap_argv(target: Path, packages: Sequence[str], sources: Sequence[Pat
     argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED]
     argv += [f"--include={','.join([*PACKAGES, *packages])}"]
     argv += [f'--customize-hook=chroot "$1" systemctl -q mask {_SLOW_AND_USELESS}']
+    lines = " ".join(f'"{line}"' for line in _CLOUD_CONFIG)
+    argv += [f"--customize-hook=printf '%s\\n' {lines} > \"$1\"/etc/cloud/cloud.cfg.d/90_mvpnet.cfg"]
     # a machine id and host keys are each guest's own; the name comes from the seed
     argv += ['--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*']
     argv += ['--customize-hook=echo uninitialized > "$1"/etc/machine-id']
