@@ -8,6 +8,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # More arguments for pytest, as in: make test ARGS="-m 'not boot' -x"
 ARGS ?=
+# So many tests at a time, as many of them wait for guests; 0 runs all in pytest's own process, as --pdb needs it.
+TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
+PYTEST_ARGS = --numprocesses $(TEST_JOBS) --dist worksteal $(ARGS)
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -19,10 +22,10 @@ demo: setup ## boot two guests as a two-rank MPI job and measure between them
 	mpiexec -n 2 mvpnet recipe=demo
 
 test: setup ## run all tests, those under MPI and those that boot guests too
-	pytest $(ARGS)
+	pytest $(PYTEST_ARGS)
 
 test-mpi-matrix: setup ## run the tests under mpiexec again, on Debian's MPICH and Debian's Open MPI
-	tools/mpi-matrix.sh $(ARGS)
+	tools/mpi-matrix.sh $(PYTEST_ARGS)
 
 check: setup ## check style and types
 	ruff check .
