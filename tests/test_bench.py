@@ -207,6 +207,7 @@ def test_the_table_and_one_workload(run_mvpnet) -> None:
         (["flod"], 2, "'flod' is not one of"),
         (["--size", "3"], 2, "--size"),
         (["--set", "net.mtu=1"], 2, "--set net.mtu=1"),
+        (["--set", "net.compiled=no"], 2, "net.compiled is to be true or false"),
     ],
 )
 def test_refusals_are_said_once(run_mvpnet, arguments: list[str], ranks: int | None, says: str) -> None:

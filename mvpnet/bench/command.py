@@ -22,7 +22,10 @@ from mvpnet.signals import StopSignals
 from mvpnet.world import World
 
 # The keys of `net` that tune the data path.
-TUNING = tuple(f.name for f in dataclasses.fields(Net) if f.name.endswith(("_bytes", "_us", "_ms", "credits")))
+TUNING = tuple(
+    f.name for f in dataclasses.fields(Net) if f.name.endswith(("_bytes", "_us", "_ms", "credits", "compiled"))
+)
+_FLAGS = {"true": True, "false": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,7 @@ def follow(world: World, signals: StopSignals) -> int:
     "tuning",
     multiple=True,
     metavar="net.KEY=VALUE",
-    help=f"tuning as for a job: {', '.join(TUNING)}; compiled",
+    help=f"tuning as for a job: {', '.join(TUNING)}",
 )
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.argument("workloads", nargs=-1, type=click.Choice(WORKLOADS), metavar="[WORKLOAD]...")
@@ -130,11 +133,13 @@ def tuned(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         name = key.removeprefix("net.")
-        if key == "net.compiled" and value in ("true", "false"):
-            changes[name] = value == "true"
-            continue
         if not equals or name not in TUNING or not key.startswith("net."):
             raise ConfigError(f"--set {setting}: not net.KEY=VALUE with one of {', '.join(TUNING)}")
+        if isinstance(getattr(Net(), name), bool):
+            if value not in _FLAGS:
+                raise ConfigError(f"--set {setting}: {key} is to be true or false")
+            changes[name] = _FLAGS[value]
+            continue
         least = 0 if name.endswith("_us") else 1
         if not value.isdecimal() or int(value) < least:
             raise ConfigError(f"--set {setting}: {key} is to be a whole number, {least} or more")

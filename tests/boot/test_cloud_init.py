@@ -1,6 +1,6 @@
 """Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks.
 
-And one guest that is waited for until cloud-init in it has installed a package.
+They install a package, and so would one more guest, which cannot have its.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ runcmd: ["echo ${rank} of ${world_size} > /srv/rank"]
 """
 
 
+def written_option(file: Path, text: str, only_this: str, package: str) -> None:
+    """An option of cloud_init with this package to install, from the only repository that the guest then has."""
+    file.parent.mkdir(parents=True)
+    file.write_text(text + yaml_text({"packages": [package], "user_data": {"bootcmd": [only_this]}}))
+
+
 def up(start_mvpnet, *options: str) -> RunningJob:
     job = start_mvpnet(*COMMON, UNTIL_TOLD, *options, ranks=2)
     job.wait_for("2/2 guests up", 500)
@@ -47,27 +53,30 @@ def finished(job: RunningJob) -> None:
 
 def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path: Path) -> None:
     (tmp_path / "hello.txt").write_text("from the host\n")
-    (tmp_path / "mvpnet.d/cloud_init").mkdir(parents=True)
-    (tmp_path / "mvpnet.d/cloud_init/mine.yaml").write_text(OPTION)
     copies = tmp_path / "copies"
     copies.mkdir()
-    job = up(
-        start_mvpnet,
-        "image=debian12-built",
-        "image.size=+1G",
-        "image.use=copy",
-        f"image.copy_dir={copies}",
-        "image.keep_copies=true",
-        "job.name=first",
-        "cloud_init=mine",
-        "hydra.run.dir=run",
-    )
+    with apt_repository(tmp_path / "repository") as (server, only_this):
+        written_option(tmp_path / "mvpnet.d/cloud_init/mine.yaml", OPTION, only_this, PACKAGE)
+        job = up(
+            start_mvpnet,
+            "image=debian12-built",
+            "image.size=+1G",
+            "image.use=copy",
+            f"image.copy_dir={copies}",
+            "image.keep_copies=true",
+            "job.name=first",
+            "cloud_init=mine",
+            "hydra.run.dir=run",
+        )
+        assert sum(request.path.endswith(f"{PACKAGE}.deb") for request in server.requests) == 2
+    job.wait_for("n0000 (configuring)")
     for rank in range(2):
         other = f"n{1 - rank:04d}"
         assert "status: done" in ssh(job, rank, "cloud-init status --wait --long")
         result = json.loads(ssh(job, rank, "cat /run/cloud-init/result.json"))
         assert result["v1"]["errors"] == []
         assert ssh(job, rank, "hostname; whoami").split() == [f"n{rank:04d}", "alice"]
+        assert ssh(job, rank, PACKAGE).strip() == SAYS
         for number in range(2):
             assert f"10.0.0.{number + 1} " in ssh(job, rank, f"getent hosts n{number:04d}").replace("\t", " ")
         assert ssh(job, rank, "cat /etc/hosts.mpi").split() == ["n0000", "n0001"]
@@ -103,29 +112,12 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
     finished(again)
 
 
-def with_repository(folder: Path, only_this: str, package: str) -> list[str]:
-    """Options for one guest that counts as up when cloud-init, with this package to install, is done."""
-    option = folder / "mvpnet.d/cloud_init/packages.yaml"
-    option.parent.mkdir(parents=True)
-    option.write_text(yaml_text({"defaults": ["schema"], "seed": "make", "packages": [package]}))
-    with option.open("a") as file:
-        file.write(yaml_text({"user_data": {"bootcmd": [only_this]}}))
-    return [*COMMON, "image=debian12-built", "cloud_init=packages", "hydra.run.dir=run"]
-
-
-def test_a_package_is_installed_from_inside_before_a_guest_counts_as_up(start_mvpnet, tmp_path: Path) -> None:
-    with apt_repository(tmp_path / "repository") as (server, only_this):
-        job = start_mvpnet(*with_repository(tmp_path, only_this, PACKAGE), UNTIL_TOLD, ranks=1)
-        job.wait_for("n0000 (configuring)", 500)
-        job.wait_for("1/1 guests up", 500)
-        assert any(request.path.endswith(f"{PACKAGE}.deb") for request in server.requests)
-        assert ssh(job, 0, f"{PACKAGE}; cloud-init status").splitlines() == [SAYS, "status: done"]
-        finished(job)
-
-
 def test_a_package_that_cannot_be_had_is_told_and_fails_the_boot(start_mvpnet, tmp_path: Path) -> None:
     with apt_repository(tmp_path / "repository") as (_, only_this):
-        job = start_mvpnet(*with_repository(tmp_path, only_this, "mvpnet-nosuch"), UNTIL_TOLD, ranks=1)
+        file = tmp_path / "mvpnet.d/cloud_init/packages.yaml"
+        written_option(file, "defaults: [schema]\nseed: make\n", only_this, "mvpnet-nosuch")
+        words = [*COMMON, "image=debian12-built", "cloud_init=packages", "hydra.run.dir=run", UNTIL_TOLD]
+        job = start_mvpnet(*words, ranks=1)
         end = job.finish(600)
     assert end.code == 5, end
     assert "n0000 did not come up: cloud-init in the guest failed: " in end.stderr, end

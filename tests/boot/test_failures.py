@@ -57,7 +57,7 @@ def test_a_guest_that_panicked_is_started_again_on_its_disk(start_mvpnet, tmp_pa
 def test_a_full_disk_and_a_truncated_image(start_mvpnet, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(bytes(16 << 20))
-    with mounted(tmp_path / "small", "3M") as small:
+    with mounted("3M") as small:
         job = up(start_mvpnet, 2, f"image.drives=[{disk}]", f"job.scratch_dir={small}", "shutdown.powerdown_s=2")
         fill = "dd if=/dev/urandom of=/dev/vda bs=65536 count=200 conv=fsync"
         filling = subprocess.Popen(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -80,9 +81,9 @@ def test_a_socket_path_that_is_too_long(bench: Bench) -> None:
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
+def full_disk() -> Iterator[Path]:
     """A small file system without room."""
-    with mounted(tmp_path / "full", "64k") as folder:
+    with mounted("64k") as folder:
         with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
             while True:
                 filler.write(bytes(4096))
@@ -90,27 +91,28 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk() -> Iterator[Path]:
     """A small file system with room for a run folder, and for little more."""
-    with mounted(tmp_path / "small", "512k") as folder:
+    with mounted("512k") as folder:
         yield folder
 
 
 @contextmanager
-def mounted(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "test", folder]).returncode:
-        pytest.skip("mounting takes root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
+def mounted(size: str) -> Iterator[Path]:
+    """A file system of this size, by a path that leaves room for those of sockets."""
+    with TemporaryDirectory(prefix="mvd", dir="/tmp") as folder:
+        if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "test", folder]).returncode:
+            pytest.skip("mounting takes root")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_scratch_disk(bench: Bench, full_disk: Path) -> None:
     _, end = bench.run("image.use=overlay", f"job.scratch_dir={full_disk}")
     assert end.code in (3, 4), end
-    assert str(full_disk) in end.stderr
+    assert str(full_disk) in end.stderr and "No space left on device" in end.stderr, end
     assert "Traceback" not in end.stderr
     assert not [path for path in full_disk.rglob("*") if path.name not in ("filler", f"mvpnet-{os.getuid()}")]
 
