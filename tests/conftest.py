@@ -64,6 +64,12 @@ def leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Process
     assert not left, "processes are left over:\n" + "\n".join(map(str, left))
 
 
+@pytest.fixture(autouse=True)
+def in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as in a pipe: pytest-xdist tells its workers, and they their children, a terminal's width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A folder of the test's own whose path leaves room for socket names, of which Linux takes 107 bytes."""

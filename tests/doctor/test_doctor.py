@@ -221,7 +221,7 @@ def test_the_other_ranks_of_such_a_launch_are_silent(run_mvpnet: RunMvpnet, job:
 
 @with_mpich
 @pytest.mark.skipif(shutil.which("mpiexec.openmpi") is None, reason="Open MPI is not installed")
-@pytest.mark.parametrize("options", [["doctor", "--json"], []])
+@pytest.mark.parametrize("options", [["doctor"], []])
 def test_open_mpis_mpiexec_with_mpichs_library(run_mvpnet: RunMvpnet, job: list[str], options: list[str]) -> None:
     """The very thing: an mpirun that comes first on the PATH, and the library from PyPI."""
     launch = ["mpiexec.openmpi", "--allow-run-as-root", "--oversubscribe", "-n", "3", sys.executable, "-m", "mvpnet"]
