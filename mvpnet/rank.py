@@ -120,6 +120,7 @@ def prepare(
     accel, accel_why = host.resolve_accel(spec.vm.accel, spec.qemu.binary)
     if saved := resumed(resume, spec.rank):
         saved.check_host(spec.qemu.binary, accel)
+    saved_cpu_model = saved.cpu_model if saved else None
     user = spec.image.user or host.default_user()
     scratch = stack.enter_context(
         scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
@@ -162,6 +163,7 @@ def prepare(
             boot=boot,
             drives=drives,
             memory_fd=memory_fd,
+            saved_cpu_model=saved_cpu_model,
         )
         argv = tuple(qemu_argv(spec, wiring))
         if saved:
@@ -404,10 +406,12 @@ def wire(
     boot: Boot,
     drives: tuple[DrivePlan, ...],
     memory_fd: int | None = None,
+    saved_cpu_model: str | None = None,
 ) -> Wiring:
     """The facts for qemu's command line, from what was prepared or, for a plan, from what would be."""
     return Wiring(
         accel=accel,
+        architecture=host.architecture(spec.qemu.binary),
         ssh_port=ssh_port,
         link=link,
         qmp_fd=qmp_fd,
@@ -422,6 +426,7 @@ def wire(
         sandbox=spec.qemu.sandbox and host.supports_sandbox(spec.qemu.binary),
         panic_device=host.panic_device(spec.qemu.binary),
         memory_fd=memory_fd,
+        saved_cpu_model=saved_cpu_model,
     )
 
 

@@ -174,7 +174,7 @@ class Vm:
     cpus: int = 1
     smp: str | None = None  # qemu's -smp topology, e.g. "4,sockets=2,cores=2"; wins over cpus
     accel: Accel = Accel.auto
-    cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM, max under TCG
+    cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM; under TCG max, on x86 max,-erms,-fsrm
     machine: str | None = None  # qemu's -machine; default qemu's own
     restart: int = 0  # how often a guest that died is started again, on its disks as they are (docs/reliability.md)
 

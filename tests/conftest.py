@@ -24,6 +24,7 @@ from typing import Any
 import mpi4py
 import pytest
 
+import costs
 from support import Finished, Process, RunMvpnet, RunningJob, StartMvpnet, mpiexec_command, processes_marked
 
 # A test module may import what imports MPI. Were MPI started here, the mpiexecs of the tests would inherit its
@@ -32,6 +33,14 @@ mpi4py.rc.initialize = False
 
 MARK = "MVPNET_TEST_ID"
 LEAK_DEADLINE_S = 30.0  # what the issue grants a killed job for cleaning up
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    costs.pytest_addoption(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    costs.pytest_configure(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

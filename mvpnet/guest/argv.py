@@ -15,6 +15,8 @@ from mvpnet.spec import RankSpec, parse_size
 USER_NETWORK = "192.168.1.0/24"
 GUEST_SSH_PORT = 22
 STANDARD_MTU = 1500  # bytes; RFC 894
+# Linux copies memory by `rep movsb` on a CPU with ERMS or FSRM, and TCG runs that a byte at a time: docs/performance.md.
+FAST_UNDER_TCG = "max,-erms,-fsrm"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Wiring:
     link: LinkFd | LinkPath
     qmp_fd: int
     console_socket: Path  # qemu listens there
+    architecture: str = "x86_64"  # of the machine, as host.architecture answered
     console_log: Path | None = None
     drives: tuple[str, ...] = ()  # values of -drive, the boot drive first
     kernel: Path | None = None
@@ -51,6 +54,7 @@ class Wiring:
     sandbox: bool = False  # this qemu has one
     panic_device: str | None = None  # as host.panic_device answered
     memory_fd: int | None = None  # saved memory, which qemu loads in place of a boot; then it waits for `cont`
+    saved_cpu_model: str | None = None  # that of the save, which its memory fits
 
 
 def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
@@ -93,17 +97,21 @@ def _machine(spec: RankSpec, wiring: Wiring) -> list[str]:
     if vm.machine is not None:
         argv += ["-machine", vm.machine]
     argv += ["-accel", wiring.accel.name]
-    argv += ["-cpu", _cpu_model(vm.cpu_model, wiring.accel)]
+    argv += ["-cpu", _cpu_model(vm.cpu_model, wiring)]
     argv += ["-m", f"{parse_size(vm.memory, 'vm.memory', bare='M') // 2**20}M"]
     argv += ["-smp", vm.smp if vm.smp is not None else str(vm.cpus)]
     argv += ["-display", "none", "-vga", "none"]
     return argv
 
 
-def _cpu_model(wanted: str, accel: Accel) -> str:
+def _cpu_model(wanted: str, wiring: Wiring) -> str:
+    if wiring.saved_cpu_model is not None:
+        return wiring.saved_cpu_model
     if wanted != "auto":
         return wanted
-    return "host" if accel is Accel.kvm else "max"
+    if wiring.accel is Accel.kvm:
+        return "host"
+    return FAST_UNDER_TCG if wiring.architecture in ("x86_64", "i386") else "max"
 
 
 def _kernel(wiring: Wiring) -> list[str]:

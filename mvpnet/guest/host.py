@@ -61,11 +61,14 @@ def lacks_virtualization(cpuinfo: str, host: str) -> bool:
 
 def resolve_accel(wanted: Accel, binary: str = "qemu-system-x86_64") -> tuple[Accel, str]:
     """`choose_accel` for this host and this qemu."""
-    machine = platform.machine()
-    match = re.fullmatch(r"qemu-system-(\w+)", Path(binary).name)
-    guest = match[1] if match else machine
     cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
-    return choose_accel(wanted, cpuinfo, look_at_kvm().trouble, machine, guest)
+    return choose_accel(wanted, cpuinfo, look_at_kvm().trouble, platform.machine(), architecture(binary))
+
+
+def architecture(qemu_binary: str) -> str:
+    """Of the machine that this qemu makes, by its name: x86_64 of qemu-system-x86_64; this host's for another name."""
+    match = re.fullmatch(r"qemu-system-(\w+)", Path(qemu_binary).name)
+    return match[1] if match else platform.machine()
 
 
 @dataclass(frozen=True)

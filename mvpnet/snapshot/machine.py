@@ -30,6 +30,12 @@ def machine_of(argv: Sequence[str]) -> list[str]:
     return seen
 
 
+def option_value(machine: Sequence[str], name: str) -> str | None:
+    """The value of an option of a machine, as `machine_of` has it; None where it has none."""
+    values = (value for option, _, value in (entry.partition(" ") for entry in machine) if option == name)
+    return next(values, None)
+
+
 def _properties(drive: str) -> Iterator[str]:
     for part in options.split(drive):
         name = part.partition("=")[0]

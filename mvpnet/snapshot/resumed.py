@@ -13,7 +13,7 @@ from mvpnet.guest import host, options
 from mvpnet.guest.drives import DrivePlan, parse_drive
 from mvpnet.schema import Accel, ImageUse
 from mvpnet.snapshot.folder import RankFolder, RankPart, SaveFolder, read_part
-from mvpnet.snapshot.machine import difference, missing_flags, saved_disks, this_cpu_flags
+from mvpnet.snapshot.machine import difference, missing_flags, option_value, saved_disks, this_cpu_flags
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Resumed:
             )
         if accel is Accel.kvm and (missing := missing_flags(self.part.cpu_flags, this_cpu_flags())):
             raise HostError(f"this host's CPU lacks what that of the save has: {' '.join(missing)}")
+
+    @property
+    def cpu_model(self) -> str | None:
+        """What the guest was saved with as its CPU: what vm.cpu_model=auto stands for may change."""
+        return option_value(self.part.machine, "-cpu")
 
     def check_machine(self, machine: Sequence[str]) -> None:
         """Raises HostError where mvpnet would make another machine than the one that was saved."""

@@ -44,6 +44,8 @@ def make_wiring(**facts: Any) -> Wiring:
     return Wiring(**given)
 
 
+AUTO_UNDER_TCG = "max,-erms,-fsrm"
+
 # The whole command line with nothing asked for. The tests below say what each option makes of it.
 PLAIN = [
     "qemu-system-x86_64",
@@ -54,7 +56,7 @@ PLAIN = [
     "-accel",
     "tcg",
     "-cpu",
-    "max",
+    AUTO_UNDER_TCG,
     "-m",
     "1024M",
     "-smp",
@@ -175,7 +177,23 @@ def test_dgram_by_path_needs_both_sockets() -> None:
 
 
 def test_k_kvm() -> None:
-    assert qemu_argv(make_spec(), make_wiring(accel=Accel.kvm)) == with_changes(("tcg", "kvm"), ("max", "host"))
+    assert qemu_argv(make_spec(), make_wiring(accel=Accel.kvm)) == with_changes(("tcg", "kvm"), (AUTO_UNDER_TCG, "host"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model"), [("x86_64", AUTO_UNDER_TCG), ("i386", AUTO_UNDER_TCG), ("aarch64", "max")]
+)
+def test_the_cpu_under_tcg_has_no_string_copies_on_x86(architecture: str, model: str) -> None:
+    argv = qemu_argv(make_spec(), make_wiring(architecture=architecture))
+    assert argv == with_changes((AUTO_UNDER_TCG, model))
+    asked = qemu_argv(make_spec(vm=Vm(cpu_model="max")), make_wiring(architecture=architecture))
+    assert asked == with_changes((AUTO_UNDER_TCG, "max")), "what is asked for is taken as it is"
+
+
+@pytest.mark.parametrize("asked", ["auto", "Nehalem"])
+def test_a_save_keeps_the_cpu_that_it_was_made_with(asked: str) -> None:
+    argv = qemu_argv(make_spec(vm=Vm(cpu_model=asked)), make_wiring(saved_cpu_model="max"))
+    assert argv == with_changes((AUTO_UNDER_TCG, "max"))
 
 
 @pytest.mark.parametrize(("memory", "value"), [("4G", "4096M"), ("512", "512M"), ("1.5G", "1536M"), ("1024K", "1M")])
@@ -191,7 +209,7 @@ def test_v_smp() -> None:
 
 def test_p_cpu_type() -> None:
     argv = qemu_argv(make_spec(vm=Vm(cpu_model="Nehalem,+aes")), make_wiring(accel=Accel.kvm))
-    assert argv == with_changes(("tcg", "kvm"), ("max", "Nehalem,+aes"))
+    assert argv == with_changes(("tcg", "kvm"), (AUTO_UNDER_TCG, "Nehalem,+aes"))
 
 
 def test_machine() -> None:

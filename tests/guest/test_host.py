@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.guest.host import (
+    architecture,
     check_domains,
     check_folder,
     check_netdev,
@@ -76,6 +78,11 @@ def test_kvm_that_is_asked_for_and_impossible() -> None:
         choose_accel(Accel.kvm, INTEL, "there is no /dev/kvm", "x86_64", "x86_64")
     with pytest.raises(HostError, match="the machine riscv64"):
         choose_accel(Accel.kvm, INTEL, None, "x86_64", "riscv64")
+
+
+def test_the_architecture_is_in_the_programs_name() -> None:
+    assert architecture("/opt/bin/qemu-system-aarch64") == "aarch64"
+    assert architecture("/usr/libexec/qemu-kvm") == platform.machine()
 
 
 def test_resolve_accel_on_this_host() -> None:

@@ -63,6 +63,12 @@ def test_a_program_that_is_no_qemu(tmp_path: Path):
         opened(tmp_path).check_host(sys.executable, Accel.tcg)
 
 
+def test_the_cpu_that_it_was_saved_with(tmp_path: Path):
+    machine = ["-m 1G", "-cpu max", "-cpu of the user's own qemu.extra_args"]
+    assert opened(tmp_path, replace(PART, machine=machine)).cpu_model == "max"
+    assert opened(tmp_path / "other").cpu_model is None
+
+
 def test_another_machine(tmp_path: Path):
     with pytest.raises(HostError, match="saved with -m 1G; here there is -m 2G"):
         opened(tmp_path).check_machine(["-m 2G"])
