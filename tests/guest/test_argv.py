@@ -177,7 +177,9 @@ def test_dgram_by_path_needs_both_sockets() -> None:
 
 
 def test_k_kvm() -> None:
-    assert qemu_argv(make_spec(), make_wiring(accel=Accel.kvm)) == with_changes(("tcg", "kvm"), (AUTO_UNDER_TCG, "host"))
+    assert qemu_argv(make_spec(), make_wiring(accel=Accel.kvm)) == with_changes(
+        ("tcg", "kvm"), (AUTO_UNDER_TCG, "host")
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""What every rank runs under mpiexec for test_dataplane.py: `dataplane_body.py KIND CASE compiled|python`.
+"""What every rank runs under mpiexec for test_dataplane.py: `dataplane_body.py KIND:CASE:compiled|python …`.
 
-For any number of ranks, with the compiled part of the data path or without.
+For any number of ranks, each case with the compiled part of the data path or without, in a communicator of its own.
 
 Each rank plays its own guest on the other end of its link, from the callbacks of the loop that runs its pump.
 """
@@ -12,6 +12,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import mpi4py
@@ -29,10 +30,12 @@ from mvpnet.loop import Loop  # noqa: E402
 from mvpnet.schema import Net, NetKind  # noqa: E402
 
 DEADLINE_S = 20.0
-COMPILED = sys.argv[3] == "compiled"
-COMM = MPI.COMM_WORLD.Dup()
-RANK, SIZE = COMM.Get_rank(), COMM.Get_size()
-DOORBELL = Doorbell(COMM)
+RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+# Of the case that runs: see run_cases.
+COMPILED = False
+COMM = MPI.COMM_SELF
+DOORBELL: Doorbell
+CLEANUP: ExitStack
 
 
 class Guest:
@@ -116,6 +119,7 @@ class Job:
         )
         self.loop.worker = self.pump
         self.link = link
+        CLEANUP.callback(self.close)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         def look() -> None:
@@ -146,6 +150,11 @@ class Job:
         self.until(lambda: done, "the end of the job")
         assert not self.pump.send_control(0, b"too late")
         return dict(self.pump.counters.drops)
+
+    def close(self) -> None:
+        self.guest.leave()
+        for link in {self.link, self.pump.link} - {None}:
+            link.close()
 
     def _on_control(self, source: int, payload: bytes) -> None:
         if payload.startswith(b"meet "):
@@ -481,8 +490,22 @@ def doorbell(kind: str) -> None:
     job.finish()
 
 
+def run_cases(cases: dict[str, Callable[[str], None]]) -> None:
+    """Run the cases that the command line names, each when all ranks are through with the one before."""
+    global CLEANUP, COMM, COMPILED, DOORBELL
+    for argument in sys.argv[1:]:
+        kind, name, how = argument.split(":")
+        COMM, COMPILED = MPI.COMM_WORLD.Dup(), how == "compiled"
+        DOORBELL = Doorbell(COMM)
+        with ExitStack() as CLEANUP:
+            CLEANUP.callback(DOORBELL.close)
+            cases[name](kind)
+            assert not COMM.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message was left over"
+        sys.stdout.write(f"rank {RANK} of {SIZE} is through {argument}\n")  # one write, unlike print()
+        sys.stdout.flush()
+        MPI.COMM_WORLD.Barrier()
+        COMM.Free()
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[2]](sys.argv[1])
-    assert not COMM.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message was left over"
-    DOORBELL.close()
-    print(f"rank {RANK} of {SIZE} is through", flush=True)
+    run_cases(globals())

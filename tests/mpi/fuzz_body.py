@@ -1,4 +1,4 @@
-"""What every rank runs under mpiexec for test_fuzz.py: `fuzz_body.py KIND CASE compiled|python`, for two ranks or more.
+"""What every rank runs under mpiexec for test_fuzz.py: `fuzz_body.py KIND:CASE:compiled|python …`, two ranks or more.
 
 peers    any bytes, as if a peer had sent them, into a rank's pump
 guest    rank 0's guest sends any frames, through its own rank to the others
@@ -8,10 +8,10 @@ messages any bytes as messages, from all to all
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 
-from dataplane_body import COMM, DOORBELL, MPI, RANK, SIZE, Job  # first: it starts MPI
+import dataplane_body as body  # first: it starts MPI
+from dataplane_body import MPI, RANK, SIZE, Job
 from frames import arp, frame, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,7 +198,7 @@ def messages(kind: str) -> None:
         for to in range(SIZE)
     }
     for each in range(300):
-        requests = [COMM.Issend([sent[RANK, to][each], MPI.BYTE], to, fabric.UNICAST) for to in others]
+        requests = [body.COMM.Issend([sent[RANK, to][each], MPI.BYTE], to, fabric.UNICAST) for to in others]
         job.until(lambda requests=requests: MPI.Request.Testall(requests), "the messages to be taken")
     job.meet()
     malformed = forged = 0
@@ -219,6 +219,4 @@ def of(f: bytes, source: int) -> bool:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[2]](sys.argv[1])
-    DOORBELL.close()
-    print(f"rank {RANK} of {COMM.Get_size()} is through", flush=True)
+    body.run_cases(globals())
