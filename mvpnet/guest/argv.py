@@ -15,7 +15,7 @@ from mvpnet.spec import RankSpec, parse_size
 USER_NETWORK = "192.168.1.0/24"
 GUEST_SSH_PORT = 22
 STANDARD_MTU = 1500  # bytes; RFC 894
-# Linux copies memory by `rep movsb` on a CPU with ERMS or FSRM, and TCG runs that a byte at a time: docs/performance.md.
+# With ERMS or FSRM Linux copies memory by `rep movsb`, which TCG runs a byte at a time: docs/performance.md.
 FAST_UNDER_TCG = "max,-erms,-fsrm"
 
 

@@ -1,5 +1,8 @@
-"""Is cloud-init in a guest done? Asked over ssh, as `cloud-init status --wait` in the guest knows it best: it also
-knows of errors, and it is right after a reboot, where a line on the console or a call home would not come again.
+"""Is cloud-init in a guest done? Asked over ssh: the guest knows of errors too, and it is right after a reboot, when a
+line on the console or a call home would not come again.
+
+A shell waits in the guest for the file that tells of cloud-init's end; `cloud-init status` itself, a program that a
+guest without KVM takes seconds to start, is asked only where that file tells of errors or does not come.
 
 While nobody can log in yet, or the guest reboots, it is asked again and again, at growing intervals; how long the job
 waits for that, boot.timeout_s says. Formats: cloud-init's documentation, "Status", of versions 22.4 to 25.
@@ -22,19 +25,11 @@ from mvpnet.program import Program, Programs
 FIRST_PAUSE_S = 1.0  # between two tries
 LAST_PAUSE_S = 8.0
 PAUSE_GROWTH = 1.5
+FILE_WAIT_S = 120  # beyond what cloud-init takes; then it is asked itself: it may have died
 _OUTPUT_BYTES = 65536  # kept of one try
 _REASON_CHARACTERS = 600
 _LOG = "/var/log/cloud-init-output.log"
 _LOG_FOLLOWS = f"--- {_LOG}"
-_SCRIPT = f"""
-LC_ALL=C cloud-init status --wait --long
-code=$?
-if [ $code -ne 0 ]; then
-    echo '{_LOG_FOLLOWS}'
-    tail -n 20 {_LOG} 2>/dev/null || sudo -n tail -n 20 {_LOG}
-fi
-exit $code
-"""
 _STATUS = re.compile(r"^\.*\s*status: (\w+)", re.MULTILINE)
 _DEGRADED = re.compile(r"^extended_status: degraded", re.MULTILINE)
 _LOG_LINES = 3
@@ -55,7 +50,33 @@ def ask_argv(port: int, user: str, key: Path) -> tuple[str, ...]:
         "ServerAliveInterval=20",
     ]
     words = [word for option in options for word in ("-o", option)]
-    return ("ssh", "-F", "none", *words, "-i", str(key), "-p", str(port), "-l", user, "127.0.0.1", _SCRIPT)
+    return ("ssh", "-F", "none", *words, "-i", str(key), "-p", str(port), "-l", user, "127.0.0.1", script())
+
+
+def script(run: str = "/run/cloud-init", wait_s: int = FILE_WAIT_S) -> str:
+    """What is run in the guest; `run` is the folder that cloud-init fills anew with each boot.
+
+    `enabled` is there from early in a boot with cloud-init on, result.json when its last stage is over. That one holds
+    the errors of all stages, status.json also what a stage got over; both are written by json.dumps(indent=1).
+    """
+    return f"""
+seconds=0
+while [ -e {run}/enabled ] && [ ! -e {run}/result.json ] && [ $seconds -lt {wait_s} ]; do
+    sleep 1
+    seconds=$((seconds + 1))
+done
+if grep -q '"errors": \\[\\]' {run}/result.json && ! grep -q '"recoverable_errors": {{$' {run}/status.json; then
+    echo 'status: done'
+    exit 0
+fi 2>/dev/null
+LC_ALL=C cloud-init status --wait --long
+code=$?
+if [ $code -ne 0 ]; then
+    echo '{_LOG_FOLLOWS}'
+    tail -n 20 {_LOG} 2>/dev/null || sudo -n tail -n 20 {_LOG}
+fi
+exit $code
+"""
 
 
 @dataclass(frozen=True)

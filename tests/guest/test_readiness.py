@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mvpnet.guest.readiness import Answer, Readiness, answer, ask_argv
+from mvpnet.guest.readiness import Answer, Readiness, answer, ask_argv, script
 from mvpnet.loop import Loop
 from support import Process
-from waiting import run_until
+from waiting import eventually, run_until
 
 DONE_22 = """....
 status: done
@@ -105,6 +108,89 @@ def test_what_tells_nothing_is_asked_again(code: int, output: str) -> None:
 def test_the_question_needs_no_configuration_of_the_users(tmp_path: Path) -> None:
     argv = ask_argv(2200, "alice", tmp_path / "key")
     assert argv[:3] == ("ssh", "-F", "none") and "cloud-init status --wait" in argv[-1]
+
+
+RESULT_22 = """{
+ "v1": {
+  "datasource": "DataSourceNoCloud [seed=cmdline,/dev/vdb][dsmode=local]",
+  "errors": []
+ }
+}
+"""
+STATUS_24 = """{
+ "v1": {
+  "init": {
+   "errors": [],
+   "recoverable_errors": {},
+   "start": 1
+  },
+  "modules-final": {
+   "errors": [],
+   "recoverable_errors": {}
+  }
+ }
+}
+"""
+GOT_OVER_24 = STATUS_24.replace("{}\n  }\n", '{\n    "WARNING": [\n     "bad locale"\n    ]\n   }\n  }\n')
+FAILED_22 = RESULT_22.replace("[]", "[\n   \"('scripts_user', RuntimeError(1))\"\n  ]")
+
+
+def said_in_the_guest(folder: Path, files: dict[str, str], wait_s: int = 30) -> subprocess.Popen[str]:
+    """The guest's side, with a cloud-init that says that it was asked, and ends with 1."""
+    program = folder / "bin/cloud-init"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "status: error, asked with $*"; exit 1\n')
+    program.chmod(0o755)
+    run = folder / "run"
+    run.mkdir()
+    for name, text in files.items():
+        (run / name).write_text(text)
+    env = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    return subprocess.Popen(["sh", "-c", script(str(run), wait_s)], stdout=subprocess.PIPE, text=True, env=env)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"enabled": "", "result.json": RESULT_22},
+        {"enabled": "", "result.json": RESULT_22, "status.json": STATUS_24},
+    ],
+)
+def test_the_file_that_tells_of_the_end_without_errors_is_enough(tmp_path: Path, files: dict[str, str]) -> None:
+    process = said_in_the_guest(tmp_path, files)
+    assert process.communicate(timeout=30) == ("status: done\n", None)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},  # another init than systemd, or no cloud-init
+        {"disabled": ""},
+        {"enabled": "", "result.json": FAILED_22},
+        {"enabled": "", "result.json": RESULT_22, "status.json": GOT_OVER_24},
+        {"enabled": ""},  # the file does not come
+    ],
+)
+def test_of_anything_else_cloud_init_itself_is_asked(tmp_path: Path, files: dict[str, str]) -> None:
+    process = said_in_the_guest(tmp_path, files, wait_s=0)
+    assert process.communicate(timeout=30)[0].startswith("status: error, asked with status --wait --long\n---")
+    assert process.returncode == 1
+
+
+def test_the_file_is_waited_for(tmp_path: Path) -> None:
+    process = said_in_the_guest(tmp_path, {"enabled": ""})
+    eventually(lambda: "sleep" in children(process.pid), what="the shell to wait")
+    (tmp_path / "result.json").write_text(RESULT_22)
+    (tmp_path / "result.json").rename(tmp_path / "run/result.json")
+    assert process.communicate(timeout=30)[0] == "status: done\n"
+
+
+def children(pid: int) -> str:
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    with suppress(OSError):  # one has ended meanwhile
+        return " ".join(Path(f"/proc/{child}/cmdline").read_text() for child in pids)
+    return ""
 
 
 def asked(script: str, *, pause_s: float = 0.01) -> tuple[Answer, Readiness]:
