@@ -1,16 +1,17 @@
 # mvpnet's commands; `make help` lists them. Each first installs what is missing (`make setup`).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-mpi-matrix check fuzz
+.PHONY: help setup demo test test-quick test-costs test-mpi-matrix check fuzz
 
 # The programs of .venv come first, and so does its mpiexec where PyPI's mpich is in there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # More arguments for pytest, as in: make test ARGS="-m 'not boot' -x"
 ARGS ?=
-# So many tests at a time, as many of them wait for guests; 0 runs all in pytest's own process, as --pdb needs it.
-TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
-PYTEST_ARGS = --numprocesses $(TEST_JOBS) --dist worksteal $(ARGS)
+# So many tests at a time: many wait for something that takes little CPU. 0 runs all in pytest's own process, as --pdb
+# needs it. Tests of one group (xdist_group) share something that is made once, and run in one process.
+TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+PYTEST_ARGS = --numprocesses $(TEST_JOBS) --dist loadgroup --durations 10 $(ARGS)
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -23,6 +24,12 @@ demo: setup ## boot two guests as a two-rank MPI job and measure between them
 
 test: setup ## run all tests, those under MPI and those that boot guests too
 	pytest $(PYTEST_ARGS)
+
+test-quick: setup ## run the tests that start neither guests nor whole jobs, nor depend on the MPI: the inner loop
+	pytest $(PYTEST_ARGS) -m "not boot and not job and not mpi"
+
+test-costs: setup ## run all tests, and leave a table of what each file cost in .costs.md (docs/testing.md)
+	pytest $(PYTEST_ARGS) --costs .costs.md
 
 test-mpi-matrix: setup ## run the tests under mpiexec again, on Debian's MPICH and Debian's Open MPI
 	tools/mpi-matrix.sh $(PYTEST_ARGS)

@@ -57,6 +57,7 @@ class Boot:
     initrd: Path | None = None
     kernel_args: str | None = None
     fw_cfg: tuple[str, ...] = ()
+    emulated_kernel_args: str | None = None  # before the others, under TCG
 
 
 class Descriptors:
@@ -183,6 +184,7 @@ def prepare(
             monwrap_log=logs.monwrap if spec.logging.wrapper else None,
             powerdown_s=spec.shutdown.powerdown_s,
             term_s=spec.shutdown.term_s,
+            answer_timeout_s=spec.qemu.answer_timeout_s,
             loads=saved is not None,
             ask_setup=ask_argv(port, user, private_key)
             if spec.boot.wait_for is WaitFor.cloud_init and not saved
@@ -372,7 +374,7 @@ def with_built_disk(spec: RankSpec) -> RankSpec:
 
 def debian_boot(spec: RankSpec, built: debian.DebianImage) -> Boot:
     arguments = " ".join(filter(None, [debian.KERNEL_COMMAND_LINE, spec.image.kernel_args]))
-    return Boot(built.kernel, built.initrd, arguments)
+    return Boot(built.kernel, built.initrd, arguments, emulated_kernel_args=debian.EMULATED_KERNEL_ARGS)
 
 
 def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:
@@ -420,7 +422,7 @@ def wire(
         drives=tuple(plan.option for plan in drives),
         kernel=boot.kernel,
         initrd=boot.initrd,
-        kernel_args=boot.kernel_args,
+        kernel_args=kernel_arguments(boot, accel),
         fw_cfg=boot.fw_cfg,
         domains=tuple(search_domains(spec)),
         sandbox=spec.qemu.sandbox and host.supports_sandbox(spec.qemu.binary),
@@ -428,6 +430,12 @@ def wire(
         memory_fd=memory_fd,
         saved_cpu_model=saved_cpu_model,
     )
+
+
+def kernel_arguments(boot: Boot, accel: Accel) -> str | None:
+    """The user's own come last, and win."""
+    emulated = boot.emulated_kernel_args if accel is Accel.tcg else None
+    return " ".join(filter(None, [emulated, boot.kernel_args])) or None
 
 
 def search_domains(spec: RankSpec) -> list[str]:

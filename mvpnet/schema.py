@@ -186,6 +186,7 @@ class Qemu:
     binary: str = "qemu-system-x86_64"
     extra_args: list[str] = field(default_factory=list)  # put last on qemu's command line, an argument an item
     monwrap: str = "monwrap"  # the program between rank and qemu
+    answer_timeout_s: float = 10.0  # a qemu that leaves a question (QMP) unanswered for so long is told as hung
     sandbox: bool = True  # qemu's -sandbox, where this qemu has it: no programs, no other user (docs/security.md)
 
 
@@ -296,6 +297,8 @@ class Step:
     user: str | None = None  # who runs it in the guest; default who logs in there
     push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
     collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
+    # for being let in; a guest answers on its ssh port before it lets everybody in: pam_nologin(8), cloud-init
+    login_timeout_s: float = 60.0
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it
     # so many guests are logged in to, sent to, started in or fetched from at once; 10 is from where an sshd on the way
     # begins to hang up on some (MaxStartups in sshd_config(5))

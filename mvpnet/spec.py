@@ -261,6 +261,7 @@ def _check_sections(prefix: str, config: Config) -> None:
     _at_least(f"{prefix}vm.cpus", config.vm.cpus, 1)
     _at_least(f"{prefix}vm.restart", config.vm.restart, 0)
     _at_least(f"{prefix}boot.timeout_s", config.boot.timeout_s, 1)
+    _at_least(f"{prefix}qemu.answer_timeout_s", config.qemu.answer_timeout_s, 0.1)
     _at_least(f"{prefix}shutdown.powerdown_s", config.shutdown.powerdown_s, 0)
     _at_least(f"{prefix}shutdown.term_s", config.shutdown.term_s, 0)
     if config.boot.wait_for is WaitFor.cloud_init and config.image.kind is ImageKind.tiny:

@@ -32,6 +32,7 @@ from support import Finished, Process, RunMvpnet, RunningJob, StartMvpnet, mpiex
 mpi4py.rc.initialize = False
 
 MARK = "MVPNET_TEST_ID"
+MARKERS = {"boot": "boot", "job": "job", "hosts": "job", "slurm": "job"}
 LEAK_DEADLINE_S = 30.0  # what the issue grants a killed job for cleaning up
 
 
@@ -44,12 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """tests/boot and tests/mpi carry their markers by where they are."""
+    """Whole folders carry their markers by where they are."""
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
-        if folder in ("boot", "mpi"):
-            item.add_marker(folder)
+        if marker := MARKERS.get(folder):
+            item.add_marker(marker)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-_MARK = "MVPNET_TEST_WORKER"  # tells the guests of this pytest process from those of another that runs beside it
+_MARK = "PYTEST_COST_WORKER"  # tells the guests of this pytest process from those of another that runs beside it
 _LOOK_EVERY_S = 0.5
 
 

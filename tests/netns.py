@@ -69,6 +69,10 @@ class Host:
         """Take its link to the others down."""
         ip("-n", self.namespace, "link", "set", "eth0", "down")
 
+    def join(self) -> None:
+        """Take its link to the others up, again or for the first time."""
+        ip("-n", self.namespace, "link", "set", "eth0", "up")
+
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
@@ -99,7 +103,7 @@ def joined_hosts(count: int, prefix: str) -> Iterator[list[Host]]:
             ip("-n", host.namespace, "link", "set", "lo", "up")
             ip("-n", host.namespace, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
             ip("-n", host.namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
-            ip("-n", host.namespace, "link", "set", "eth0", "up")
+            host.join()
             ip("-n", hub, "link", "set", port, "master", "br0", "up")
         yield hosts
     finally:

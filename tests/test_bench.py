@@ -187,7 +187,6 @@ def test_all_workloads_over_both_links(run_mvpnet) -> None:
     assert " 1/8  stream  flood of 1514-byte frames, n0000 to n0002" in done.stderr
 
 
-@pytest.mark.mpi
 def test_the_table_and_one_workload(run_mvpnet) -> None:
     done = run_mvpnet("bench", *QUICK, "--from", "1", "--to", "0", "--set", "net.credits=2", "flood", ranks=2)
     assert done.code == 0, done
@@ -196,7 +195,6 @@ def test_the_table_and_one_workload(run_mvpnet) -> None:
     assert "roundtrip" not in done.stdout
 
 
-@pytest.mark.mpi
 @pytest.mark.parametrize(
     ("arguments", "ranks", "says"),
     [
@@ -217,7 +215,6 @@ def test_refusals_are_said_once(run_mvpnet, arguments: list[str], ranks: int | N
     assert done.stdout == ""
 
 
-@pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [None, 2])
 def test_help_is_said_once(run_mvpnet, ranks: int | None) -> None:
     done = run_mvpnet("bench", "--help", ranks=ranks)
@@ -235,7 +232,6 @@ def test_a_signal_ends_it(start_mvpnet) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.mpi
 def test_a_guest_that_dies_is_named(start_mvpnet) -> None:
     job = start_mvpnet("bench", "--seconds", "20", "flood")
     job.wait_for("1/3")

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from mpi.worlds import Worlds
 from support import Process, poll_until
 
 DETACHED_CHILD = """
@@ -31,7 +33,8 @@ def sleeper(leaks: Callable[[], list[Process]]) -> Iterator[None]:
 
 @pytest.mark.usefixtures("sleeper")
 def test_a_detached_child_is_seen(leaks):
-    assert [process.command.strip() for process in leaks()] == ["sleep 600"]
+    """Not at once: a process that has just been started has no environment yet that could be read."""
+    poll_until(lambda: [process.command.strip() for process in leaks()] == ["sleep 600"], 30, "the child to be seen")
 
 
 @pytest.mark.mpi
@@ -46,6 +49,29 @@ def test_ranks_know_each_other(run_mvpnet):
     program = "from mpi4py import MPI; c = MPI.COMM_WORLD; assert c.allreduce(1) == 3 and c.size == 3"
     finished = run_mvpnet(ranks=3, program=[sys.executable, "-c", program])
     assert finished.code == 0, finished
+
+
+BODY = """
+import sys
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+for case in sys.argv[1:]:
+    assert case != "bad", "that is how it is"
+    sys.stdout.write(f"rank {world.rank} of {world.size} is through {case}\\n")
+    sys.stdout.flush()
+    world.Barrier()
+"""
+
+
+@pytest.mark.mpi
+def test_a_case_that_fails_takes_none_of_its_world_along(mpiexec: list[str], tmp_path: Path) -> None:
+    body = tmp_path / "body.py"
+    body.write_text(BODY)
+    worlds, cases = Worlds(mpiexec), ["first", "bad", "second", "third"]
+    for case in ("third", "first", "second"):
+        worlds.check(body, 2, case, cases)
+    with pytest.raises(pytest.fail.Exception, match="that is how it is"):
+        worlds.check(body, 2, "bad", cases)
 
 
 def test_exit_codes_are_a_shells(start_mvpnet):

@@ -16,6 +16,7 @@ import pytest
 
 import mvpnet
 
+pytestmark = pytest.mark.xdist_group("packaging")  # one wheel
 ROOT = Path(__file__).parent.parent
 
 

@@ -35,6 +35,7 @@ class Step:
     executable: str | None  # the one of them that is the script
     collect: tuple[str, ...]
     timeout_s: float | None
+    login_timeout_s: float
     copy_timeout_s: float
     ssh_at_once: int
     show_output: bool
@@ -133,7 +134,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         raise ConfigError(f"{key}.script: there is {key}.command too; give one of them")
     if not (argv or script or value["push"] or value["collect"]):
         raise ConfigError(f"{key}: has nothing to do", hint=f"set {key}.command")
-    for limit in ("timeout_s", "copy_timeout_s"):
+    for limit in ("timeout_s", "login_timeout_s", "copy_timeout_s"):
         if value[limit] is not None and value[limit] <= 0:
             raise ConfigError(f"{key}.{limit}: {value[limit]:g} is no time to wait")
     if value["ssh_at_once"] < 1:
@@ -157,6 +158,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         executable=executable,
         collect=_collected(f"{key}.collect", value["collect"]),
         timeout_s=value["timeout_s"],
+        login_timeout_s=value["login_timeout_s"],
         copy_timeout_s=value["copy_timeout_s"],
         ssh_at_once=value["ssh_at_once"],
         show_output=value["show_output"],

@@ -27,7 +27,6 @@ from mvpnet.schema import AppKind
 TIMED_OUT = 124  # as timeout(1)
 _RETRY_S = 1.0
 _COPY_TRIES = 10
-_LOGIN_WITHIN_S = 60.0  # a guest answers on its ssh port before it lets everybody in: pam_nologin(8), cloud-init
 _SSH_FAILED = 255  # ssh(1)
 _NO_TURN = 1  # the exit code of a helper that was not started any more
 _KEPT_WORDS_BYTES = 2000
@@ -230,8 +229,9 @@ class _StepRun:
         if not new:
             self._push()
             return
-        self._enter("login", new, self._push, 2 * _LOGIN_WITHIN_S * self._rounds(new))
-        deadline_s = time.monotonic() + _LOGIN_WITHIN_S * self._rounds(new)
+        limit_s = self._step.login_timeout_s * self._rounds(new)
+        self._enter("login", new, self._push, 2 * limit_s)
+        deadline_s = time.monotonic() + limit_s
         for rank in new:
             self._try_login(rank, deadline_s)
 
@@ -378,7 +378,7 @@ class _StepRun:
                 ended = partial(self._program_ended, rank)
                 self._under_way[rank] = self._programs.start(argv, environment, output.take, ended, guarded=True)
             else:
-                deadline_s = time.monotonic() + _LOGIN_WITHIN_S * self._rounds(self._ranks)
+                deadline_s = time.monotonic() + self._step.login_timeout_s * self._rounds(self._ranks)
                 self._start_over_ssh(rank, argv, output, deadline_s)
         except MvpnetError as error:
             where = "" if rank is None else f"{host_name(rank)}: "

@@ -2,7 +2,7 @@
 
 mmdebstrap makes the file system, without root where the kernel lets users have namespaces; mke2fs packs it; qemu
 boots it by -kernel and -initrd, as it has no boot loader. Like a vendor's image it is set up by cloud-init: netplan and
-systemd-networkd render the network, openssh-server lets people in.
+systemd-networkd render the network, openssh-server lets people in. Its initrd is ours, as the machine is known.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any
 from mvpnet.errors import ImageError
 from mvpnet.guest import buildcache
 from mvpnet.guest.buildcache import Say
+from mvpnet.guest.initrd import initrd
 
 SUITE = "bookworm"
 PACKAGES = [
     *("linux-image-cloud-amd64", "systemd-sysv", "systemd-resolved", "dbus", "udev", "kmod", "e2fsprogs"),
+    "busybox-static",  # for the initrd
     *("cloud-init", "cloud-guest-utils", "netplan.io", "openssh-server", "openssh-client", "sudo", "ca-certificates"),
     *("iproute2", "iputils-ping", "iputils-arping", "iperf3", "procps", "less", "python3"),
 ]
@@ -31,11 +33,22 @@ PACKAGES = [
 #: The disk is one file system without partitions; ds=nocloud spares cloud-init a search for its seed.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 ds=nocloud"
 
-_RECIPE_VERSION = 3  # raise it when something else about the image changes
+# Where the CPU is emulated, it does not speculate, its special instructions are the slower ones, and what udev would
+# load for it takes longer than anything gains. modprobe(8) still loads them when asked.
+_NOT_LOADED = (
+    *("kvm_amd", "kvm_intel", "aesni_intel", "ghash_clmulni_intel", "crct10dif_pclmul", "crc32_pclmul"),
+    *("sha512_ssse3", "sha256_ssse3", "sha1_ssse3", "powernow_k8", "acpi_cpufreq"),
+    *("psmouse", "floppy", "i2c_piix4", "pcspkr"),
+)
+EMULATED_KERNEL_ARGS = f"mitigations=off modprobe.blacklist={','.join(_NOT_LOADED)}"
+
+_RECIPE_VERSION = 4  # raise it when something else about the image changes
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _DISK_BYTES = 2 * 2**30  # sparse; image.size grows the overlay
 _SLOW_AND_USELESS = (
-    "apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service dpkg-db-backup.timer"
+    "apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service dpkg-db-backup.timer "
+    "getty@tty1.service modprobe@drm.service modprobe@efi_pstore.service systemd-pstore.service "
+    "systemd-update-utmp-runlevel.service"
 )
 # What costs cloud-init most where qemu emulates the CPU: an RSA and a DSA key, and questions to a boot loader that
 # there is none of. A user's own cloud_init.user_data comes after this, and wins.
@@ -89,9 +102,10 @@ def mmdebstrap_argv(target: Path, packages: Sequence[str], sources: Sequence[Pat
     argv += [f'--customize-hook=chroot "$1" systemctl -q mask {_SLOW_AND_USELESS}']
     lines = " ".join(f'"{line}"' for line in _CLOUD_CONFIG)
     argv += [f"--customize-hook=printf '%s\\n' {lines} > \"$1\"/etc/cloud/cloud.cfg.d/90_mvpnet.cfg"]
-    # a machine id and host keys are each guest's own; the name comes from the seed
+    # A machine id and host keys are each guest's own; the name comes from the seed. An empty file is made an id at boot
+    # as "uninitialized" is, but spares systemd looking at the presets of all units (machine-id(5), "First Boot").
     argv += ['--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*']
-    argv += ['--customize-hook=echo uninitialized > "$1"/etc/machine-id']
+    argv += ['--customize-hook=: > "$1"/etc/machine-id']
     argv += ['--customize-hook=echo localhost > "$1"/etc/hostname']
     argv += ['--customize-hook=echo "LABEL=root / ext4 defaults,x-systemd.growfs 0 1" > "$1"/etc/fstab']
     return [*argv, SUITE, str(target), *map(str, sources)]
@@ -113,8 +127,10 @@ def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
     words = [str(archive), str(tree), str(raw), f"{_DISK_BYTES // 1024}k"]
     _run([*_as_root_inside(), "sh", "-c", script, "sh", *words])
     _run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(new / "disk.qcow2")])
-    for name, pattern in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
-        shutil.copyfile(next((tree / "boot").glob(pattern)), new / name)
+    kernel = next((tree / "boot").glob("vmlinuz-*"))
+    shutil.copyfile(kernel, new / "vmlinuz")
+    modules = tree / "lib/modules" / kernel.name.removeprefix("vmlinuz-")
+    (new / "initrd").write_bytes(initrd(modules, tree / "bin/busybox"))
     _run([*_as_root_inside(), "rm", "-rf", str(tree)])
     return {"suite": SUITE, "packages": sorted({*PACKAGES, *packages})}
 

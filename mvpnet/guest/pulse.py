@@ -10,9 +10,6 @@ from pathlib import Path
 
 from mvpnet.loop import Loop, Timer
 
-ASK_EVERY_S = 5.0
-SILENT_S = 10.0  # without an answer: a busy host keeps qemu waiting for less
-
 # The letters of proc(5), /proc/PID/stat.
 _STATES = {
     "T": "it is stopped (SIGSTOP), and goes on after: kill -CONT {pid}",
@@ -23,7 +20,7 @@ _STATES = {
 
 
 class Pulse:
-    """Calls `ask(on_reply)` every ASK_EVERY_S; `on_silent(seconds)` once when there is no answer for SILENT_S, and
+    """Calls `ask(on_reply)` every half of `silent_s`; `on_silent(seconds)` once when no answer comes for all of it, and
     `on_answer()` when one comes after that."""
 
     def __init__(
@@ -32,14 +29,17 @@ class Pulse:
         ask: Callable[[Callable[[object], None]], None],
         on_silent: Callable[[float], None],
         on_answer: Callable[[], None],
+        silent_s: float,
     ) -> None:
         self._loop = loop
         self._ask = ask
         self._on_silent = on_silent
         self._on_answer = on_answer
+        self.silent_s = silent_s
+        self.ask_every_s = silent_s / 2
         self._silent = False
         self._over = False
-        self._timer: Timer = loop.call_later(ASK_EVERY_S, self._beat)
+        self._timer: Timer = loop.call_later(self.ask_every_s, self._beat)
 
     def cancel(self) -> None:
         """Ask no more; nothing is reported any more."""
@@ -47,12 +47,12 @@ class Pulse:
         self._timer.cancel()
 
     def _beat(self) -> None:
-        self._timer = self._loop.call_later(SILENT_S, self._no_answer)
+        self._timer = self._loop.call_later(self.silent_s, self._no_answer)
         self._ask(lambda reply: self._answered())
 
     def _no_answer(self) -> None:
         self._silent = True
-        self._on_silent(SILENT_S)
+        self._on_silent(self.silent_s)
 
     def _answered(self) -> None:
         if self._over:
@@ -61,7 +61,7 @@ class Pulse:
         if self._silent:
             self._silent = False
             self._on_answer()
-        self._timer = self._loop.call_later(ASK_EVERY_S, self._beat)
+        self._timer = self._loop.call_later(self.ask_every_s, self._beat)
 
 
 def why_silent(pid: int) -> str:

@@ -71,6 +71,7 @@ class Launch:
     monwrap_log: Path | None = None
     powerdown_s: float = 20.0
     term_s: float = 5.0
+    answer_timeout_s: float = 10.0  # for a question over QMP
     loads: bool = False  # it loads saved memory in place of a boot, and waits for `go_on`
     ask_setup: tuple[str, ...] | None = None  # readiness.ask_argv, for a guest that is up when cloud-init is done
     env: Mapping[str, str] | None = None  # of monwrap and qemu; default this process's
@@ -465,7 +466,13 @@ class Guest:
                 self.qemu_version = event["version"]
                 self._settled()
                 if self.state.precedes(GuestState.stopping):
-                    self._pulse = Pulse(self._loop, self._ask_status, self._is_silent, self._answers_again)
+                    self._pulse = Pulse(
+                        self._loop,
+                        self._ask_status,
+                        self._is_silent,
+                        self._answers_again,
+                        self.launch.answer_timeout_s,
+                    )
             case "qmp":
                 self._qemu_tells(event["name"], event["data"])
             case "stopping":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from boot.test_guests import SMALL, nothing_left, verdict
-from support import RunMvpnet, StartMvpnet, poll_until
+from boot.conftest import ResumeGuests
+from boot.test_guests import nothing_left, verdict
+from support import poll_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -22,43 +23,44 @@ echo "{\\"rank\\": $MVPNET_RANK}" > metrics.json
 echo "metric doubled $((MVPNET_RANK * 2))"
 """
 
-STEPS = """# @package _global_
-app:
-  kind: guest
-  show_output: true
-  steps:
-    prepare:
-      on: all
-      script: [measure.sh, a, "b  c"]
-      push: {/opt/conf: conf, data.txt: data.txt}
-      collect: [/tmp/out, metrics.json]
-    one:
-      on: last
-      command: [sh, -c, 'echo "metric uptime $(cut -d " " -f 1 /proc/uptime)"; ping -c 1 n0000 > /dev/null']
-    here:
-      kind: host
-      command: [sh, -c, 'ssh -F "$MVPNET_RUNDIR/ssh_config" n0000 cat data.txt; echo metric host 1']
-    fails:
-      on: all
-      command: [sh, -c, 'echo kept > /tmp/kept; exit $((MVPNET_RANK * 3))']
-      collect: [/tmp/kept, /tmp/missing]
-    never: {command: ["true"]}
+STEPS = """
+defaults: [schema]
+kind: guest
+show_output: true
+steps:
+  prepare:
+    on: all
+    script: [measure.sh, a, "b  c"]
+    push: {/opt/conf: conf, data.txt: data.txt}
+    collect: [/tmp/out, metrics.json]
+  one:
+    on: last
+    command: [sh, -c, 'echo "metric uptime $(cut -d " " -f 1 /proc/uptime)"; ping -c 1 n0000 > /dev/null']
+  here:
+    kind: host
+    command: [sh, -c, 'ssh -F "$MVPNET_RUNDIR/ssh_config" n0000 cat data.txt; echo metric host 1']
+  fails:
+    on: all
+    command: [sh, -c, 'echo kept > /tmp/kept; exit $((MVPNET_RANK * 3))']
+    collect: [/tmp/kept, /tmp/missing]
+  never: {command: ["true"]}
 """
 
 
-def recipe(folder: Path, text: str) -> str:
-    (folder / "mvpnet.d/recipe").mkdir(parents=True, exist_ok=True)
-    (folder / "mvpnet.d/recipe/mine.yaml").write_text(text)
-    return "recipe=mine"
+def app(folder: Path, text: str) -> str:
+    """An option of the group app, of the user's own."""
+    (folder / "mvpnet.d/app").mkdir(parents=True)
+    (folder / "mvpnet.d/app/mine.yaml").write_text(text)
+    return "app=mine"
 
 
-def test_steps_in_guests_and_on_the_host(run_mvpnet: RunMvpnet, tmp_path: Path) -> None:
+def test_steps_in_guests_and_on_the_host(resume_guests: ResumeGuests, tmp_path: Path) -> None:
     (tmp_path / "measure.sh").write_text(SCRIPT)
     (tmp_path / "data.txt").write_text("some data\n")
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/run").write_text("x")
     (tmp_path / "conf/run").chmod(0o750)
-    end = run_mvpnet(*SMALL, recipe(tmp_path, STEPS), timeout_s=300)
+    end = resume_guests(2, app(tmp_path, STEPS)).finish()
     run = tmp_path / "run"
     assert end.code == 3, end
     assert end.stderr.count("app.steps.fails.collect: n0000: there is no /tmp/missing") == 1
@@ -91,29 +93,29 @@ def verdict_of(run: Path) -> dict:
     return json.loads((run / "job.json").read_text())["verdict"]
 
 
-SLOW = """# @package _global_
-app:
-  kind: guest
-  timeout_s: 5
-  command: [sh, -c, 'ln -s /etc/passwd /tmp/out; sleep 300 & trap "echo asked > /tmp/told; exit 0" TERM; wait']
-  collect: [/tmp/told, /tmp/out]
+SLOW = """
+defaults: [schema]
+kind: guest
+timeout_s: 2
+command: [sh, -c, 'ln -s /etc/passwd /tmp/out; sleep 300 & trap "echo asked > /tmp/told; exit 0" TERM; wait']
+collect: [/tmp/told, /tmp/out]
 """
 
 
 def test_a_guest_app_that_takes_too_long_is_asked_to_end_and_what_leads_outside_is_left_out(
-    run_mvpnet: RunMvpnet, tmp_path: Path
+    resume_guests: ResumeGuests, tmp_path: Path
 ) -> None:
-    end = run_mvpnet(*SMALL, recipe(tmp_path, SLOW), ranks=1, timeout_s=300)
+    end = resume_guests(1, app(tmp_path, SLOW)).finish()
     assert end.code == 124, end
-    assert "app.timeout_s: n0000: not done after 5 s; stopped" in end.stderr
+    assert "app.timeout_s: n0000: not done after 2 s; stopped" in end.stderr
     assert "out: is a link that leads outside, to /etc/passwd; left out" in end.stderr
     collected = tmp_path / "run/rank-0000/collected"
     assert [path.name for path in collected.iterdir()] == ["told"]
 
 
-def test_what_an_app_made_is_fetched_when_the_job_is_stopped(start_mvpnet: StartMvpnet, tmp_path: Path) -> None:
+def test_what_an_app_made_is_fetched_when_the_job_is_stopped(resume_guests: ResumeGuests, tmp_path: Path) -> None:
     command = "app.command=[sh,-c,'echo half > /tmp/half; echo ready; sleep 300']"
-    job = start_mvpnet(*SMALL, "app=guest", command, "app.collect=[/tmp/half]", "app.show_output=true", ranks=1)
+    job = resume_guests(1, "app=guest", command, "app.collect=[/tmp/half]", "app.show_output=true")
     job.wait_for("n0000: ready", 300)
     job.process.terminate()
     end = job.finish(120)
@@ -123,8 +125,8 @@ def test_what_an_app_made_is_fetched_when_the_job_is_stopped(start_mvpnet: Start
     nothing_left(job)
 
 
-def test_a_user_whom_the_guest_does_not_let_in_is_named(start_mvpnet: StartMvpnet) -> None:
-    job = start_mvpnet(*SMALL, "app=guest", "app.command=hostname", "app.user=nobody", ranks=1)
+def test_a_user_whom_the_guest_does_not_let_in_is_named(resume_guests: ResumeGuests) -> None:
+    job = resume_guests(1, "app=guest", "app.command=hostname", "app.user=nobody", "app.login_timeout_s=2")
     end = job.finish(300)
     assert end.code == 7, end
     assert "app: n0000: cannot log in as nobody: " in end.stderr and "Permission denied" in end.stderr

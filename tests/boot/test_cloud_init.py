@@ -1,11 +1,13 @@
 """Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks.
 
-They install a package, and so would one more guest, which cannot have its.
+They install a package, and so would one more guest, which cannot have its. The recipe's own check looks at them too,
+when something in them was broken.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,20 @@ from boot.test_guests import nothing_left, ssh
 from mvpnet.guest import debian
 from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
-from support import RunningJob
+from support import Finished, RunningJob
 
 pytestmark = pytest.mark.timeout(900)
 
 COMMON = ["image.user=alice", "vm.accel=tcg", "vm.memory=512M", "boot.timeout_s=400", "net.mtu=9000"]
 COMMON += ["boot.wait_for=cloud_init"]  # it restarts sshd once after the first banner
-UNTIL_TOLD = 'app.command=["sh","-c","while [ ! -e finish ]; do sleep 0.2; done; exit 3"]'
+# One image for all tests of such guests: that of recipe=mpi-hello.
+PACKAGES = ["python3-mpi4py"]
+BUILT = ["image=debian12-built", f"image.packages={PACKAGES}"]
+WAIT = "while [ ! -e finish ]; do sleep 0.2; done"
+UNTIL_TOLD = f'app.command=["sh","-c","{WAIT}; exit 3"]'
+# The recipe's app, when it is told.
+CHECKER = '"${mvpnet.python:}","${mvpnet.recipe_file:guests/check.py}"'
+CHECK = f'app.command=["sh","-c","{WAIT}; exec \\"$@\\"",sh,{CHECKER}]'
 
 OPTION = """
 defaults: [schema]
@@ -37,18 +46,19 @@ def written_option(file: Path, text: str, only_this: str, package: str) -> None:
 
 
 def up(start_mvpnet, *options: str) -> RunningJob:
-    job = start_mvpnet(*COMMON, UNTIL_TOLD, *options, ranks=2)
+    job = start_mvpnet(*COMMON, *options, ranks=2)
     job.wait_for("2/2 guests up", 500)
     return job
 
 
-def finished(job: RunningJob) -> None:
+def finished(job: RunningJob, code: int = 3) -> Finished:
     """The app's exit code is the job's."""
     (job.cwd / "finish").touch()
     end = job.finish(180)
     (job.cwd / "finish").unlink()
-    assert end.code == 3, end
+    assert end.code == code, end
     nothing_left(job)
+    return end
 
 
 def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path: Path) -> None:
@@ -59,7 +69,9 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         written_option(tmp_path / "mvpnet.d/cloud_init/mine.yaml", OPTION, only_this, PACKAGE)
         job = up(
             start_mvpnet,
-            "image=debian12-built",
+            "recipe=debian12-built",
+            *BUILT,
+            CHECK,
             "image.size=+1G",
             "image.use=copy",
             f"image.copy_dir={copies}",
@@ -90,13 +102,16 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         assert int(ssh(job, rank, "df --output=size -BM / | tail -1").strip().rstrip("M")) > 2500
         assert "3 received" in ssh(job, rank, f"ping -c 3 -s 8900 -M do {other}")
     ssh(job, 0, "echo kept | sudo tee /srv/kept; sync")
-    finished(job)
+    for rank in range(2):
+        ssh(job, rank, "sudo rm /etc/sudoers.d/90-cloud-init-users")
+    the_check_tells_what_is_not_as_it_should_be(finished(job, code=1))
 
     disks = sorted(copies.iterdir())
     assert len(disks) == 2
-    built = debian.image_in(cache_base(None) / "debian" / debian.image_digest([]))
+    built = debian.image_in(cache_base(None) / "debian" / debian.image_digest(PACKAGES))
     again = up(
         start_mvpnet,
+        UNTIL_TOLD,
         "image=file",
         f'image.path="{copies}/disk.first.{{rank}}.qcow2"',
         "image.use=direct",
@@ -112,11 +127,19 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
     finished(again)
 
 
+def the_check_tells_what_is_not_as_it_should_be(end: Finished) -> None:
+    """Of guests without sudo."""
+    assert len(re.findall(r"n000[01] +Debian GNU/Linux 12 .* 5 of 7", end.stdout)) == 2, end
+    for rank in range(2):
+        assert f"n{rank:04d}: sudo without a password: " in end.stdout, end
+        assert f"n{rank:04d}: ssh to n{1 - rank:04d} as root: " in end.stdout, end
+
+
 def test_a_package_that_cannot_be_had_is_told_and_fails_the_boot(start_mvpnet, tmp_path: Path) -> None:
     with apt_repository(tmp_path / "repository") as (_, only_this):
         file = tmp_path / "mvpnet.d/cloud_init/packages.yaml"
         written_option(file, "defaults: [schema]\nseed: make\n", only_this, "mvpnet-nosuch")
-        words = [*COMMON, "image=debian12-built", "cloud_init=packages", "hydra.run.dir=run", UNTIL_TOLD]
+        words = [*COMMON, *BUILT, "cloud_init=packages", "hydra.run.dir=run", UNTIL_TOLD]
         job = start_mvpnet(*words, ranks=1)
         end = job.finish(600)
     assert end.code == 5, end

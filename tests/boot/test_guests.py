@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -49,9 +50,36 @@ def stopped(job: RunningJob) -> Finished:
     return end
 
 
-@pytest.mark.parametrize("net", ["stream", "dgram"])
-def test_two_guests_know_and_reach_each_other(start_mvpnet, net: str) -> None:
-    job = up(start_mvpnet, 2, f"net={net}")
+CARD = "$(grep -l ^52:55: /sys/class/net/*/address | cut -d/ -f5)"  # the guest's mvpnet card
+LINE = b"0123456789abcdef\n"
+TRANSFER = LINE * (16 * 2**20 // len(LINE))
+PING_HEADERS = 20 + 8  # IPv4 and ICMP, part of what an MTU limits
+
+
+def fragments(job: RunningJob, rank: int) -> int:
+    """How many fragments a guest has made or put together so far (RFC 4293: FragCreates, ReasmReqds)."""
+    names, values = (line.split()[1:] for line in ssh(job, rank, "grep ^Ip: /proc/net/snmp").splitlines())
+    counts = dict(zip(names, map(int, values), strict=True))
+    return counts["FragCreates"] + counts["ReasmReqds"]
+
+
+def ping(job: RunningJob, packet_bytes: int) -> str:
+    return ssh(job, 0, f"ping -c 3 -W 30 -s {packet_bytes - PING_HEADERS} n0001")
+
+
+def transferred(job: RunningJob) -> str:
+    """Send TRANSFER from guest 0 to guest 1; its digest there."""
+    text = LINE.decode().strip()
+    return ssh(job, 0, f"yes {text} | head -c {len(TRANSFER)} | ssh n0001 sha256sum").split()[0]
+
+
+@pytest.mark.parametrize(
+    ("net", "mtu"),
+    [("stream", 9000), pytest.param("dgram", 9000, marks=pytest.mark.mpi), ("stream", 65521), ("dgram", 65521)],
+)
+def test_two_guests_know_and_reach_each_other_and_the_mtu_holds(start_mvpnet, net: str, mtu: int) -> None:
+    """net.mtu reaches them by itself, and packets of that size arrive in one piece."""
+    job = up(start_mvpnet, 2, f"net={net}", f"net.mtu={mtu}")
     for rank in range(2):
         other = 1 - rank
         assert ssh(job, rank, "hostname").strip() == f"n{rank:04d}"
@@ -63,12 +91,33 @@ def test_two_guests_know_and_reach_each_other(start_mvpnet, net: str) -> None:
         assert ssh(job, rank, f"ssh n{other:04d} hostname").strip() == f"n{other:04d}"
     there = ssh(job, 0, "head -c 2000000 /dev/urandom > /tmp/x; ssh n0001 'cat > /tmp/x' < /tmp/x; sha256sum < /tmp/x")
     assert ssh(job, 1, "sha256sum < /tmp/x") == there
+
+    for rank in range(2):
+        assert ssh(job, rank, f"cat /sys/class/net/{CARD}/mtu").strip() == str(mtu)
+    assert "3 packets received" in ping(job, mtu)
+    assert [fragments(job, rank) for rank in range(2)] == [0, 0]
+    assert transferred(job) == hashlib.sha256(TRANSFER).hexdigest()
     assert stopped(job).code == 0
     stats = json.loads((job.cwd / "run/stats.json").read_text())
     assert stats["traffic_bytes"]["0"]["1"] > 2_000_000
     assert all(not any(reason in rank["drops"] for reason in ("forged", "source_not_own")) for rank in stats["ranks"])
     for rank in range(2):
         assert (job.cwd / f"run/rank-{rank:04d}/console.log").stat().st_size > 0
+    for rank in stats["ranks"]:
+        assert rank["frames_above_mtu"] == 0
+        assert not {"too_long", "guest_full", "peer_full"} & rank["drops"].keys(), rank
+
+
+def test_frames_above_the_mtu_are_counted_and_travel(resume_guests) -> None:
+    """With the usual MTU of 1500 nothing keeps a guest from setting a larger one by hand."""
+    job = resume_guests(2)
+    for rank in range(2):
+        ssh(job, rank, f"ip link set dev {CARD} mtu 9000")
+    assert "3 packets received" in ping(job, 8000)
+    assert fragments(job, 0) == 0
+    stopped(job)
+    stats = json.loads((job.cwd / "run/stats.json").read_text())
+    assert [rank["frames_above_mtu"] for rank in stats["ranks"]] == [3, 3]
 
 
 def test_four_guests_by_paths_and_a_guest_that_asks_for_the_shutdown_address(start_mvpnet, short_dir: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boot.aptrepository import PACKAGE, SAYS, apt_repository
-from boot.test_cloud_init import COMMON, UNTIL_TOLD, finished
+from boot.test_cloud_init import COMMON, PACKAGES, UNTIL_TOLD, finished
 from boot.test_guests import ssh
 from mvpnet.guest import debian
 from mvpnet.guest.yamltext import yaml_text
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(2000)  # three boots, and a machine that others
 
 def test_a_prepared_image_has_what_was_declared_and_nothing_of_who_made_it(start_mvpnet, tmp_path: Path) -> None:
     built = cache_base(None) / "debian"
-    debian.ensure(built, [], print)
+    debian.ensure(built, PACKAGES, print)
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "debian").symlink_to(built)
@@ -34,14 +34,14 @@ def test_a_prepared_image_has_what_was_declared_and_nothing_of_who_made_it(start
             "user_data": {"bootcmd": [only_this]},
             "size": "+1G",
         }
-        option.write_text(yaml_text({"defaults": ["debian12-built"], "prepare": declared}))
+        option.write_text(yaml_text({"defaults": ["debian12-built"], "packages": PACKAGES, "prepare": declared}))
         ours = [*COMMON, "boot.timeout_s=800", "image=mine", f"image.cache_dir={cache}", "hydra.run.dir=run"]
         refused = start_mvpnet(*ours, ranks=1).finish(60)
         assert refused.code == 4 and "mvpnet image prepare" in refused.stderr, refused
         made = start_mvpnet("image", "prepare", "--json", *ours[:-1], ranks=None).finish(900)
         assert made.code == 0, made
     [image] = json.loads(made.stdout)
-    assert image["made_from"]["packages"] == [PACKAGE] and image["made_from"]["base"] == debian.image_digest([])
+    assert image["made_from"]["packages"] == [PACKAGE] and image["made_from"]["base"] == debian.image_digest(PACKAGES)
     again = start_mvpnet("image", "prepare", "--json", *ours[:-1], ranks=None).finish(60)
     assert again.code == 0 and "is here already" in again.stderr, again
     assert json.loads(again.stdout) == [image]

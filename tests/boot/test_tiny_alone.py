@@ -23,6 +23,8 @@ from mvpnet.guest import tiny
 from mvpnet.paths import cache_base
 from support import poll_until
 
+pytestmark = pytest.mark.xdist_group("tiny guests alone")  # most share two of them
+
 WORLD_SIZE = 258
 LAST = WORLD_SIZE - 1
 BOOT_TIMEOUT_S = 90.0
@@ -255,7 +257,7 @@ def test_boot_is_silent_but_for_the_shell(two):
         assert trouble not in console
 
 
-def test_looking_for_the_shutdown_address_reaches_the_network(alone):
+def test_looking_for_the_shutdown_address_reaches_the_network_and_the_power_button_ends_it_in_order(alone):
     guest, link = alone
     guest.output("mvpnet-shutdown")
     deadline = time.monotonic() + 30
@@ -264,10 +266,6 @@ def test_looking_for_the_shutdown_address_reaches_the_network(alone):
         assert select.select([link], [], [], max(0, deadline - time.monotonic()))[0], "no ARP for 10.255.255.254"
         frame = link.recv(65536)
     assert frame[:12] == b"\xff" * 6 + bytes.fromhex("525500000000")
-
-
-def test_the_power_button_ends_it_in_order(alone):
-    guest, _ = alone
     guest.power_button()
     assert guest.process.wait(60) == 0
 

@@ -59,7 +59,6 @@ def test_a_host_that_can(
     assert [path.name for path in tmp_path.iterdir() if path.name != BLANK] == [], "it leaves nothing"
 
 
-@pytest.mark.mpi
 def test_a_table_for_people(run_mvpnet: RunMvpnet, job: list[str]) -> None:
     end = run_mvpnet("doctor", *job, ranks=2)
     assert end.code == 0, end
@@ -264,7 +263,6 @@ def test_a_job_refuses_ranks_of_two_versions(run_mvpnet: RunMvpnet, job: list[st
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.mpi
 def test_clocks_that_are_apart(run_mvpnet: RunMvpnet, job: list[str]) -> None:
     """A second host whose clock is an hour behind."""
     other = "socket.gethostname = lambda: 'host2'\nnow = time.time\ntime.time = lambda: now() - 3600"

@@ -7,30 +7,21 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-import pytest
-
-from mvpnet.guest import pulse
 from mvpnet.guest.pulse import Pulse, why_silent
 from mvpnet.loop import Loop
 from waiting import eventually, run_until
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "ASK_EVERY_S", 0.01)
-    monkeypatch.setattr(pulse, "SILENT_S", 0.05)
-
-
-def test_silence_is_told_once_and_so_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_told_once_and_so_is_the_answer() -> None:
     loop = Loop()
     asked: list[Callable[[object], None]] = []
     told: list[str] = []
-    beat = Pulse(loop, asked.append, lambda seconds: told.append("silent"), lambda: told.append("answers"))
+    beat = Pulse(loop, asked.append, lambda seconds: told.append("silent"), lambda: told.append("answers"), 0.05)
     run_until(loop, lambda: told)
     assert (len(asked), told) == (1, ["silent"])
-    monkeypatch.setattr(pulse, "SILENT_S", 600.0)
     asked[0]({"return": {}})
     assert told == ["silent", "answers"]
+    beat.silent_s = 600.0  # after the next question
     run_until(loop, lambda: len(asked) == 2)
     asked[1]({"return": {}})
     run_until(loop, lambda: len(asked) == 3)

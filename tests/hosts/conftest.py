@@ -27,6 +27,7 @@ shift
 exec FOLDER/enter$number sh -c "$*"
 """
 SSHD = "/usr/sbin/sshd"
+MOST_HOSTS = 4
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,31 @@ class Hosts:
     mpiexec: list[str]
 
 
-@pytest.fixture
-def hosts(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Hosts]:
-    """As many hosts as the test's parameter says."""
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[list[Host]]:
+    """The hosts, once for all tests."""
     if why := netns.why_not():
         pytest.skip(why)
     if "mpiexec.mpich" in mpiexec_command()[0]:
         pytest.skip("MPICH 4.0 of Debian, over UCX's tcp, now and then does not come back from MPI_Finalize")
-    with netns.joined_hosts(request.param, f"mvt{os.getpid()}") as hosts:
-        for host in hosts:
-            _program(short_dir / f"enter{host.number}", f'#!/bin/sh\nexec {shlex.join(host.entered())} "$@"\n')
-        launcher = short_dir / "launcher"
-        _program(launcher, LAUNCHER.replace("FOLDER", str(short_dir)))
-        options = _openmpi if "openmpi" in mpiexec_command()[0] else _mpich
-        # ranks on the first host are started without ssh
-        yield Hosts(hosts, [*hosts[0].entered(), *mpiexec_command(), *options(str(launcher), hosts)])
+    with netns.joined_hosts(MOST_HOSTS, f"mvt{os.getpid()}") as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def hosts(request: pytest.FixtureRequest, cluster: list[Host], short_dir: Path) -> Iterator[Hosts]:
+    """As many hosts as the test's parameter says, all of them joined."""
+    hosts = cluster[: request.param]
+    for host in hosts:
+        _program(short_dir / f"enter{host.number}", f'#!/bin/sh\nexec {shlex.join(host.entered())} "$@"\n')
+    launcher = short_dir / "launcher"
+    _program(launcher, LAUNCHER.replace("FOLDER", str(short_dir)))
+    options = _openmpi if "openmpi" in mpiexec_command()[0] else _mpich
+    # ranks on the first host are started without ssh
+    yield Hosts(hosts, [*hosts[0].entered(), *mpiexec_command(), *options(str(launcher), hosts)])
+    for host in hosts:
+        host.join()
+        assert not host.processes(), f"processes are left on {host.name}"
 
 
 def _mpich(launcher: str, hosts: list[Host]) -> list[str]:
@@ -102,7 +113,8 @@ def sshd(hosts: Hosts, short_dir: Path) -> Iterator[None]:
     keys = {name: short_dir / name for name in ("host_key", "user_key")}
     for key in keys.values():
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    (hosts.hosts[0].folder / "ssh_config").write_text(
+    client_config = hosts.hosts[0].folder / "ssh_config"
+    client_config.write_text(
         f"Host host*\n    IdentityFile {keys['user_key']}\n    StrictHostKeyChecking no\n"
         "    UserKnownHostsFile /dev/null\n    LogLevel ERROR\n"
     )
@@ -122,3 +134,4 @@ def sshd(hosts: Hosts, short_dir: Path) -> Iterator[None]:
         server.terminate()
     for server in servers:
         server.wait(60)
+    client_config.unlink()

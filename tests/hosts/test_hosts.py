@@ -15,6 +15,8 @@ from hosts.conftest import Hosts
 from mvpnet.dataplane import address
 from support import Finished, RunMvpnet, RunningJob, codes_after_signal, poll_until
 
+pytestmark = pytest.mark.xdist_group("hosts")  # one cluster of them
+
 STANDIN = Path(__file__).parent.parent / "standin.py"
 ETHERTYPE = b"\x88\xb5"
 
@@ -122,9 +124,9 @@ def test_a_host_that_dies_takes_the_job_along(hosts: Hosts, job: RunningJob) -> 
 
 @pytest.mark.parametrize("hosts", [2], indirect=True)
 def test_a_cut_link_ends_both_sides(hosts: Hosts, start_mvpnet, short_dir: Path) -> None:
-    job = started(hosts, start_mvpnet, short_dir, "job.silence_s=15")
+    job = started(hosts, start_mvpnet, short_dir, "job.silence_s=8")
     hosts.hosts[1].cut()
-    job.wait_for("2 ranks on host2 not heard of for 15 s: a link is cut, or a host is gone; the job is given up")
+    job.wait_for("2 ranks on host2 not heard of for 8 s: a link is cut, or a host is gone; the job is given up")
 
     def ours() -> list[str]:
         """All but what MPI's launcher has started for itself; that has mvpnet's command line in its own."""

@@ -19,14 +19,12 @@ from job.test_restarts import frame, qemu_of, wait_for_line, wait_for_line_when_
 from mvpnet.hands.registry import find_jobs
 from support import codes_after_signal, poll_until
 
-pytestmark = pytest.mark.mpi
-
 
 def test_a_qemu_that_hangs_is_told_and_ends_with_the_job(bench: Bench) -> None:
-    job = bench.up()
+    job = bench.up("qemu.answer_timeout_s=2")
     qemu = qemu_of(job, 1)
     os.kill(qemu.pid, signal.SIGSTOP)
-    wait_for_line(job, 1, f"qemu (pid {qemu.pid}) has not answered for 10 s: it is stopped (SIGSTOP)")
+    wait_for_line(job, 1, f"qemu (pid {qemu.pid}) has not answered for 2 s: it is stopped (SIGSTOP)")
     os.kill(qemu.pid, signal.SIGCONT)
     wait_for_line(job, 1, "qemu answers again")
     os.kill(qemu.pid, signal.SIGSTOP)
@@ -145,6 +143,7 @@ def test_sigterm_in_a_phase_of_the_boot(bench: Bench, state: str, behaviour: str
     nothing_left(job)
 
 
+@pytest.mark.mpi
 def test_a_rank_that_starts_late_is_waited_for(bench: Bench) -> None:
     """However late: here until a file is there. No guest starts before, and no time of the boot runs."""
     late = (
@@ -162,6 +161,7 @@ def test_a_rank_that_starts_late_is_waited_for(bench: Bench) -> None:
     nothing_left(job)
 
 
+@pytest.mark.mpi
 def test_sigterm_while_a_rank_is_waited_for(bench: Bench) -> None:
     late = 'if [ "${PMI_RANK-}${OMPI_COMM_WORLD_RANK-}" = 1 ]; then echo late >&2; exec sleep 600; fi; exec "$@"'
     job = bench.start(program=["sh", "-c", late, "sh", sys.executable, "-m", "mvpnet"])

@@ -11,16 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hands.verbs import PATIENCE_S, hands, jobs_listed, on_a_terminal, read_until, refused, said
 from job.conftest import Bench, nothing_left, record, scratch_files
 from job.test_ways_to_stop import pid_of_rank
 from mvpnet.hands.registry import find_jobs
 from mvpnet.hands.wire import PROTOCOL
 from support import RunningJob, poll_until
-
-pytestmark = pytest.mark.mpi
 
 
 def test_one_job_and_every_verb(bench: Bench, tmp_path: Path) -> None:

@@ -7,14 +7,10 @@ import os
 import signal
 from typing import Any
 
-import pytest
-
 from job.conftest import Bench, nothing_left, record
 from job.test_kills import guests
 from mvpnet.dataplane import address
 from support import Process, RunningJob, poll_until
-
-pytestmark = pytest.mark.mpi
 
 FRAIL = '+ranks.frail={on: "1", vm: {restart: 2}}'
 

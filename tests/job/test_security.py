@@ -7,12 +7,8 @@ import stat
 import sys
 from pathlib import Path
 
-import pytest
-
 from job.conftest import Bench, nothing_left
 from support import RunningJob
-
-pytestmark = pytest.mark.mpi
 
 OPEN_UMASK = ["sh", "-c", 'umask 0; exec "$@"', "sh", sys.executable, "-m", "mvpnet"]
 PASSWORD = "gehe1m-of-the-proxy"

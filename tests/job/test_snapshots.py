@@ -21,8 +21,6 @@ from mvpnet.snapshot.folder import SaveFolder, read_part, saves_base
 from mvpnet.snapshot.resume import Origin, origin
 from support import RunningJob, poll_until
 
-pytestmark = pytest.mark.mpi
-
 
 @pytest.fixture(autouse=True)
 def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

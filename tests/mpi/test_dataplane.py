@@ -8,7 +8,8 @@ import pytest
 
 from mpi.worlds import Worlds, case_name, of_ranks, same_world
 
-pytestmark = pytest.mark.timeout(1200)  # the first one runs the world of all
+# The first one runs the world of all.
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1200)]
 
 BODY = Path(__file__).with_name("dataplane_body.py")
 CASES = [

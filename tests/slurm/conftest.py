@@ -38,7 +38,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=15
+KillWait=5
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 PartitionName=all Nodes=ALL Default=YES
 """
