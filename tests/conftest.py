@@ -32,6 +32,9 @@ from support import Finished, Process, RunMvpnet, RunningJob, StartMvpnet, mpiex
 mpi4py.rc.initialize = False
 
 MARK = "MVPNET_TEST_ID"
+# Children are started by the thousand: none of them compiles mvpnet anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 MARKERS = {"boot": "boot", "job": "job", "hosts": "job", "slurm": "job"}
 LEAK_DEADLINE_S = 30.0  # what the issue grants a killed job for cleaning up
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boot.aptrepository import PACKAGE, SAYS, apt_repository
-from boot.test_guests import nothing_left, ssh
+from boot.test_guests import answers, nothing_left, ssh
 from mvpnet.guest import debian
 from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
@@ -83,27 +83,9 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         assert sum(request.path.endswith(f"{PACKAGE}.deb") for request in server.requests) == 2
     job.wait_for("n0000 (configuring)")
     for rank in range(2):
-        assert ssh(job, rank, f"{PACKAGE}; cloud-init status").splitlines() == [SAYS, "status: done"]
-        other = f"n{1 - rank:04d}"
-        assert "status: done" in ssh(job, rank, "cloud-init status --wait --long")
-        result = json.loads(ssh(job, rank, "cat /run/cloud-init/result.json"))
-        assert result["v1"]["errors"] == []
-        assert ssh(job, rank, "hostname; whoami").split() == [f"n{rank:04d}", "alice"]
-        for number in range(2):
-            assert f"10.0.0.{number + 1} " in ssh(job, rank, f"getent hosts n{number:04d}").replace("\t", " ")
-        assert ssh(job, rank, "cat /etc/hosts.mpi").split() == ["n0000", "n0001"]
-        links = ssh(job, rank, "ip -o link; ip -o addr")
-        assert f"10.0.0.{rank + 1}/8" in links and "mtu 9000" in links
-        # guest to guest, as the user and as root, in both directions and without a question
-        assert ssh(job, rank, f"ssh {other} hostname").strip() == other
-        assert ssh(job, rank, f"sudo ssh {other} whoami").strip() == "root"
-        assert ssh(job, rank, f"ssh root@{other} whoami").strip() == "root"
-        assert ssh(job, rank, "cat /srv/hello.txt /srv/rank").splitlines() == ["from the host", f"{rank} of 2"]
-        assert int(ssh(job, rank, "df --output=size -BM / | tail -1").strip().rstrip("M")) > 2500
-        assert "3 received" in ssh(job, rank, f"ping -c 3 -s 8900 -M do {other}")
-    ssh(job, 0, "echo kept | sudo tee /srv/kept; sync")
+        look_around(job, rank)
     for rank in range(2):
-        ssh(job, rank, "sudo rm /etc/sudoers.d/90-cloud-init-users")
+        ssh(job, rank, "echo kept | sudo tee /srv/kept; sudo rm /etc/sudoers.d/90-cloud-init-users; sync")
     the_check_tells_what_is_not_as_it_should_be(finished(job, code=1))
 
     disks = sorted(copies.iterdir())
@@ -125,6 +107,38 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
     config = "run2/ssh_config"
     assert ssh(again, 0, "cat /srv/kept; ssh n0001 hostname", config=config).split() == ["kept", "n0001"]
     finished(again)
+
+
+def look_around(job: RunningJob, rank: int) -> None:
+    """A guest from inside: what it was given, whom it knows, and whom it may log in to."""
+    other = f"n{1 - rank:04d}"
+    asked = {
+        "status": f"{PACKAGE}; cloud-init status",
+        "result": "cat /run/cloud-init/result.json",
+        "name": "hostname; whoami",
+        "hosts": "getent hosts n0000; getent hosts n0001",
+        "mpi": "cat /etc/hosts.mpi",
+        "links": "ip -o link; ip -o addr",
+        # guest to guest, as the user and as root, in both directions and without a question
+        "user": f"ssh {other} hostname",
+        "sudo": f"sudo ssh {other} whoami",
+        "root": f"ssh root@{other} whoami",
+        "files": "cat /srv/hello.txt /srv/rank",
+        "size": "df --output=size -BM / | tail -1",
+        "ping": f"ping -c 3 -i 0.2 -s 8900 -M do {other}",
+    }
+    said = dict(zip(asked, answers(job, rank, *asked.values()), strict=True))
+    assert said["status"].splitlines() == [SAYS, "status: done"]
+    assert json.loads(said["result"])["v1"]["errors"] == []
+    assert said["name"].split() == [f"n{rank:04d}", "alice"]
+    known = [line.split() for line in said["hosts"].splitlines()]
+    assert known == [[f"10.0.0.{number + 1}", f"n{number:04d}"] for number in range(2)]
+    assert said["mpi"].split() == ["n0000", "n0001"]
+    assert f"10.0.0.{rank + 1}/8" in said["links"] and "mtu 9000" in said["links"]
+    assert (said["user"].strip(), said["sudo"].strip(), said["root"].strip()) == (other, "root", "root")
+    assert said["files"].splitlines() == ["from the host", f"{rank} of 2"]
+    assert int(said["size"].strip().rstrip("M")) > 2500
+    assert "3 received" in said["ping"]
 
 
 def the_check_tells_what_is_not_as_it_should_be(end: Finished) -> None:

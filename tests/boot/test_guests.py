@@ -28,6 +28,15 @@ def ssh(job: RunningJob, rank: int, script: str, *, last_words: bool = False, co
     return done.stdout
 
 
+def answers(job: RunningJob, rank: int, *scripts: str, config: str = "run/ssh_config") -> list[str]:
+    """What each of these scripts prints on a guest, by one login: under TCG a login takes longer than most of them."""
+    mark = "--- next answer ---\n"
+    together = "\n".join(f"( {script}\n) || exit\nprintf '{mark[:-1]}\\n'" for script in scripts)
+    *said, rest = ssh(job, rank, together, config=config).split(mark)
+    assert rest == "" and len(said) == len(scripts), said
+    return said
+
+
 def up(start_mvpnet, ranks: int, *options: str) -> RunningJob:
     job = start_mvpnet(*SMALL, *options, ranks=ranks)
     job.wait_for(f"{ranks}/{ranks} guests up", 300)

@@ -20,6 +20,7 @@ def test_look_in_type_log_in_and_stop(resume_guests: ResumeGuests) -> None:
     assert [(one["name"], one["phase"]) for one in jobs_listed()] == [("walk", "running")]
 
     with on_a_terminal("console", "1") as (process, terminal):
+        read_until(terminal, "leaves")
         os.write(terminal, b"\r")  # a guest that goes on from a save has shown its prompt before
         read_until(terminal, "# ")
         os.write(terminal, b"echo typed-$((6 * 7))\r")

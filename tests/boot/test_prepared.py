@@ -9,7 +9,7 @@ import pytest
 
 from boot.aptrepository import PACKAGE, SAYS, apt_repository
 from boot.test_cloud_init import COMMON, PACKAGES, UNTIL_TOLD, finished
-from boot.test_guests import ssh
+from boot.test_guests import answers
 from mvpnet.guest import debian
 from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
@@ -51,12 +51,20 @@ def test_a_prepared_image_has_what_was_declared_and_nothing_of_who_made_it(start
     assert json.loads((tmp_path / "run/job.json").read_text())["digest"]
     ids = []
     for rank in range(2):
-        told = ssh(job, rank, f"{PACKAGE}; cat /srv/by-runcmd /srv/by-script; hostname; whoami").splitlines()
-        assert told == [SAYS, "/", "root", f"n{rank:04d}", "alice"]
-        assert ssh(job, rank, f"ssh n{1 - rank:04d} hostname").strip() == f"n{1 - rank:04d}"
-        assert ssh(job, rank, "sudo cat /root/.ssh/authorized_keys | wc -l").strip() == "1"
-        assert ssh(job, rank, "sudo find /root/mvpnet-prepare /home -name 'mvpnet-prepare' | wc -l").strip() == "0"
-        assert int(ssh(job, rank, "df --output=size -BM / | tail -1").strip().rstrip("M")) > 3500
-        ids += ssh(job, rank, "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub").split()
+        told, other, keys, left, size, own = answers(
+            job,
+            rank,
+            f"{PACKAGE}; cat /srv/by-runcmd /srv/by-script; hostname; whoami",
+            f"ssh n{1 - rank:04d} hostname",
+            "sudo cat /root/.ssh/authorized_keys | wc -l",
+            "sudo find /root/mvpnet-prepare /home -name 'mvpnet-prepare' | wc -l",
+            "df --output=size -BM / | tail -1",
+            "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub",
+        )
+        assert told.splitlines() == [SAYS, "/", "root", f"n{rank:04d}", "alice"]
+        assert other.strip() == f"n{1 - rank:04d}"
+        assert (keys.strip(), left.strip()) == ("1", "0")
+        assert int(size.strip().rstrip("M")) > 3500
+        ids += own.split()
     assert len(set(ids)) == 4, "machine ids and host keys are each guest's own"
     finished(job)
