@@ -31,7 +31,7 @@ df -P / | awk 'NR == 2 { printf "%.1f GB\\n", $2 / 1e6 }'
 
 
 def on_guest(rank: int, scripts: list[str]) -> list[tuple[bool, str]]:
-    """Whether each shell script ended well on a guest, and what it printed. One login for all: that is what takes time."""
+    """Whether each shell script ended well on a guest, and what it printed. One login for all: logins take the time."""
     lines = [f'({script}\n) 2>&1; echo "{MARK} $?"' for script in scripts]
     command = ["ssh", "-F", str(SSH_CONFIG), host_name(rank), "\n".join(lines)]
     try:

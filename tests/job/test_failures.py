@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from job.conftest import Bench, nothing_left, record
+from job.conftest import IMPATIENT, Bench, nothing_left, record
 from job.test_restarts import frame, qemu_of, wait_for_line, wait_for_line_when_there
 from mvpnet.hands.registry import find_jobs
 from support import codes_after_signal, poll_until
 
 
 def test_a_qemu_that_hangs_is_told_and_ends_with_the_job(bench: Bench) -> None:
-    job = bench.up("qemu.answer_timeout_s=2")
+    job = bench.up("qemu.answer_timeout_s=2", *IMPATIENT)
     qemu = qemu_of(job, 1)
     os.kill(qemu.pid, signal.SIGSTOP)
     wait_for_line(job, 1, f"qemu (pid {qemu.pid}) has not answered for 2 s: it is stopped (SIGSTOP)")
@@ -129,7 +129,10 @@ def test_two_jobs_of_one_name_at_once(bench: Bench, short_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("state", "behaviour", "options"),
-    [("starting", "no-qmp+ignore-powerdown", []), ("configuring", "normal", ["boot.wait_for=cloud_init"])],
+    [
+        ("starting", "no-qmp+ignore-powerdown", ["shutdown.powerdown_s=1"]),
+        ("configuring", "normal", ["boot.wait_for=cloud_init"]),
+    ],
 )
 def test_sigterm_in_a_phase_of_the_boot(bench: Bench, state: str, behaviour: str, options: list[str]) -> None:
     """Those before any guest starts, and while they boot, are in test_ways_to_stop.py."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.conftest import Bench, nothing_left, record, scratch_files
+from job.conftest import IMPATIENT, Bench, nothing_left, record, scratch_files
 from job.test_ways_to_stop import app_is_ready, pid_of_rank
 from mvpnet.dataplane.address import SHUTDOWN_FRAME
 from support import Process, RunningJob, poll_until
@@ -153,7 +153,7 @@ def test_sockets_by_path_of_a_killed_job_go_with_the_next_start(bench: Bench, sh
 
 
 def test_guests_that_ignore_everything_are_killed(bench: Bench) -> None:
-    job = bench.up(behaviour="ignore-powerdown+ignore-term", ranks=2)
+    job = bench.up(*IMPATIENT, behaviour="ignore-powerdown+ignore-term", ranks=2)
     bench.tell("send.0", SHUTDOWN_FRAME.hex())
     end = job.finish(60)
     assert end.code == 0, end
