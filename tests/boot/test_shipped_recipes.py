@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from boot.test_cloud_init import ONE_AFTER_ANOTHER
 from boot.test_guests import nothing_left
 from support import StartMvpnet
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.timeout(1200)
     ("recipe", "says"),
     [
         ("demo", ["n0000 n0001", "SHA-256 the same three times", "Mbit/s"]),
-        ("mpi-hello", ["Open MPI", "60, as it should be", "20, whole"]),
+        pytest.param("mpi-hello", ["Open MPI", "60, as it should be", "20, whole"], marks=ONE_AFTER_ANOTHER),
     ],
 )
 def test_a_recipe_runs_to_its_end(start_mvpnet: StartMvpnet, recipe: str, says: list[str]) -> None:
