@@ -36,7 +36,27 @@ STANDIN_DIR         a folder that is looked at ten times a second, and written t
 Ping and pong are frames of EtherType 0x88b5 (IEEE 802, for local experiments) whose 15th byte is 4 or 5.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import sys
+
+
+def answer(argv: list[str]) -> str | None:
+    """What qemu says to a question about itself."""
+    if {"--version", "-version"} & set(argv):
+        return "QEMU emulator version 7.2.0 (stand-in)"
+    if argv == ["-device", "help"]:
+        return 'Misc devices:\nname "pvpanic", bus ISA\nname "pvpanic-pci", bus PCI'
+    if argv == ["-netdev", "help"]:
+        return "Available netdev backend types:\nuser\nstream\ndgram"
+    return None
+
+
+# Before the imports, which take longer than all else: each rank of each job asks four questions.
+if __name__ == "__main__" and (said := answer(sys.argv[1:])):
+    print(said)
+    sys.exit(0)
 
 import asyncio
 import json
@@ -45,7 +65,6 @@ import re
 import signal
 import socket
 import struct
-import sys
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -405,17 +424,7 @@ class Standin:
 
 
 def main() -> int:
-    argv = sys.argv[1:]
-    if {"--version", "-version"} & set(argv):
-        print("QEMU emulator version 7.2.0 (stand-in)")
-        return 0
-    if argv == ["-device", "help"]:
-        print('Misc devices:\nname "pvpanic", bus ISA\nname "pvpanic-pci", bus PCI')
-        return 0
-    if argv == ["-netdev", "help"]:
-        print("Available netdev backend types:\nuser\nstream\ndgram")
-        return 0
-    return asyncio.run(Standin(argv, dict(os.environ)).run())
+    return asyncio.run(Standin(sys.argv[1:], dict(os.environ)).run())
 
 
 if __name__ == "__main__":

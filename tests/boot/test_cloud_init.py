@@ -1,7 +1,7 @@
 """Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks.
 
-They install a package, and so would one more guest, which cannot have its. The recipe's own check looks at them too,
-when something in them was broken.
+They are those of recipe=mpi-hello, and run its MPI program. They install a package, and so would one more guest, which
+cannot have its. The other recipes' check looks at them too, when something in them was broken.
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ PACKAGES = ["python3-mpi4py"]
 BUILT = ["image=debian12-built", f"image.packages={PACKAGES}"]
 WAIT = "while [ ! -e finish ]; do sleep 0.2; done"
 UNTIL_TOLD = f'app.command=["sh","-c","{WAIT}; exit 3"]'
-# The recipe's app, when it is told.
-CHECKER = '"${mvpnet.python:}","${mvpnet.recipe_file:guests/check.py}"'
-CHECK = f'app.command=["sh","-c","{WAIT}; exec \\"$@\\"",sh,{CHECKER}]'
+# recipe=mpi-hello with its own app as the first of three steps; the last is the other recipes' check.
+STEPS = [
+    "app.command=null",
+    '+app.steps.hello.command=["${mvpnet.python:}","${mvpnet.recipe_file:mpi-hello/run.py}"]',
+    f'+app.steps.wait.command=["sh","-c","{WAIT}"]',
+    '+app.steps.check.command=["${mvpnet.python:}","${mvpnet.recipe_file:guests/check.py}"]',
+]
 
 OPTION = """
 defaults: [schema]
@@ -70,9 +74,8 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         written_option(tmp_path / "mvpnet.d/cloud_init/mine.yaml", OPTION, only_this, PACKAGE)
         job = up(
             start_mvpnet,
-            "recipe=debian12-built",
-            *BUILT,
-            CHECK,
+            "recipe=mpi-hello",
+            *STEPS,
             "image.size=+1G",
             "image.use=copy",
             f"image.copy_dir={copies}",
@@ -83,6 +86,8 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         )
         assert sum(request.path.endswith(f"{PACKAGE}.deb") for request in server.requests) == 2
     job.wait_for("n0000 (configuring)")
+    job.wait_for("20, whole", 300)
+    assert all(text in job.stdout for text in ("Open MPI", "60, as it should be")), job.stdout
     for rank in range(2):
         look_around(job, rank)
     for rank in range(2):
