@@ -9,9 +9,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # More arguments for pytest, as in: make test ARGS="-m 'not boot' -x"
 ARGS ?=
 # So many tests at a time: many wait for something that takes little CPU. 0 runs all in pytest's own process, as --pdb
-# needs it. Tests of one group (xdist_group) share something that is made once, and run in one process.
+# needs it. What shares something runs in one process: tests/sharing.py.
 TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
-PYTEST_ARGS = --numprocesses $(TEST_JOBS) --dist loadgroup --durations 10 $(ARGS)
+PYTEST_ARGS = --numprocesses $(TEST_JOBS) --durations 10 $(ARGS)
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile

@@ -25,6 +25,7 @@ import mpi4py
 import pytest
 
 import costs
+import sharing
 from support import Finished, Process, RunMvpnet, RunningJob, StartMvpnet, mpiexec_command, processes_marked
 
 # A test module may import what imports MPI. Were MPI started here, the mpiexecs of the tests would inherit its
@@ -45,6 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     costs.pytest_configure(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return sharing.InGroups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,6 @@ import yaml
 from mvpnet.access import Door, inventory
 from support import StartMvpnet
 
-IN_ONE_ENVIRONMENT = pytest.mark.xdist_group("ansible")
 DOORS = [Door(0, "h0", 2200, "alice"), Door(1, "h1", 2201, "bob")]
 
 
@@ -70,7 +69,6 @@ def run_ansible(program: Path, *arguments: str | Path, home: Path) -> subprocess
     )
 
 
-@IN_ONE_ENVIRONMENT
 @pytest.mark.network
 def test_ansible_reads_it(ansible: Path, tmp_path: Path) -> None:
     (tmp_path / "inventory.yaml").write_text(inventory(DOORS, tmp_path / "ssh_config"))

@@ -16,7 +16,6 @@ import pytest
 
 import mvpnet
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one wheel
 ROOT = Path(__file__).parent.parent
 
 

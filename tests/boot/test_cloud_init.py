@@ -19,8 +19,7 @@ from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
 from support import Finished, RunningJob
 
-ONE_AFTER_ANOTHER = pytest.mark.xdist_group("debian guests")  # each takes 2 GB, and a core for a minute
-pytestmark = [pytest.mark.timeout(900), ONE_AFTER_ANOTHER]
+pytestmark = pytest.mark.timeout(900)
 
 COMMON = ["image.user=alice", "vm.accel=tcg", "vm.memory=512M", "boot.timeout_s=400", "net.mtu=9000"]
 COMMON += ["boot.wait_for=cloud_init"]  # it restarts sshd once after the first banner

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from boot.aptrepository import PACKAGE, SAYS, apt_repository
-from boot.test_cloud_init import COMMON, ONE_AFTER_ANOTHER, PACKAGES, UNTIL_TOLD, finished
+from boot.test_cloud_init import COMMON, PACKAGES, UNTIL_TOLD, finished
 from boot.test_guests import answers
 from mvpnet.guest import debian
 from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
 
-pytestmark = [pytest.mark.timeout(2000), ONE_AFTER_ANOTHER]  # three boots, and a machine that others use too
+pytestmark = pytest.mark.timeout(2000)  # three boots, and a machine that others use too
 
 
 def test_a_prepared_image_has_what_was_declared_and_nothing_of_who_made_it(start_mvpnet, tmp_path: Path) -> None:

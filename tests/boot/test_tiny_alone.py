@@ -23,8 +23,6 @@ from mvpnet.guest import tiny
 from mvpnet.paths import cache_base
 from support import poll_until
 
-pytestmark = pytest.mark.xdist_group("tiny guests alone")  # most share two of them
-
 WORLD_SIZE = 258
 LAST = WORLD_SIZE - 1
 BOOT_TIMEOUT_S = 90.0

@@ -15,8 +15,6 @@ from hosts.conftest import Hosts
 from mvpnet.dataplane import address
 from support import Finished, RunMvpnet, RunningJob, codes_after_signal, poll_until
 
-pytestmark = pytest.mark.xdist_group("hosts")  # one cluster of them
-
 STANDIN = Path(__file__).parent.parent / "standin.py"
 ETHERTYPE = b"\x88\xb5"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpi.worlds import Worlds, case_name, of_ranks, same_world
+from mpi.worlds import Worlds, case_name, same_world
 
 # The first one runs the world of all.
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1200)]
@@ -29,7 +29,7 @@ CASES = [
 ]
 
 
-@of_ranks(1, 2, 4)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["stream", "dgram"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("compiled", ["compiled", "python"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpi.worlds import Worlds, case_name, of_ranks, same_world
+from mpi.worlds import Worlds, case_name, same_world
 
 pytestmark = pytest.mark.timeout(1200)  # the first one runs the world of all
 OVER_MPI = [(case, how) for case in ("guest", "messages") for how in ("compiled", "python")]
@@ -18,7 +18,7 @@ CASES = [
 BODY = Path(__file__).with_name("fuzz_body.py")
 
 
-@of_ranks(2, 4)
+@pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("kind", ["stream", "dgram"])
 @pytest.mark.parametrize(("case", "compiled"), CASES)
 def test_fuzz(request: pytest.FixtureRequest, worlds: Worlds, ranks: int, kind: str, case: str, compiled: str) -> None:

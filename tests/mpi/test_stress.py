@@ -22,9 +22,7 @@ MOST_MB = 80
 Result = dict[str, Any]
 
 
-LINKS = [pytest.param(link, marks=pytest.mark.xdist_group(f"stress-{link}")) for link in ("stream", "dgram")]
-
-pytestmark = pytest.mark.parametrize("link", LINKS)
+pytestmark = pytest.mark.parametrize("link", ["stream", "dgram"])
 
 
 @functools.cache

@@ -73,9 +73,3 @@ def same_world(request: pytest.FixtureRequest, test: str) -> list[str]:
 
 def case_name(params: dict[str, str]) -> str:
     return f"{params['kind']}:{params['case']}:{params['compiled']}"
-
-
-def of_ranks(*numbers: int) -> pytest.MarkDecorator:
-    """`ranks` as a parameter; the tests of one number share a world, so one worker of pytest-xdist has them all."""
-    groups = [pytest.param(ranks, marks=pytest.mark.xdist_group(f"world-{ranks}")) for ranks in numbers]
-    return pytest.mark.parametrize("ranks", groups)

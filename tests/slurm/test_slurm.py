@@ -17,8 +17,6 @@ import pytest
 from slurm.conftest import Slurm
 from support import Process, mpiexec_command, poll_until
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster of it
-
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "slurm"
 STANDIN = Path(__file__).parent.parent / "standin.py"
 EXCHANGE = Path(__file__).with_name("exchange.py")

@@ -1,0 +1,44 @@
+"""Which tests share something that is made once: guests, a world of ranks, a cluster, a wheel.
+
+When tests run side by side, those of one group run in one process, one after another.
+
+pytest-xdist's own groups are marks, of which it loses sight under pytest 9.2; here the group follows from a test's id.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+# A pattern of ids, and the group of those that it matches; \1 is what a group in the pattern matched.
+GROUPS = {
+    r"boot/test_(?:cloud_init|prepared)\.py": "Debian guests",  # not shared: each takes 2 GB, and a core for a minute
+    r"boot/test_tiny_alone\.py": "tiny guests alone",
+    r"hosts/": "hosts",
+    r"mpi/test_(?:dataplane|fuzz)\.py.*-(\d+)\]$": r"world of \1",
+    r"mpi/test_stress\.py.*\[(\w+)\]$": r"stress over \1",
+    r"slurm/": "slurm",
+    r"test_inventory\.py::test_ansible": "ansible",
+    r"test_packaging\.py": "wheel",
+}
+
+
+def group_of(nodeid: str) -> str:
+    """A test of no group is one of its own."""
+    for pattern, group in GROUPS.items():
+        if found := re.search(rf"^(?:tests/)?{pattern}", nodeid):
+            return found.expand(group)
+    return nodeid
+
+
+class InGroups(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out groups and single tests in the order of collection, which begins with those that boot guests."""
+
+    def __init__(self, config: Any, log: Any = None) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
