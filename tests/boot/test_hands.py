@@ -9,7 +9,7 @@ import pytest
 
 from boot.conftest import ResumeGuests
 from boot.test_guests import nothing_left
-from hands.verbs import PATIENCE_S, hands, jobs_listed, on_a_terminal, read_until, said
+from hands.verbs import PATIENCE_S, hands, is_raw, jobs_listed, on_a_terminal, read_until, said
 from support import poll_until
 
 pytestmark = pytest.mark.timeout(400)
@@ -20,7 +20,7 @@ def test_look_in_type_log_in_and_stop(resume_guests: ResumeGuests) -> None:
     assert [(one["name"], one["phase"]) for one in jobs_listed()] == [("walk", "running")]
 
     with on_a_terminal("console", "1") as (process, terminal):
-        read_until(terminal, "leaves")
+        poll_until(lambda: is_raw(terminal), PATIENCE_S, "the verb to take keys as they are typed")
         os.write(terminal, b"\r")  # a guest that goes on from a save has shown its prompt before
         read_until(terminal, "# ")
         os.write(terminal, b"echo typed-$((6 * 7))\r")

@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,11 @@ def on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], in
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def is_raw(terminal: int) -> bool:
+    """Whether the verb has its terminal in raw mode; what was typed before that is thrown away."""
+    return not termios.tcgetattr(terminal)[3] & termios.ICANON
 
 
 def read_until(terminal: int, text: str, times: int = 1) -> str:
