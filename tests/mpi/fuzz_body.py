@@ -20,7 +20,7 @@ from mvpnet.dataplane import address, fabric, tree
 from mvpnet.dataplane.chunk import Pool
 from mvpnet.dataplane.frame import MAX_FRAME_BYTES
 
-ATTEMPTS = 1500
+ATTEMPTS = 1500  # of a world: in `peers` its ranks share them, each with numbers of its own
 SEED = 3
 
 MACS = st.one_of(
@@ -77,7 +77,7 @@ def peers(kind: str) -> None:
     end = job.guest._end
     job.guest.ignore()
 
-    @settings(deadline=None, max_examples=ATTEMPTS, database=None)
+    @settings(deadline=None, max_examples=ATTEMPTS // SIZE, database=None)
     @given(data=MESSAGES, source=st.integers(0, SIZE - 1), broadcast=st.booleans())
     def any_bytes(data: bytes, source: int, broadcast: bool) -> None:
         data = data[: pool.chunk_bytes]  # the fabric hands on none that is longer
