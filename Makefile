@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 ARGS ?=
 # So many tests at a time: many wait for something that takes little CPU. 0 runs all in pytest's own process, as --pdb
 # needs it. What shares something runs in one process: tests/sharing.py.
-TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 2 : 4)))
+TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 PYTEST_ARGS = --numprocesses $(TEST_JOBS) --durations 10 $(ARGS)
 
 help: ## list the commands
