@@ -21,6 +21,7 @@ from mvpnet.errors import ImageError
 from mvpnet.guest import buildcache
 from mvpnet.guest.buildcache import Say
 from mvpnet.guest.initrd import initrd
+from mvpnet.guest.tiny.errors import TinyBuildError
 
 SUITE = "bookworm"
 PACKAGES = [
@@ -130,7 +131,10 @@ def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
     kernel = next((tree / "boot").glob("vmlinuz-*"))
     shutil.copyfile(kernel, new / "vmlinuz")
     modules = tree / "lib/modules" / kernel.name.removeprefix("vmlinuz-")
-    (new / "initrd").write_bytes(initrd(modules, tree / "bin/busybox"))
+    try:
+        (new / "initrd").write_bytes(initrd(modules, tree / "bin/busybox"))
+    except TinyBuildError as error:
+        raise ImageError(f"image=debian12-built: {error.reason}") from error
     _run([*_as_root_inside(), "rm", "-rf", str(tree)])
     return {"suite": SUITE, "packages": sorted({*PACKAGES, *packages})}
 
