@@ -17,7 +17,7 @@ import pytest
 
 import netns
 from netns import Host
-from support import mpiexec_command
+from support import mpiexec_command, poll_until
 
 LAUNCHER = """#!/bin/sh
 # In ssh's place: drop its options and the host's address, and run the rest on that host.
@@ -62,7 +62,7 @@ def hosts(request: pytest.FixtureRequest, cluster: list[Host], short_dir: Path) 
     yield Hosts(hosts, [*hosts[0].entered(), *mpiexec_command(), *options(str(launcher), hosts)])
     for host in hosts:
         host.join()
-        assert not host.processes(), f"processes are left on {host.name}"
+        poll_until(lambda host=host: not host.processes(), 60, f"all processes on {host.name} to end")
 
 
 def _mpich(launcher: str, hosts: list[Host]) -> list[str]:
