@@ -50,10 +50,9 @@ class GuestCount(threading.Thread):
         super().__init__(name="guest count", daemon=True)
         self.booted = 0
         self.resumed = 0
-        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        os.environ[_MARK] = uuid.uuid4().hex
+        self._mark = f"{_MARK}={os.environ[_MARK]}"
         self._seen: set[tuple[str, str]] = set()
-        name, _, value = self._mark.partition("=")
-        os.environ[name] = value
 
     def run(self) -> None:
         while True:
@@ -67,7 +66,7 @@ class GuestCount(threading.Thread):
             return
         started = (folder / "stat").read_text().rsplit(")", 1)[1].split()[19]  # a number is given again: proc(5)
         arguments = (folder / "cmdline").read_bytes().split(b"\0")
-        asked = b"-device" not in arguments  # for its version, say, and no guest
+        asked = b"-device" not in arguments or b"help" in arguments  # for its version or devices, and no guest
         ours = self._mark.encode() in (folder / "environ").read_bytes().split(b"\0")
         if ours and not asked and (folder.name, started) not in self._seen:
             self._seen.add((folder.name, started))

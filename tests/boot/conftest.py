@@ -8,16 +8,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from boot.test_guests import nothing_left, up
+from boot.test_guests import stopped, up
+from hands.verbs import said
 from support import RunningJob, StartMvpnet
 
 ResumeGuests = Callable[..., RunningJob]
@@ -57,10 +55,6 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _save(save: Path, start_mvpnet: StartMvpnet, ranks: int) -> None:
     job = up(start_mvpnet, ranks, f"job.name={save.name}")
-    command = [sys.executable, "-m", "mvpnet", "save", save.name, str(save)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    job.signal(signal.SIGTERM)
-    job.finish()
-    nothing_left(job)
+    said("save", save.name, str(save))
+    stopped(job)
     shutil.rmtree(job.cwd / "run")

@@ -28,11 +28,11 @@ def ssh(job: RunningJob, rank: int, script: str, *, last_words: bool = False, co
     return done.stdout
 
 
-def answers(job: RunningJob, rank: int, *scripts: str, config: str = "run/ssh_config") -> list[str]:
+def answers(job: RunningJob, rank: int, *scripts: str) -> list[str]:
     """What each of these scripts prints on a guest, by one login: under TCG a login takes longer than most of them."""
     mark = "--- next answer ---\n"
     together = "\n".join(f"( {script}\n) || exit\necho '{mark[:-1]}'" for script in scripts)
-    *said, rest = ssh(job, rank, together, config=config).split(mark)
+    *said, rest = ssh(job, rank, together).split(mark)
     assert rest == "" and len(said) == len(scripts), said
     return said
 
