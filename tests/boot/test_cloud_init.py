@@ -1,7 +1,9 @@
-"""Two cloud-init guests, made here from Debian's packages, looked at from inside; then booted again from kept disks.
+"""Cloud-init guests, made here from Debian's packages: an image that is prepared once, two new guests of it looked at
+from inside, and booted again from kept disks.
 
-They are those of recipe=mpi-hello, and run its MPI program. They install a package, and so would one more guest, which
-cannot have its. The other recipes' check looks at them too, when something in them was broken.
+Those are the guests of recipe=mpi-hello, with one package that was installed when their image was prepared, and one
+that is installed when they boot. They run the recipe's MPI program, and the other recipes' check looks at them too,
+when something in them was broken. One more guest, whose image nobody prepared, cannot have its package.
 """
 
 from __future__ import annotations
@@ -12,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from boot.aptrepository import PACKAGE, SAYS, apt_repository
+from boot.aptrepository import LATER, PACKAGE, SAYS, apt_repository
 from boot.test_guests import answers, nothing_left, ssh
+from imageserver import ImageServer
 from mvpnet.guest import debian
 from mvpnet.guest.yamltext import yaml_text
 from mvpnet.paths import cache_base
 from support import Finished, RunningJob
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2000)  # four boots, and a machine that others use too
 
-COMMON = ["image.user=alice", "vm.accel=tcg", "vm.memory=512M", "boot.timeout_s=400", "net.mtu=9000"]
+COMMON = ["image.user=alice", "vm.accel=tcg", "vm.memory=512M", "boot.timeout_s=800", "net.mtu=9000"]
 COMMON += ["boot.wait_for=cloud_init"]  # it restarts sshd once after the first banner
 # One image for all tests of such guests: that of recipe=mpi-hello.
 PACKAGES = ["python3-mpi4py"]
@@ -51,7 +54,7 @@ def written_option(file: Path, text: str, only_this: str, package: str) -> None:
 
 def up(start_mvpnet, *options: str) -> RunningJob:
     job = start_mvpnet(*COMMON, *options, ranks=2)
-    job.wait_for("2/2 guests up", 500)
+    job.wait_for("2/2 guests up", 850)
     return job
 
 
@@ -65,15 +68,55 @@ def finished(job: RunningJob, code: int = 3) -> Finished:
     return end
 
 
-def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path: Path) -> None:
+def installed(server: ImageServer, package: str) -> int:
+    """How many guests have fetched it."""
+    return sum(request.path.endswith(f"{package}.deb") for request in server.requests)
+
+
+def prepared_image(start_mvpnet, folder: Path, only_this: str) -> list[str]:
+    """The words for an image that needs preparing, once that is done."""
+    built = cache_base(None) / "debian"
+    debian.ensure(built, PACKAGES, print)
+    cache = folder / "cache"
+    cache.mkdir()
+    (cache / "debian").symlink_to(built)
+    (folder / "script.sh").write_text("#!/bin/sh\nid -un >/srv/by-script\n")
+    declared = {
+        "packages": [PACKAGE],
+        "runcmd": ["echo \\${PWD} >/srv/by-runcmd"],
+        "script": "script.sh",
+        "user_data": {"bootcmd": [only_this]},
+        "size": "+1G",
+    }
+    option = folder / "mvpnet.d/image/mine.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(yaml_text({"defaults": ["debian12-built"], "packages": PACKAGES, "prepare": declared}))
+    words = ["image=mine", f"image.cache_dir={cache}"]
+
+    refused = start_mvpnet(*COMMON, *words, "hydra.run.dir=run", ranks=1).finish(60)
+    assert refused.code == 4 and "mvpnet image prepare" in refused.stderr, refused
+    prepare = ["image", "prepare", "--json", *COMMON, *words]
+    made = start_mvpnet(*prepare, ranks=None).finish(900)
+    assert made.code == 0, made
+    [image] = json.loads(made.stdout)
+    assert image["made_from"]["packages"] == [PACKAGE] and image["made_from"]["base"] == debian.image_digest(PACKAGES)
+    again = start_mvpnet(*prepare, ranks=None).finish(60)
+    assert again.code == 0 and "is here already" in again.stderr, again
+    assert json.loads(again.stdout) == [image]
+    return words
+
+
+def test_guests_of_a_prepared_image_know_each_other_and_boot_again(start_mvpnet, tmp_path: Path) -> None:
     (tmp_path / "hello.txt").write_text("from the host\n")
     copies = tmp_path / "copies"
     copies.mkdir()
     with apt_repository(tmp_path / "repository") as (server, only_this):
-        written_option(tmp_path / "mvpnet.d/cloud_init/mine.yaml", OPTION, only_this, PACKAGE)
+        image = prepared_image(start_mvpnet, tmp_path, only_this)
+        written_option(tmp_path / "mvpnet.d/cloud_init/mine.yaml", OPTION, only_this, LATER)
         job = up(
             start_mvpnet,
             "recipe=mpi-hello",
+            *image,
             *STEPS,
             "image.size=+1G",
             "image.use=copy",
@@ -83,12 +126,13 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
             "cloud_init=mine",
             "hydra.run.dir=run",
         )
-        assert sum(request.path.endswith(f"{PACKAGE}.deb") for request in server.requests) == 2
+        assert (installed(server, PACKAGE), installed(server, LATER)) == (1, 2)
+    assert json.loads((tmp_path / "run/job.json").read_text())["digest"]
     job.wait_for("n0000 (configuring)")
     job.wait_for("20, whole", 300)
     assert all(text in job.stdout for text in ("Open MPI", "60, as it should be")), job.stdout
-    for rank in range(2):
-        look_around(job, rank)
+    identities = [identity for rank in range(2) for identity in look_around(job, rank)]
+    assert len(set(identities)) == 4, "machine ids and host keys are each guest's own"
     for rank in range(2):
         ssh(job, rank, "echo kept | sudo tee /srv/kept; sudo rm /etc/sudoers.d/90-cloud-init-users; sync")
     the_check_tells_what_is_not_as_it_should_be(finished(job, code=1))
@@ -100,7 +144,7 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
         start_mvpnet,
         UNTIL_TOLD,
         "image=file",
-        f'image.path="{copies}/disk.first.{{rank}}.qcow2"',
+        f'image.path="{copies}/disk.first.{{rank}}"',
         "image.use=direct",
         f"image.kernel={built.kernel}",
         f"image.initrd={built.initrd}",
@@ -114,11 +158,15 @@ def test_cloud_init_guests_know_each_other_and_boot_again(start_mvpnet, tmp_path
     finished(again)
 
 
-def look_around(job: RunningJob, rank: int) -> None:
-    """A guest from inside: what it was given, whom it knows, and whom it may log in to."""
+def look_around(job: RunningJob, rank: int) -> list[str]:
+    """A guest from inside: what it was given, whom it knows, and whom it may log in to; its machine id and host key."""
     other = f"n{1 - rank:04d}"
     asked = {
-        "status": f"{PACKAGE}; cloud-init status",
+        "status": f"{LATER}; cloud-init status",
+        "prepared": f"{PACKAGE}; cat /srv/by-runcmd /srv/by-script",
+        "keys": "sudo cat /root/.ssh/authorized_keys | wc -l",
+        "left": "sudo find /root/mvpnet-prepare /home -name 'mvpnet-prepare' | wc -l",
+        "identity": "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub",
         "result": "cat /run/cloud-init/result.json",
         "name": "hostname; whoami",
         "hosts": "getent hosts n0000; getent hosts n0001",
@@ -133,7 +181,9 @@ def look_around(job: RunningJob, rank: int) -> None:
         "ping": f"ping -c 3 -i 0.2 -s 8900 -M do {other}",
     }
     said = dict(zip(asked, answers(job, rank, *asked.values()), strict=True))
-    assert said["status"].splitlines() == [SAYS, "status: done"]
+    assert said["status"].splitlines() == [SAYS[LATER], "status: done"]
+    assert said["prepared"].splitlines() == [SAYS[PACKAGE], "/", "root"]
+    assert (said["keys"].strip(), said["left"].strip()) == ("1", "0")
     assert json.loads(said["result"])["v1"]["errors"] == []
     assert said["name"].split() == [f"n{rank:04d}", "alice"]
     known = [line.split() for line in said["hosts"].splitlines()]
@@ -142,8 +192,9 @@ def look_around(job: RunningJob, rank: int) -> None:
     assert f"10.0.0.{rank + 1}/8" in said["links"] and "mtu 9000" in said["links"]
     assert (said["user"].strip(), said["sudo"].strip(), said["root"].strip()) == (other, "root", "root")
     assert said["files"].splitlines() == ["from the host", f"{rank} of 2"]
-    assert int(said["size"].strip().rstrip("M")) > 2500
+    assert int(said["size"].strip().rstrip("M")) > 3500
     assert "3 received" in said["ping"]
+    return said["identity"].split()
 
 
 def the_check_tells_what_is_not_as_it_should_be(end: Finished) -> None:

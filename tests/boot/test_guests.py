@@ -87,31 +87,37 @@ def transferred(job: RunningJob) -> str:
     return ssh(job, 0, f"yes {text} | head -c {len(TRANSFER)} | ssh n0001 sha256sum").split()[0]
 
 
-@pytest.mark.parametrize(
-    ("net", "mtu"),
-    [("stream", 9000), pytest.param("dgram", 9000, marks=pytest.mark.mpi), ("stream", 65521), ("dgram", 65521)],
-)
-def test_two_guests_know_and_reach_each_other_and_the_mtu_holds(start_mvpnet, net: str, mtu: int) -> None:
-    """net.mtu reaches them by itself, and packets of that size arrive in one piece."""
-    job = up(start_mvpnet, 2, f"net={net}", f"net.mtu={mtu}")
+def they_know_and_reach_each_other(job: RunningJob, mtu: int) -> None:
+    """Two guests: net.mtu has reached them by itself, and packets of that size arrive in one piece."""
     for rank in range(2):
-        other = 1 - rank
-        assert ssh(job, rank, "hostname").strip() == f"n{rank:04d}"
-        assert f"10.0.0.{rank + 1}/8" in ssh(job, rank, "ip addr")
-        assert f"10.0.0.{other + 1} n{other:04d}" in ssh(job, rank, "cat /etc/hosts")
-        assert ssh(job, rank, "cat /etc/hosts.mpi").split() == ["n0000", "n0001"]
-        assert "3 packets received" in ssh(job, rank, f"ping -c 3 n{other:04d}")
-        # from guest to guest as root, without a password or a question
-        assert ssh(job, rank, f"ssh n{other:04d} hostname").strip() == f"n{other:04d}"
+        other = f"n{1 - rank:04d}"
+        own_name, addresses, hosts, names, pinged, logged_in, own_mtu = answers(
+            job,
+            rank,
+            "hostname",
+            "ip addr",
+            "cat /etc/hosts",
+            "cat /etc/hosts.mpi",
+            f"ping -c 3 {other}",
+            f"ssh {other} hostname",  # from guest to guest as root, without a password or a question
+            f"cat /sys/class/net/{CARD}/mtu",
+        )
+        assert own_name.strip() == f"n{rank:04d}"
+        assert f"10.0.0.{rank + 1}/8" in addresses
+        assert f"10.0.0.{2 - rank} {other}" in hosts
+        assert names.split() == ["n0000", "n0001"]
+        assert "3 packets received" in pinged
+        assert logged_in.strip() == other
+        assert own_mtu.strip() == str(mtu)
     there = ssh(job, 0, "head -c 2000000 /dev/urandom > /tmp/x; ssh n0001 'cat > /tmp/x' < /tmp/x; sha256sum < /tmp/x")
     assert ssh(job, 1, "sha256sum < /tmp/x") == there
-
-    for rank in range(2):
-        assert ssh(job, rank, f"cat /sys/class/net/{CARD}/mtu").strip() == str(mtu)
     assert "3 packets received" in ping(job, mtu)
     assert [fragments(job, rank) for rank in range(2)] == [0, 0]
     assert transferred(job) == hashlib.sha256(TRANSFER).hexdigest()
-    assert stopped(job, by_verb=True).code == 0
+
+
+def their_frames_were_carried(job: RunningJob) -> None:
+    """What the records of such a job have to say."""
     stats = json.loads((job.cwd / "run/stats.json").read_text())
     assert stats["traffic_bytes"]["0"]["1"] > 2_000_000
     assert all(not any(reason in rank["drops"] for reason in ("forged", "source_not_own")) for rank in stats["ranks"])
@@ -120,6 +126,34 @@ def test_two_guests_know_and_reach_each_other_and_the_mtu_holds(start_mvpnet, ne
     for rank in stats["ranks"]:
         assert rank["frames_above_mtu"] == 0
         assert not {"too_long", "guest_full", "peer_full"} & rank["drops"].keys(), rank
+
+
+@pytest.mark.parametrize(
+    ("net", "mtu"),
+    [pytest.param("dgram", 9000, marks=pytest.mark.mpi), ("stream", 65521), ("dgram", 65521)],
+)
+def test_two_guests_know_and_reach_each_other_and_the_mtu_holds(start_mvpnet, net: str, mtu: int) -> None:
+    job = up(start_mvpnet, 2, f"net={net}", f"net.mtu={mtu}")
+    they_know_and_reach_each_other(job, mtu)
+    assert stopped(job, by_verb=True).code == 0
+    their_frames_were_carried(job)
+
+
+def test_streams_by_path_and_a_job_that_ends_when_every_guest_has_powered_off(start_mvpnet) -> None:
+    job = up(start_mvpnet, 2, "net=stream", "net.socket=path", "net.socket_dir=/tmp", "net.mtu=9000")
+    they_know_and_reach_each_other(job, 9000)
+    ssh(job, 1, "poweroff", last_words=True)
+    poll_until(lambda: len(job.processes("qemu-system")) == 2, 60, "guest 1 to be gone")  # one qemu, one monwrap
+    assert job.process.poll() is None, "one guest that leaves does not end the job"
+    assert ssh(job, 0, "hostname").strip() == "n0000"
+    ssh(job, 0, "poweroff", last_words=True)
+    end = job.finish(120)
+    assert end.code == 0, end
+    assert verdict(job)["how"] == "every guest is gone"
+    guests = json.loads((job.cwd / "run/job.json").read_text())["guests"]
+    assert [guest["how"] for guest in guests] == ["powered_off", "powered_off"]
+    nothing_left(job)
+    their_frames_were_carried(job)
 
 
 def test_frames_above_the_mtu_are_counted_and_travel(resume_guests) -> None:
@@ -150,21 +184,4 @@ def test_four_guests_by_paths_and_a_guest_that_asks_for_the_shutdown_address(sta
     assert "n0002 asked for the shutdown address" in verdict(job)["how"]
     assert list(sockets.iterdir()) == []
     sockets.rmdir()
-    nothing_left(job)
-
-
-def test_a_job_ends_when_every_guest_has_powered_off(start_mvpnet) -> None:
-    job = up(start_mvpnet, 2, "net.socket=path", "net.socket_dir=/tmp", "net.mtu=9000")
-    assert "mtu 9000" in ssh(job, 0, "ip link")
-    assert "1 packets received" in ssh(job, 0, "ping -c 1 -s 8900 n0001")
-    ssh(job, 1, "poweroff", last_words=True)
-    poll_until(lambda: len(job.processes("qemu-system")) == 2, 60, "guest 1 to be gone")  # one qemu, one monwrap
-    assert job.process.poll() is None, "one guest that leaves does not end the job"
-    assert ssh(job, 0, "hostname").strip() == "n0000"
-    ssh(job, 0, "poweroff", last_words=True)
-    end = job.finish(120)
-    assert end.code == 0, end
-    assert verdict(job)["how"] == "every guest is gone"
-    guests = json.loads((job.cwd / "run/job.json").read_text())["guests"]
-    assert [guest["how"] for guest in guests] == ["powered_off", "powered_off"]
     nothing_left(job)

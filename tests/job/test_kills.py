@@ -13,8 +13,6 @@ from job.test_ways_to_stop import app_is_ready, pid_of_rank
 from mvpnet.dataplane.address import SHUTDOWN_FRAME
 from support import Process, RunningJob, poll_until
 
-pytestmark = pytest.mark.mpi
-
 
 def no_guest_is_left(job: RunningJob) -> None:
     poll_until(lambda: not job.processes("standin.py"), 30, "all stand-ins to end")
@@ -25,6 +23,7 @@ def folders_left(job: RunningJob) -> list[Path]:
     return [path for path in scratch_files(job) if path.is_dir() and path.name != f"mvpnet-{os.getuid()}"]
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_is_killed_takes_all_guests_with_it(bench: Bench, rank: int) -> None:
     job = bench.up("image.use=overlay", ranks=3)
@@ -36,6 +35,7 @@ def test_a_rank_that_is_killed_takes_all_guests_with_it(bench: Bench, rank: int)
     assert folders_left(job) == []
 
 
+@pytest.mark.mpi
 def test_mpiexec_that_is_killed_takes_all_guests_with_it(bench: Bench) -> None:
     job = bench.up("image.use=overlay")
     job.signal(signal.SIGKILL)
@@ -45,6 +45,7 @@ def test_mpiexec_that_is_killed_takes_all_guests_with_it(bench: Bench) -> None:
     poll_until(lambda: not job.processes(), 30, "the ranks to end")
 
 
+@pytest.mark.mpi
 def test_a_rank_that_is_killed_during_the_boot(bench: Bench) -> None:
     job = bench.start("image.use=overlay", behaviour="no-ssh")
     job.wait_for("(booting)")
@@ -54,6 +55,7 @@ def test_a_rank_that_is_killed_during_the_boot(bench: Bench) -> None:
     poll_until(lambda: not folders_left(job), 30, "the scratch folders to be removed")
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("victim", ["rank 0", "mpiexec"])
 def test_a_kill_ends_the_app_too_and_what_it_started(bench: Bench, victim: str) -> None:
     job = bench.up('app.command=[sh,-c,"sleep 300 & echo ready; sleep 300"]')
@@ -114,6 +116,7 @@ def test_a_monwrap_that_is_killed_takes_its_guest_with_it_and_the_job_goes_on(be
     goes_on_with_the_other_guest(bench, job)
 
 
+@pytest.mark.mpi
 def test_the_next_start_removes_what_was_left_and_says_so(bench: Bench, short_dir: Path) -> None:
     sockets = short_dir / "sockets"
     sockets.mkdir()
@@ -137,6 +140,7 @@ def test_the_next_start_removes_what_was_left_and_says_so(bench: Bench, short_di
     nothing_left(after)
 
 
+@pytest.mark.mpi
 def test_sockets_by_path_of_a_killed_job_go_with_the_next_start(bench: Bench, short_dir: Path) -> None:
     sockets = short_dir / "sockets"
     sockets.mkdir()

@@ -17,8 +17,6 @@ from support import RunningJob, codes_after_signal, poll_until
 
 PRINT_ENVIRONMENT = "import os; [print(k + '=' + v) for k, v in os.environ.items() if k.startswith('MVPNET_')]"
 
-pytestmark = pytest.mark.mpi
-
 
 def arp_for(rank: int, target: str) -> str:
     """An ARP request (RFC 826) of a guest's, as the stand-in sends it."""
@@ -27,6 +25,7 @@ def arp_for(rank: int, target: str) -> str:
     return (b"\xff" * 6 + sender + bytes.fromhex("08060001080006040001") + sender + ip + bytes(6) + wanted).hex()
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize(("script", "code"), [("print('done')", 0), ("raise SystemExit(7)", 7)])
 def test_the_app_ends_the_job_with_its_exit_code(bench: Bench, script: str, code: int) -> None:
     job, end = bench.run(f'app.command=["{sys.executable}","-c","{script}"]')
@@ -147,6 +146,7 @@ def test_a_guest_that_crashed_makes_the_job_fail(bench: Bench) -> None:
     nothing_left(job)
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize("target", ["mpiexec", "rank 0"])
 def test_signals_stop_a_running_job(bench: Bench, number: signal.Signals, target: str) -> None:
@@ -191,6 +191,7 @@ EACH_SIGNAL = pytest.mark.parametrize(
 
 
 @EACH_SIGNAL
+@pytest.mark.mpi
 def test_a_signal_while_the_app_runs_stops_the_app_first(bench: Bench, target: str, number: signal.Signals) -> None:
     script = "trap 'echo stopped in order; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
     job = bench.up(f'app.command=[sh,-c,"{script}"]')
@@ -210,6 +211,7 @@ def app_is_ready(job: RunningJob) -> None:
 
 
 @EACH_SIGNAL
+@pytest.mark.mpi
 def test_a_signal_during_the_boot(bench: Bench, target: str, number: signal.Signals) -> None:
     job = bench.start(behaviour="no-ssh")
     job.wait_for("0/2 guests up")
@@ -221,6 +223,7 @@ def test_a_signal_during_the_boot(bench: Bench, target: str, number: signal.Sign
     nothing_left(job)
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, None])
 def test_a_signal_before_the_guests_start(bench: Bench, ranks: int | None) -> None:
     slow = bench.program("slow", f"if 'help' in argv: {SLEEP}")
@@ -240,6 +243,7 @@ def test_a_signal_before_the_guests_start(bench: Bench, ranks: int | None) -> No
 SLEEP = "import time; time.sleep(300)"
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [2, None])
 def test_ctrl_c_reaches_mpiexec_and_ranks_alike(bench: Bench, ranks: int | None) -> None:
     """The terminal sends SIGINT to its whole foreground process group."""
@@ -253,6 +257,7 @@ def test_ctrl_c_reaches_mpiexec_and_ranks_alike(bench: Bench, ranks: int | None)
     nothing_left(job)
 
 
+@pytest.mark.mpi
 def test_an_app_that_will_not_end_is_not_waited_for_when_asked_twice(bench: Bench) -> None:
     job = bench.up("app.command=[sh,-c,\"trap '' TERM; echo ready; while :; do sleep 0.1; done\"]")
     app_is_ready(job)
@@ -299,6 +304,7 @@ def test_unless_the_job_ignores_it(bench: Bench) -> None:
     nothing_left(job)
 
 
+@pytest.mark.mpi
 def test_the_end_of_standard_input_stops_the_job_if_asked(bench: Bench) -> None:
     job = bench.up("shutdown.on_stdin_eof=true", stdin=subprocess.PIPE)
     job.process.stdin.write(b"text is nothing that it asks for\n")
@@ -313,6 +319,7 @@ def test_the_end_of_standard_input_stops_the_job_if_asked(bench: Bench) -> None:
     nothing_left(job)
 
 
+@pytest.mark.mpi
 def test_a_closed_standard_input_has_ended(bench: Bench) -> None:
     job = bench.start(
         "shutdown.on_stdin_eof=true", ranks=None, program=[*WITHOUT_STDIN, sys.executable, "-m", "mvpnet"]
@@ -326,6 +333,7 @@ def test_a_closed_standard_input_has_ended(bench: Bench) -> None:
 WITHOUT_STDIN = ["sh", "-c", 'exec "$@" <&-', "sh"]
 
 
+@pytest.mark.mpi
 def test_output_that_nobody_reads_does_not_end_the_job(bench: Bench) -> None:
     into_head = ["bash", "-c", '"$@" 2>&1 | head -c 1; exit ${PIPESTATUS[0]}', "bash"]
     job = bench.start(
@@ -347,6 +355,7 @@ def test_what_the_app_left_in_the_background_ends_with_the_job(bench: Bench) -> 
     nothing_left(job)
 
 
+@pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, None])
 def test_a_world_of_one(bench: Bench, ranks: int | None) -> None:
     job, end = bench.run('app.command=["true"]', ranks=ranks)
