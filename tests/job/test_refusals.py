@@ -185,13 +185,13 @@ def test_a_qemu_that_dies_at_once(bench: Bench) -> None:
 
 def test_a_guest_that_never_answers(bench: Bench) -> None:
     job, end = bench.run(
-        "boot.timeout_s=4",
+        "boot.timeout_s=10",
         behaviour="1:mute-ssh,0:normal,2:normal",
         env={"STANDIN_CONSOLE": "Kernel panic - not syncing: no root"},
         ranks=3,
     )
     assert end.code == 5, end
-    assert "not all guests were up after 4 s: n0001 (booting)" in end.stderr
+    assert "not all guests were up after 10 s: n0001 (booting)" in end.stderr
     table = end.stderr[end.stderr.index("reached") :]
     assert "n0001" in table
     assert "Kernel panic" in table

@@ -55,9 +55,9 @@ def test_a_guest_whose_cloud_init_fails_fails_the_boot(bench: Bench, path: str) 
 
 def test_cloud_init_that_is_never_done_does_not_hang_the_job(bench: Bench, path: str) -> None:
     bench.tell("said.0", DONE)
-    job, end = bench.run(WAIT, "boot.timeout_s=8", env={"PATH": path})
+    job, end = bench.run(WAIT, "boot.timeout_s=12", env={"PATH": path})
     assert end.code == 5, end
-    assert "not all guests were up after 8 s: n0001 (configuring)" in end.stderr, end
+    assert "not all guests were up after 12 s: n0001 (configuring)" in end.stderr, end
     nothing_left(job)
 
 
