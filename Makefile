@@ -25,7 +25,7 @@ demo: setup ## boot two guests as a two-rank MPI job and measure between them
 test: setup ## run all tests, those under MPI and those that boot guests too
 	pytest $(PYTEST_ARGS)
 
-test-quick: setup ## run the tests that start neither guests nor whole jobs, nor depend on the MPI: the inner loop
+test-quick: setup ## run the tests without guests, without jobs of stand-ins, and without the MPI matrix: the inner loop
 	pytest $(PYTEST_ARGS) -m "not boot and not job and not mpi"
 
 test-costs: setup ## run all tests, and leave a table of what each file cost in .costs.md (docs/testing.md)

@@ -2,7 +2,8 @@
 
 `make test-costs` runs the tests with --costs=FILE and leaves a table there; docs/testing.md has one of this machine.
 CPU is that of pytest and of all processes that a parent waited for (getrusage(2)), so qemu's too, unless a test kills
-its parent. Guests are counted by looking for qemu in /proc twice a second: real ones only, not their stand-ins.
+its parent. Guests are counted by looking for qemu in /proc twice a second, which misses one that lives for less: real
+ones only, neither their stand-ins nor a qemu that is asked something.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class GuestCount(threading.Thread):
         self.resumed = 0
         os.environ[_MARK] = uuid.uuid4().hex
         self._mark = f"{_MARK}={os.environ[_MARK]}"
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[tuple[str, bytes]] = set()
 
     def run(self) -> None:
         while True:
@@ -62,11 +63,13 @@ class GuestCount(threading.Thread):
             time.sleep(_LOOK_EVERY_S)
 
     def _look_at(self, folder: Path) -> None:
-        if not (folder / "comm").read_text().startswith("qemu-system"):
+        if not (folder / "comm").read_bytes().startswith(b"qemu-system"):
             return
-        started = (folder / "stat").read_text().rsplit(")", 1)[1].split()[19]  # a number is given again: proc(5)
+        started = (folder / "stat").read_bytes().rsplit(b")", 1)[1].split()[19]  # a number is given again: proc(5)
         arguments = (folder / "cmdline").read_bytes().split(b"\0")
-        asked = b"-device" not in arguments or b"help" in arguments  # for its version or devices, and no guest
+        # For its version or devices, or whether it takes a command line (-S: its CPU stands still); no guest.
+        asked = b"-device" not in arguments or b"help" in arguments
+        asked |= b"-S" in arguments and b"-incoming" not in arguments
         ours = self._mark.encode() in (folder / "environ").read_bytes().split(b"\0")
         if ours and not asked and (folder.name, started) not in self._seen:
             self._seen.add((folder.name, started))

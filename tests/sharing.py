@@ -43,3 +43,13 @@ class InGroups(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
+
+    def remove_node(self, node: Any) -> str | None:
+        """What a process that died was at is not given to another, which would die of it too."""
+        units = self.assigned_work[node].values()
+        deadly = next((nodeid for unit in units for nodeid, is_over in unit.items() if not is_over), None)
+        for unit in units:
+            if deadly in unit:
+                unit[deadly] = True
+        super().remove_node(node)
+        return deadly

@@ -1,7 +1,7 @@
 """Many cases of a body in one world: mpiexec is started once for all of them, not once for each.
 
 A body (dataplane_body.py, fuzz_body.py) is given cases by name, and each rank says so when it is through with one. A
-case that fails takes its world along: those behind it are run in another.
+case that fails takes its world along: those behind it are run in another, unless several worlds got nowhere.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 CASE_TIMEOUT_S = 200.0  # for one case, beyond all that its own deadlines allow
+MOST_WORLDS_IN_VAIN = 3  # one after another, no case through in any: a body that does not even start
 
 
 class Worlds:
@@ -34,29 +36,42 @@ class Worlds:
 
     def _run(self, body: Path, ranks: int, cases: Sequence[str]) -> None:
         left = list(cases)
-        while left:
-            code, out, err = self._run_one_world(body, ranks, left)
-            while left and out.count(through(left[0], ranks)) == ranks:
-                self._outcomes[body, ranks, left.pop(0)] = None
-            if code or left:
-                case = left.pop(0) if left else cases[-1]
-                self._outcomes[body, ranks, case] = f"exit code {code}\n{out}{err}"
+        in_vain = 0
+        failure = "its world was interrupted"
+        try:
+            while left and in_vain < MOST_WORLDS_IN_VAIN:
+                code, out, err = self._run_one_world(body, ranks, left)
+                in_vain += 1
+                while left and out.count(through(left[0], ranks)) == ranks:
+                    self._outcomes[body, ranks, left.pop(0)] = None
+                    in_vain = 0
+                if code or left:
+                    failure = f"exit code {code}\n{out}{err}"
+                    self._outcomes[body, ranks, left.pop(0) if left else cases[-1]] = failure
+        finally:  # every case has an outcome then: no other test runs them all again
+            self._outcomes |= {(body, ranks, case): failure for case in left}
 
     def _run_one_world(self, body: Path, ranks: int, cases: Sequence[str]) -> tuple[int, str, str]:
         program = [sys.executable, "-W", "error", "-m", "mpi4py", str(body), *cases]
         with tempfile.NamedTemporaryFile("w+") as out, tempfile.NamedTemporaryFile("w+") as err:
             command = [*self._mpiexec, "-n", str(ranks), *program]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-            size, since_s = 0, time.monotonic()
-            while process.poll() is None:
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as process:
                 try:
-                    process.wait(0.1)
-                except subprocess.TimeoutExpired:
-                    if (now := Path(out.name).stat().st_size) != size:
-                        size, since_s = now, time.monotonic()
-                    elif time.monotonic() - since_s > CASE_TIMEOUT_S:
-                        process.kill()
-            return process.wait(), Path(out.name).read_text(), Path(err.name).read_text(errors="replace")
+                    wait_while_it_says_more(process, Path(out.name))
+                finally:  # also when pytest-timeout interrupts it
+                    process.kill()
+            said = (Path(file.name).read_text(errors="replace") for file in (out, err))
+            return process.returncode, *said
+
+
+def wait_while_it_says_more(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Until it ends, or has said nothing more for CASE_TIMEOUT_S."""
+    size, since_s = 0, time.monotonic()
+    while process.poll() is None and time.monotonic() - since_s < CASE_TIMEOUT_S:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        if (now := out.stat().st_size) != size:
+            size, since_s = now, time.monotonic()
 
 
 def through(case: str, ranks: int) -> str:
