@@ -486,7 +486,8 @@ def doorbell(kind: str) -> None:
         if RANK == 1:
             job.guest.send(frame(1, 0))
     job.meet()
-    assert bool(job.pump.counters.doorbells_rung) == (SIZE > 1)
+    if RANK < 2:  # whether the others rang depends on who was asleep when they met
+        assert bool(job.pump.counters.doorbells_rung) == (SIZE > 1)
     job.finish()
 
 
