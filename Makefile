@@ -29,7 +29,7 @@ test-quick: setup ## run the tests without guests, without jobs of stand-ins, an
 	pytest $(PYTEST_ARGS) -m "not boot and not job and not mpi"
 
 test-costs: setup ## run all tests, and leave a table of what each file cost in .costs.md (docs/testing.md)
-	pytest $(PYTEST_ARGS) --costs .costs.md
+	pytest $(PYTEST_ARGS) --costs=.costs.md
 
 test-mpi-matrix: setup ## run the tests under mpiexec again, on Debian's MPICH and Debian's Open MPI
 	tools/mpi-matrix.sh $(PYTEST_ARGS)
