@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import signal
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from mvpnet.errors import Interrupted
 
 ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_AGAIN_AFTER_S = 0.01
 
 
 class StopSignals:
@@ -23,10 +27,11 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.on_signal: Callable[[signal.Signals], None] | None = None
+        self._frame: FrameType | None = None  # where the program is, while `on_signal` is told
 
     def install(self) -> None:
         for number in ASK_TO_STOP:
-            signal.signal(number, lambda n, _: self._got(signal.Signals(n)))
+            signal.signal(number, self._got)
 
     def over(self) -> None:
         """All is done: a signal sent once more is not to kill the interpreter while it ends. SIGTERM still may: it is
@@ -34,10 +39,14 @@ class StopSignals:
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
-    def _got(self, number: signal.Signals) -> None:
-        self.received = self.received or number
-        if self.on_signal:
-            self.on_signal(number)
+    def _got(self, number: int, frame: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number)
+        self._frame = frame
+        try:
+            if self.on_signal:
+                self.on_signal(signal.Signals(number))
+        finally:
+            self._frame = None  # it keeps all local variables of the program alive
 
     def check(self) -> None:
         """Raises Interrupted if a signal came."""
@@ -46,17 +55,39 @@ class StopSignals:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, a signal raises Interrupted at once, also one that came before."""
+        """Inside, a signal raises Interrupted at once, also one that came before.
+
+        While a program is being started it waits until somebody knows of the program, who can then end it.
+        """
         self.check()
+        again: list[threading.Timer] = []
 
         def interrupt(number: signal.Signals) -> None:
-            raise _interrupted(number)
+            if not _starts_a_program(self._frame):
+                raise _interrupted(number)
+            main = threading.main_thread().ident
+            again.append(threading.Timer(_AGAIN_AFTER_S, signal.pthread_kill, (main, number)))
+            again[-1].start()
 
         self.on_signal = interrupt
         try:
             yield
         finally:
             self.on_signal = None
+            for timer in again:
+                timer.cancel()
+                timer.join()
+        if again:
+            self.check()
+
+
+def _starts_a_program(frame: FrameType | None) -> bool:
+    """Whether `subprocess` is starting a program there: an exception would leave a process that nobody knows of."""
+    if frame and frame.f_code in (subprocess.run.__code__, subprocess.Popen.__enter__.__code__):
+        return True  # between two of its steps; once it waits for the program it is in others of its functions
+    while frame and frame.f_code is not subprocess.Popen.__init__.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _interrupted(number: signal.Signals) -> Interrupted:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,25 @@ def test_one_that_came_before_is_raised_too(signals: StopSignals) -> None:
     signal.raise_signal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
         raise AssertionError("not interrupted")
+
+
+def test_it_ends_a_program_that_is_being_started(signals: StopSignals, tmp_path: Path) -> None:
+    """The signal comes when there is the process, and Popen has not returned yet."""
+    started = tmp_path / "pid"
+
+    def in_the_child() -> None:
+        started.write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+        subprocess.run(["sleep", "300"], preexec_fn=in_the_child)
+        raise AssertionError("not interrupted")
+    assert not Path(f"/proc/{started.read_text()}").exists(), "it lives"
+
+
+def test_one_that_came_while_a_program_started_is_not_lost(signals: StopSignals) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+        subprocess.run(["true"], preexec_fn=lambda: os.kill(os.getppid(), signal.SIGTERM))
 
 
 def test_it_ends_a_program_that_is_waited_for(signals: StopSignals) -> None:
