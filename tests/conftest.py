@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import mpi4py
 import pytest
 
@@ -31,6 +32,10 @@ from support import Finished, Process, RunMvpnet, RunningJob, StartMvpnet, mpiex
 # A test module may import what imports MPI. Were MPI started here, the mpiexecs of the tests would inherit its
 # environment and take themselves for part of this process's world: Open MPI's then ends with 1 and not a word.
 mpi4py.rc.initialize = False
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 MARK = "MVPNET_TEST_ID"
 # Children are started by the thousand: none of them compiles mvpnet anew.
