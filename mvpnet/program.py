@@ -78,7 +78,8 @@ class Program:
         self._signal(signal.SIGKILL)
         if self._guard:
             # before the program is reaped: until then its group's number is no other's
-            os.killpg(self._guard.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
             assert self._guard.stdin
             self._guard.stdin.close()
