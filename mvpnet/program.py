@@ -78,8 +78,7 @@ class Program:
         self._signal(signal.SIGKILL)
         if self._guard:
             # before the program is reaped: until then its group's number is no other's
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._guard.pid, signal.SIGKILL)
+            _signal_group(self._guard, signal.SIGKILL)
             self._guard.wait()
             assert self._guard.stdin
             self._guard.stdin.close()
@@ -102,8 +101,7 @@ class Program:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            _signal_group(self._process, number)
 
     def _take_output(self) -> None:
         """Pass on all the output that is there; at its end look no more."""
@@ -123,6 +121,12 @@ class Program:
         if not self._process.stdout.closed:
             self._loop.unwatch(self._output_fd)
             self._process.stdout.close()
+
+
+def _signal_group(leader: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal a process and all of its group; nothing where that is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, number)
 
 
 class Programs:

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 # A pattern of ids, and the group of those that it matches; \1 is what a group in the pattern matched.
 GROUPS = {
-    # Few guests at a time: an emulated one keeps a core busy, and two on one core take more than twice as long.
+    # Few guests at a time: an emulated one keeps a core busy.
     r"boot/test_cloud_init\.py": "Debian guests",
     r"boot/": "tiny guests",
     r"hosts/": "hosts",
