@@ -34,7 +34,9 @@ class SweepLauncher(BasicLauncher):
             sweep.begin(job)
             assert job.number is not None
             try:
-                returns += super().launch([job.overrides], job.number)
+                [ended] = super().launch([job.overrides], job.number)
+                _ = ended.return_value  # raises what nobody foresaw: the ranks may be out of step, none is to go on
+                returns.append(ended)
             finally:
                 sweep.end()
         return returns

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from mvpnet.errors import HostError
 from mvpnet.loop import Loop
-from mvpnet.signals import die_with_parent
+from mvpnet.signals import die_with_parent, held_back
 
 _CHUNK_BYTES = 65536
 _TERM_S = 10.0  # for a program that was asked to stop, before SIGKILL
@@ -54,13 +54,14 @@ class Program:
     def guard(self) -> None:
         """From now on what it started ends with it when we are killed; by itself the kernel ends only the program."""
         assert self._process
-        self._guard = subprocess.Popen(
-            ["sh", "-c", _GUARD, "sh", str(self._process.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with held_back():
+            self._guard = subprocess.Popen(
+                ["sh", "-c", _GUARD, "sh", str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def stop(self) -> None:
         """Ask it and what it started to end; kill them when they do not. `on_end` follows.

@@ -11,12 +11,13 @@ import ctypes
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from mvpnet.errors import Interrupted
 
 ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # what launchers send to a group
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _AGAIN_AFTER_S = 0.01
 
@@ -77,8 +78,8 @@ class StopSignals:
             for timer in again:
                 timer.cancel()
                 timer.join()
-        if again:
-            self.check()
+            if again:
+                self.check()  # also where something failed meanwhile: the signal may have ended the program too
 
 
 def _starts_a_program(frame: FrameType | None) -> bool:
@@ -94,6 +95,20 @@ def _interrupted(number: signal.Signals) -> Interrupted:
     error = Interrupted(f"stopped by {number.name} before the guests ran")
     error.exit_code = 128 + number
     return error
+
+
+@contextlib.contextmanager
+def held_back(numbers: Iterable[signal.Signals] = GROUP_SIGNALS) -> Iterator[None]:
+    """A child that is started inside begins with these signals held back, and so do we until it is started.
+
+    For one that is to outlive a signal to our process group: between fork(2) and setsid(2) it is in that group, and
+    would die of it before it could lead one of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent(number: signal.Signals) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from operator import attrgetter
 from pathlib import Path
 
@@ -204,3 +206,23 @@ def test_a_recipe_that_does_not_say_where_its_keys_go_is_told_how(launch_folder:
     with pytest.raises(ConfigError) as caught:
         composed("recipe=mine")
     assert "recipe/mine.yaml" in str(caught.value) and "# @package _global_" in str(caught.value)
+
+
+SWEEP = """
+import sys
+from mvpnet import compose
+
+def run_job(spec):
+    print("job", spec.config.vm.cpus, flush=True)
+    raise ProcessLookupError("nobody foresaw it")
+
+compose.run(sys.argv[1:], 2, run_job, lambda error: 1)
+"""
+
+
+def test_a_sweep_does_not_go_on_after_what_nobody_foresaw(launch_folder: Path) -> None:
+    """The ranks may be out of step: rank 0 is to end them all, not to begin the next job without them."""
+    argv = ["-m", "vm.cpus=1,2,3", "hydra.sweep.dir=sweep"]
+    ended = subprocess.run([sys.executable, "-c", SWEEP, *argv], capture_output=True, text=True)
+    assert [line for line in ended.stdout.splitlines() if line.startswith("job ")][:2] == ["job 1"], ended
+    assert ended.returncode == 1 and "ProcessLookupError: nobody foresaw it" in ended.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.errors import Interrupted
-from mvpnet.signals import ASK_TO_STOP, StopSignals
+from mvpnet.signals import ASK_TO_STOP, StopSignals, held_back
 from support import poll_until
 
 
@@ -76,11 +76,28 @@ def test_one_that_came_while_a_program_started_is_not_lost(signals: StopSignals)
         subprocess.run(["true"], preexec_fn=lambda: os.kill(os.getppid(), signal.SIGTERM))
 
 
+def test_what_fails_while_it_waits_is_told_as_the_signal(signals: StopSignals) -> None:
+    """As where mpiexec signals a whole process group, and with it the program that is being started."""
+    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+        subprocess.run(["false"], check=True, preexec_fn=lambda: os.kill(os.getppid(), signal.SIGTERM))
+
+
 def test_it_ends_a_program_that_is_waited_for(signals: StopSignals) -> None:
     """As qemu-img is, while an image is prepared."""
     poke = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"
     with pytest.raises(Interrupted), signals.raising():
         subprocess.run([sys.executable, "-c", poke], check=False)
+
+
+def test_a_child_that_is_started_held_back_outlives_what_its_group_is_sent() -> None:
+    """The child is signalled before it is another program, as between fork(2) and setsid(2)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with held_back():
+        child = subprocess.run(
+            ["echo", "alive"], capture_output=True, preexec_fn=lambda: signal.raise_signal(signal.SIGTERM)
+        )
+    assert (child.returncode, child.stdout) == (0, b"alive\n")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before, "we are as before"
 
 
 def test_a_child_that_dies_with_its_parent() -> None:

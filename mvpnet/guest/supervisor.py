@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +35,7 @@ from mvpnet.guest.probe import FIRST_PAUSE_S, LOADED_PAUSE_S, BootProbe
 from mvpnet.guest.pulse import Pulse, why_silent
 from mvpnet.guest.readiness import Answer, Readiness
 from mvpnet.loop import Loop, Timer
+from mvpnet.signals import GROUP_SIGNALS, held_back
 
 DEFAULT_MONWRAP = "monwrap"  # qemu.monwrap's default: the one that came with us, wherever PATH leads
 SETTLED_S = 2.0  # a qemu that greets on QMP runs its machine; of one that never does, so much life shows it
@@ -44,8 +45,6 @@ REAP_LOOK_S = 0.01  # a process closes its pipes a little before it can be waite
 CLOSE_MARGIN_S = 10.0  # for monwrap to notice, and to delete folders, beyond the times of its ladder
 PANIC_LINES = 5  # shown of a panic, its words first
 COMMAND_BYTES = 4096  # PIPE_BUF of Linux: so much is written to a pipe whole or not at all (pipe(7))
-
-_GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # what launchers send to a group
 
 Reply = dict[str, Any]  # {"return": ...} or {"error": {"class": ..., "desc": ...}}
 
@@ -164,7 +163,7 @@ class Guest:
         self._log_starts = {log: _size(log) for log in (launch.qemu_log, launch.console_log) if log}
         lock = () if launch.lock_fd is None else (launch.lock_fd,)
         try:
-            with _held_back(_GROUP_SIGNALS if launch.monwrap == DEFAULT_MONWRAP else ()):
+            with held_back(GROUP_SIGNALS if launch.monwrap == DEFAULT_MONWRAP else ()):
                 self._monwrap = subprocess.Popen(
                     monwrap_argv(launch),
                     stdin=subprocess.PIPE,
@@ -539,19 +538,6 @@ class Guest:
     def _close_fds(self) -> None:
         while self._fds_taken_over:
             os.close(self._fds_taken_over.pop())
-
-
-@contextmanager
-def _held_back(numbers: Iterable[signal.Signals]) -> Iterator[None]:
-    """A child that is started inside begins with these signals held back, and so do we until it is started.
-
-    Between fork(2) and setsid(2) it is in our process group, and would die of a signal to that before it could obey.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _size(path: Path) -> int:

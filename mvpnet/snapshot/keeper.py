@@ -23,6 +23,7 @@ from mvpnet.errors import MvpnetError
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.life import GuestState
 from mvpnet.loop import Loop
+from mvpnet.signals import held_back
 from mvpnet.snapshot.folder import RankFolder, RankPart, SaveFolder, as_text, read_part, size_on_disk, write_private
 from mvpnet.snapshot.machine import saved_disks, why_not
 
@@ -205,15 +206,16 @@ class Keeper:
         command = [sys.executable, "-P", "-m", "mvpnet.snapshot.copying", str(work.own.root)]
         command += [str(path) for pair in files for path in pair]
         try:
-            work.copying = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                umask=0o077,
-                start_new_session=True,  # mpiexec signals the rank's whole process group
-            )
+            with held_back():
+                work.copying = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    umask=0o077,
+                    start_new_session=True,  # mpiexec signals the rank's whole process group
+                )
         except OSError as error:
             work.problem = f"the disks could not be copied: {error}"
             return
