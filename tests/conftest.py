@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,9 @@ hypothesis.settings.load_profile("untimed")
 MARK = "MVPNET_TEST_ID"
 # Children are started by the thousand: none of them compiles mvpnet anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A script's background (`make test &`) ignores SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MARKERS = {"boot": "boot", "job": "job", "hosts": "job", "slurm": "job"}
 LEAK_DEADLINE_S = 30.0  # what the issue grants a killed job for cleaning up
