@@ -1,4 +1,4 @@
-"""Compiles the optional part of the data path, mvpnet/dataplane/express.c, when mvpnet is installed or a wheel built.
+"""Compiles the optional part of the data path, mvpnet/dataplane/fastpath.c, when mvpnet is installed or a wheel built.
 
 It needs nothing but a C compiler: `cc`, or what CC says. Without one mvpnet is installed as plain Python, and says so.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "mvpnet/dataplane/express.c"
-LIBRARY = "mvpnet/dataplane/libexpress.so"
+SOURCE = "mvpnet/dataplane/fastpath.c"
+LIBRARY = "mvpnet/dataplane/libfastpath.so"
 FLAGS = ["-O2", "-Wall", "-Wextra", "-shared", "-fPIC"]
 
 

@@ -24,9 +24,9 @@ from typing import Any
 import click
 
 from mvpnet.bench.node import Answer, Node
-from mvpnet.schema import Net, NetKind
-from mvpnet.signals import StopSignals
-from mvpnet.world import World
+from mvpnet.mpi.world import World
+from mvpnet.runtime.signals import StopSignals
+from mvpnet.spec.schema import Net, NetKind
 
 Result = dict[str, Any]
 

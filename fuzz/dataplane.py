@@ -19,16 +19,16 @@ with atheris.instrument_imports(include=["mvpnet"]):
     mpi4py.rc.thread_level = "single"
     from mpi4py import MPI
 
-    from mvpnet.dataplane import address, route
-    from mvpnet.dataplane.chunk import Pool
+    from mvpnet.dataplane import address, routes
+    from mvpnet.dataplane.buffers import Pool
     from mvpnet.dataplane.doorbell import Doorbell
     from mvpnet.dataplane.frame import Splitter
     from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
-    from mvpnet.dataplane.pump import Pump, open_link
-    from mvpnet.schema import Net
+    from mvpnet.dataplane.switch import Pump, open_link
+    from mvpnet.spec.schema import Net
 
 RANK, WORLD = 1, 4
-RESOLVE = route.outbound(RANK, WORLD, 1500)
+RESOLVE = routes.outbound(RANK, WORLD, 1500)
 POOL = Pool(256 * 1024)
 
 
@@ -54,7 +54,7 @@ def link(made: Link, pieces: list[bytes]) -> None:
                 for to, start, end, frames in runs:
                     assert frames and start < end <= len(chunk.buffer)
                     source = bytes(chunk.view[start + 10 : start + 16])
-                    assert to < 0 or (source == address.mac(RANK) and to % route.ABOVE_MTU < WORLD)
+                    assert to < 0 or (source == address.mac(RANK) and to % routes.ABOVE_MTU < WORLD)
         except LinkLostError:
             pass
         finally:

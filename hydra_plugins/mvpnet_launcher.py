@@ -16,7 +16,7 @@ from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from mvpnet.errors import MvpnetError
-from mvpnet.experiment.sweep import SweepJob, SweepUnderWay
+from mvpnet.sweep.sweep import SweepJob, SweepUnderWay
 
 
 class SweepLauncher(BasicLauncher):

@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 from mvpnet import logs
 from mvpnet.errors import MpiError, MvpnetError, SplitWorldError
-from mvpnet.launcher import launched_rank, launched_size
-from mvpnet.signals import StopSignals, die_with_parent
-from mvpnet.spec import JobSpec
-from mvpnet.world import World
+from mvpnet.mpi.launcher import launched_rank, launched_size
+from mvpnet.mpi.world import World
+from mvpnet.runtime.signals import StopSignals, die_with_parent
+from mvpnet.spec.model import JobSpec
 
 _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 
@@ -39,9 +39,9 @@ def run(argv: list[str]) -> int:
             return examine(argv)
         completes = "_MVPNET_COMPLETE" in os.environ  # set by what `mvpnet completion` printed
         if completes or (argv and (argv[0].isidentifier() or argv == ["--version"])):
-            from mvpnet import cli
+            from mvpnet.cli import main
 
-            return cli.run(argv)
+            return main.run(argv)
         if inspecting:
             return inspect(argv)
         return launch(argv, lead, follow)
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
 
 def inspect(argv: list[str]) -> int:
     """Hydra's `--help`, `--cfg job` and the like need no MPI."""
-    from mvpnet import compose
+    from mvpnet.config import compose
 
     return _worst(compose.run(argv, 1, lambda spec: 0, tell))
 
@@ -86,20 +86,21 @@ def examine(argv: list[str]) -> int:
     try:
         return launch(argv, lead_verb, follow_doctor)
     except MpiError as error:
-        from mvpnet import cli
+        from mvpnet.cli import main
 
-        return 0 if _is_repeated(error) else cli.run(argv, error)
+        return 0 if _is_repeated(error) else main.run(argv, error)
 
 
 def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
-    from mvpnet import compose, job
-    from mvpnet.experiment.result import jobs_ran
-    from mvpnet.snapshot.resume import asked
+    from mvpnet.config import compose
+    from mvpnet.job import lifecycle
+    from mvpnet.job.resume import asked
+    from mvpnet.records.result import jobs_ran
 
     def run_job(spec: JobSpec) -> int:
         try:
-            code = job.lead(world, signals, spec)
+            code = lifecycle.lead(world, signals, spec)
         except MvpnetError as error:
             if not signals.received:
                 raise
@@ -124,32 +125,34 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
 
 def resume(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0 of a job that goes on from a save. Raises MvpnetError."""
-    from mvpnet import job
-    from mvpnet.snapshot.resume import origin
+    from mvpnet.job import lifecycle
+    from mvpnet.job.resume import origin
 
     with signals.raising():
         found = origin(argv, world.size)
-    return job.lead(world, signals, found.spec, job.Origin(resumes=found.record, resume=found.resume, keys=found.keys))
+    return lifecycle.lead(
+        world, signals, found.spec, lifecycle.Origin(resumes=found.record, resume=found.resume, keys=found.keys)
+    )
 
 
 def follow(world: World, signals: StopSignals) -> int:
     """The other ranks: take part in every job that rank 0 announces, until it sends the exit code."""
-    from mvpnet import job
+    from mvpnet.job import lifecycle
 
     while not isinstance(order := world.broadcast(), int):
-        job.follow(world, signals, order)
+        lifecycle.follow(world, signals, order)
     return order
 
 
 def lead_verb(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0 of a verb that all ranks run."""
-    from mvpnet import cli
-    from mvpnet.bench.command import Launch
+    from mvpnet.cli import main
+    from mvpnet.cli.bench import Launch
 
     try:
         if argv[0] != "doctor":  # which tells it in its own way
             world.refuse_mixed_versions()
-        code = cli.run(argv, Launch(world, signals))
+        code = main.run(argv, Launch(world, signals))
     except MvpnetError as error:
         code = tell(error)
     world.broadcast(code)
@@ -163,7 +166,7 @@ def follow_doctor(world: World, signals: StopSignals) -> int:
 
 
 def follow_bench(world: World, signals: StopSignals) -> int:
-    from mvpnet.bench.command import follow
+    from mvpnet.cli.bench import follow
 
     return follow(world, signals)
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TextIO
 from loguru import logger
 
 from mvpnet.paths import RankLogs
-from mvpnet.schema import Logging
-from mvpnet.spec import parse_size
+from mvpnet.spec.model import parse_size
+from mvpnet.spec.schema import Logging
 
 if TYPE_CHECKING:
     from loguru import FilterFunction, Record
@@ -46,7 +46,7 @@ class Recent:
 
 
 def part_of(module: str) -> str:
-    """`mvpnet.dataplane.pump` → `dataplane`."""
+    """`mvpnet.dataplane.switch` → `dataplane`."""
     return module.split(".")[1] if "." in module else module
 
 

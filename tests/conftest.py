@@ -45,7 +45,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A script's background (`make test &`) ignores SIGINT, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-MARKERS = {"boot": "boot", "job": "job", "hosts": "job", "slurm": "job"}
+MARKERS = {"boot": "boot", "whole_jobs": "job", "hosts": "job", "slurm": "job"}
 LEAK_DEADLINE_S = 30.0  # what the issue grants a killed job for cleaning up
 
 

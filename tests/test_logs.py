@@ -11,7 +11,7 @@ from loguru import logger
 
 from mvpnet.logs import Recent, part_of, rank_logs, silence
 from mvpnet.paths import RankLogs
-from mvpnet.schema import Logging
+from mvpnet.spec.schema import Logging
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_recent_is_bounded(tmp_path: Path) -> None:
 
 
 def test_parts() -> None:
-    assert (part_of("mvpnet.dataplane.pump"), part_of("mvpnet.job"), part_of("mvpnet")) == (
+    assert (part_of("mvpnet.dataplane.switch"), part_of("mvpnet.job.lifecycle"), part_of("mvpnet")) == (
         "dataplane",
         "job",
         "mvpnet",

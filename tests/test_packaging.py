@@ -124,7 +124,7 @@ def test_the_wheel_holds_the_package_its_configuration_and_the_recipes_once(whee
 
 
 def test_the_wheel_holds_the_compiled_part_and_is_for_any_python_on_this_machine(wheel):
-    assert "mvpnet/dataplane/libexpress.so" in zipfile.ZipFile(wheel).namelist()
+    assert "mvpnet/dataplane/libfastpath.so" in zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith(f"mvpnet-{mvpnet.__version__}-py3-none-linux_")
 
 

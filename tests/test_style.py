@@ -62,17 +62,17 @@ def offences(floor: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
 
 
 HYDRA = ("hydra", "omegaconf")
-MPI = ("mpi4py", "mvpnet.world", "mvpnet.dataplane.fabric", "mvpnet.dataplane.pump")
+MPI = ("mpi4py", "mvpnet.mpi.world", "mvpnet.dataplane.fabric", "mvpnet.dataplane.switch")
 QEMU = ("qemu", "mvpnet.guest")
 
 
 @pytest.mark.parametrize(
     ("floor", "forbidden"),
     [
-        pytest.param(("mvpnet.dataplane",), (*HYDRA, *QEMU, "mvpnet.job"), id="dataplane"),
-        pytest.param(("mvpnet.guest",), (*HYDRA, *MPI, "mvpnet.job"), id="guest"),
-        pytest.param(("mvpnet.hands",), (*HYDRA, *MPI, *QEMU, "mvpnet.job"), id="hands"),
-        pytest.param(("mvpnet.world", "mvpnet.job"), HYDRA, id="what every rank runs"),
+        pytest.param(("mvpnet.dataplane",), (*HYDRA, *QEMU, "mvpnet.job.lifecycle"), id="dataplane"),
+        pytest.param(("mvpnet.guest",), (*HYDRA, *MPI, "mvpnet.job.lifecycle"), id="guest"),
+        pytest.param(("mvpnet.control",), (*HYDRA, *MPI, *QEMU, "mvpnet.job.lifecycle"), id="hands"),
+        pytest.param(("mvpnet.mpi.world", "mvpnet.job.lifecycle"), HYDRA, id="what every rank runs"),
     ],
 )
 def test_floors(floor, forbidden):
@@ -80,9 +80,9 @@ def test_floors(floor, forbidden):
     assert offences(floor, forbidden) == []
 
 
-@pytest.mark.parametrize("name", ["mvpnet.errors", "mvpnet.schema", "mvpnet.spec"])
+@pytest.mark.parametrize("name", ["mvpnet.errors", "mvpnet.spec.schema", "mvpnet.spec.model"])
 def test_intent_needs_the_standard_library_alone(name):
-    ours = {"mvpnet.errors", "mvpnet.schema", "mvpnet.spec"}
+    ours = {"mvpnet.errors", "mvpnet.spec.schema", "mvpnet.spec.model"}
     others = {module for module in imports(name) - ours if module.partition(".")[0] not in sys.stdlib_module_names}
     assert others == set()
 
@@ -92,9 +92,9 @@ def test_only_job_and_its_preparation_join_guest_and_dataplane():
         name
         for name in TREES
         if any(belongs(module, "mvpnet.guest") for module in imports(name))
-        and any(belongs(module, "mvpnet.dataplane.pump", "mvpnet.dataplane.fabric") for module in imports(name))
+        and any(belongs(module, "mvpnet.dataplane.switch", "mvpnet.dataplane.fabric") for module in imports(name))
     }
-    assert joins <= {"mvpnet.job", "mvpnet.rank"}
+    assert joins <= {"mvpnet.job.lifecycle", "mvpnet.job.prepare"}
 
 
 def test_no_circle_of_imports():
@@ -104,7 +104,7 @@ def test_no_circle_of_imports():
         pytest.fail(" -> ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("name", ["mvpnet.__main__", "mvpnet.job"])
+@pytest.mark.parametrize("name", ["mvpnet.__main__", "mvpnet.job.lifecycle"])
 def test_a_rank_starts_light(name):
     """A thousand ranks import this from one shared file system: not Hydra, and no library that only some jobs need."""
     heavy = ["hydra", "omegaconf", "rich", "pooch", "requests", "pycdlib", "qemu.qmp", "yaml"]
@@ -133,9 +133,9 @@ def exits(tree: ast.Module) -> list[int]:
 MAINS = {
     "mvpnet.__main__",
     "mvpnet.guest.monwrap",
-    "mvpnet.experiment.carry",
-    "mvpnet.guest.seal",
-    "mvpnet.snapshot.copying",
+    "mvpnet.app.transfer",
+    "mvpnet.images.sysprep",
+    "mvpnet.snapshot.copy_disks",
 }
 
 
@@ -175,15 +175,15 @@ def test_modules_say_what_they_are_for(name):
 # Times for people and records, and ages of files; what waits or has a deadline takes time.monotonic().
 WALL_CLOCK = {
     "mvpnet.doctor.clocks",
-    "mvpnet.experiment.digests",
-    "mvpnet.experiment.manifest",
-    "mvpnet.experiment.sampling",
-    "mvpnet.guest.buildcache",
-    "mvpnet.guest.tiny.cache",
-    "mvpnet.hands.choose",
-    "mvpnet.hands.registry",
-    "mvpnet.job",
-    "mvpnet.snapshot.saver",
+    "mvpnet.records.digests",
+    "mvpnet.records.manifest",
+    "mvpnet.records.sampling",
+    "mvpnet.images.build_cache",
+    "mvpnet.images.tiny.cache",
+    "mvpnet.control.select",
+    "mvpnet.control.registry",
+    "mvpnet.job.lifecycle",
+    "mvpnet.snapshot.coordinator",
 }
 
 
@@ -202,4 +202,4 @@ def test_no_deadline_hangs_on_a_clock_that_jumps(name):
         for node in ast.walk(TREES[name])
         if isinstance(node, (ast.While, ast.Compare)) and wall_clock_calls(ast.Module([node], []))
     ]
-    assert compared == [] or name == "mvpnet.experiment.digests", "an age by a file's time, and nothing that waits"
+    assert compared == [] or name == "mvpnet.records.digests", "an age by a file's time, and nothing that waits"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mvpnet.loop import Loop
+from mvpnet.runtime.loop import Loop
 from support import poll_until
 
 PATIENCE_S = 30.0  # far beyond what anything here takes, on a machine that is busy with other things

@@ -23,8 +23,8 @@ from mpi4py import MPI  # noqa: E402
 from mvpnet.dataplane import address  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
 from mvpnet.dataplane.link import Link  # noqa: E402
-from mvpnet.dataplane.pump import Pump, loop_for, open_link  # noqa: E402
-from mvpnet.schema import Net, NetKind  # noqa: E402
+from mvpnet.dataplane.switch import Pump, loop_for, open_link  # noqa: E402
+from mvpnet.spec.schema import Net, NetKind  # noqa: E402
 
 
 def start_standin(binary: str, rank: int, link: Link) -> subprocess.Popen[bytes]:

@@ -67,8 +67,8 @@ make_venv() {
 
 wanted() { # what .venv should hold: it is filled again when this changes
     echo "$extras"
-    sha256sum pyproject.toml hatch_build.py mvpnet/dataplane/express.c
-    [ -e mvpnet/dataplane/libexpress.so ] || echo "express.c is not compiled"
+    sha256sum pyproject.toml hatch_build.py mvpnet/dataplane/fastpath.c
+    [ -e mvpnet/dataplane/libfastpath.so ] || echo "fastpath.c is not compiled"
 }
 
 extras=dev,report

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mvpnet.dataplane.address import host_name
-from mvpnet.dataplane.pump import Pump, loop_for, open_link
+from mvpnet.dataplane.switch import Pump, loop_for, open_link
 from mvpnet.errors import HostError, Interrupted
-from mvpnet.schema import Net
-from mvpnet.signals import StopSignals
-from mvpnet.world import World
+from mvpnet.mpi.world import World
+from mvpnet.runtime.signals import StopSignals
+from mvpnet.spec.schema import Net
 
 PATIENCE_S = 30.0  # beyond what an order takes by itself
 _GUEST_END_S = 5.0

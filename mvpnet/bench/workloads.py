@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mvpnet.dataplane.address import host_name
-from mvpnet.schema import Net, NetKind
+from mvpnet.spec.schema import Net, NetKind
 
 if TYPE_CHECKING:
     from mvpnet.bench.node import Answer, Node

@@ -17,10 +17,10 @@ from typing import Final, Protocol
 
 from mpi4py import MPI
 
-from mvpnet.dataplane.chunk import COPY_BELOW_BYTES, Chunk, Part, Pool
+from mvpnet.dataplane.buffers import COPY_BELOW_BYTES, Chunk, Part, Pool
 from mvpnet.dataplane.counters import Counters
 from mvpnet.dataplane.doorbell import Doorbell
-from mvpnet.dataplane.express import DEAD, FREE, HELD, Express
+from mvpnet.dataplane.fastpath import DEAD, FREE, HELD, FastPath
 from mvpnet.dataplane.tuning import (
     ALONE_BELOW_BYTES,
     MESSAGES_A_TURN,
@@ -112,7 +112,7 @@ class Fabric:
         self._to_self: deque[bytes] = deque()
         self._full: set[_Peer] = set()
         self._queue_bytes = 0
-        self._express: Express | None = None
+        self._fastpath: FastPath | None = None
         self._posts = not compiled
         self._status = MPI.Status()
         self._barrier: MPI.Request | None = None
@@ -128,13 +128,13 @@ class Fabric:
     @property
     def waiting(self) -> bool:
         """Messages are on their way, or wait to be."""
-        return bool(self._flights) or (self._express is not None and self._express.shared.flights > 0)
+        return bool(self._flights) or (self._fastpath is not None and self._fastpath.shared.flights > 0)
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way in either direction, as far as this rank knows."""
         own = self._flights or self._arriving or self._to_self
-        return not own and (self._express is None or self._express.idle)
+        return not own and (self._fastpath is None or self._fastpath.idle)
 
     @property
     def has_work(self) -> bool:
@@ -156,12 +156,12 @@ class Fabric:
         """All ranks can be rung, and no message is on its way into this one's buffers."""
         return self.doorbell.settled() and not self._arriving and self._barrier is None
 
-    def engage(self, express: Express) -> None:
+    def engage(self, fastpath: FastPath) -> None:
         """Let the compiled part receive from now on; only when it `may_engage`."""
-        self._express = express
+        self._fastpath = fastpath
         for peer in self._peers.values():
             self._hold(peer)
-        express.lend(self._pool.get())
+        fastpath.lend(self._pool.get())
 
     def send(self, to: int, tag: int, view: memoryview, frames: int, chunk: Chunk, *, patiently: bool = True) -> bool:
         """Send frames in `chunk` to a rank, now or when it has credit; False if they were dropped and counted.
@@ -240,8 +240,8 @@ class Fabric:
         for _, peer, _ in self._flights:
             if peer.rung_s < peer.heard_s:
                 self._ring(peer, self.now_s)
-        if self._express is not None:
-            self._express.ring_all()
+        if self._fastpath is not None:
+            self._fastpath.ring_all()
 
     def _peer(self, rank: int) -> _Peer:
         try:
@@ -304,8 +304,8 @@ class Fabric:
 
     def _hold(self, peer: _Peer) -> None:
         """Tell the compiled part whether it may send to a peer."""
-        if self._express is not None:
-            self._express.held[peer.rank] = DEAD if peer.dead else HELD if peer.queue else FREE
+        if self._fastpath is not None:
+            self._fastpath.held[peer.rank] = DEAD if peer.dead else HELD if peer.queue else FREE
 
     def _drop(self, frames: int, reason: str) -> bool:
         self._counters.drops[reason] += frames
@@ -326,8 +326,8 @@ class Fabric:
             return True
         if self._all_sent:
             return False
-        if self._express is not None:
-            return self._receive_compiled(self._express, wants_unicast)
+        if self._fastpath is not None:
+            return self._receive_compiled(self._fastpath, wants_unicast)
         moved = False
         for _ in range(MESSAGES_A_TURN):
             if self._posted is None and not self._post(wants_unicast):
@@ -340,30 +340,30 @@ class Fabric:
                 break
         return moved
 
-    def _receive_compiled(self, express: Express, wants_unicast: Callable[[], bool]) -> bool:
+    def _receive_compiled(self, fastpath: FastPath, wants_unicast: Callable[[], bool]) -> bool:
         moved = False
         for _ in range(MESSAGES_A_TURN):
-            if not (express.receive(wants_unicast()) and self.take_arrived()):
+            if not (fastpath.receive(wants_unicast()) and self.take_arrived()):
                 break
             moved = True
-        express.raise_error()
+        fastpath.raise_error()
         return moved
 
     def take_arrived(self) -> bool:
         """Deliver the message that the compiled part has left to Python, if there is one. Comes before anything else
         is handed to the guest, which may have a part of it already."""
-        if self._express is None or not self._express.shared.arrived:
+        if self._fastpath is None or not self._fastpath.shared.arrived:
             return False
-        self._deliver_arrived(self._express)
+        self._deliver_arrived(self._fastpath)
         if not self._all_sent:
-            self._express.lend(self._pool.get())
+            self._fastpath.lend(self._pool.get())
         return True
 
-    def _deliver_arrived(self, express: Express) -> None:
+    def _deliver_arrived(self, fastpath: FastPath) -> None:
         """Pass on the message that the compiled part has left to Python, and take back the chunk that it lies in."""
-        shared = express.shared
+        shared = fastpath.shared
         arrived, shared.arrived = shared.arrived, 0
-        chunk = express.reclaim()
+        chunk = fastpath.reclaim()
         assert chunk is not None
         if arrived > 0:
             source = shared.source
@@ -373,7 +373,7 @@ class Fabric:
         chunk.release()
         self._counters.drops["too_long_message"] += 1
         try:
-            express.raise_error()
+            fastpath.raise_error()
         except MPI.Exception as error:
             if error.Get_error_class() != MPI.ERR_TRUNCATE:
                 raise
@@ -484,26 +484,26 @@ class Fabric:
             self._all_sent = True
             if self._posted is not None:
                 self._posted[0].Cancel()
-            elif self._express is None:
+            elif self._fastpath is None:
                 self._barrier = self._comm.Ibarrier()
         if self._posted is not None:
             if not self._unpost():
                 return False
             self._barrier = self._comm.Ibarrier()
-        if self._express is not None:
-            if not self._unpost_compiled(self._express):
+        if self._fastpath is not None:
+            if not self._unpost_compiled(self._fastpath):
                 return False
-            self._express = None
+            self._fastpath = None
             self._barrier = self._comm.Ibarrier()
         return self._barrier.Test()
 
-    def _unpost_compiled(self, express: Express) -> bool:
+    def _unpost_compiled(self, fastpath: FastPath) -> bool:
         """The same for the compiled part, which is idle from then on."""
-        if not express.unpost():
+        if not fastpath.unpost():
             self.take_arrived()
-            express.raise_error()
+            fastpath.raise_error()
             return False
-        chunk = express.reclaim()
+        chunk = fastpath.reclaim()
         if chunk is not None:
             chunk.release()
         return True

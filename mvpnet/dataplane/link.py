@@ -20,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mvpnet.dataplane.chunk import Chunk, Part, Pool
+from mvpnet.dataplane.buffers import Chunk, Part, Pool
 from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
 from mvpnet.dataplane.tuning import DATAGRAMS_A_TURN
 
 if TYPE_CHECKING:  # a plan, which needs a link's names, needs no MPI
-    from mvpnet.dataplane.express import Express
+    from mvpnet.dataplane.fastpath import FastPath
 
 # The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
 _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
@@ -56,7 +56,7 @@ class Link:
         self._qemu_end: socket.socket | None = None
         self._epoll = select.epoll()  # half the cost of poll(2) on one descriptor
         self._watched: tuple[int, int] = (-1, 0)
-        self._express: Express | None = None
+        self._fastpath: FastPath | None = None
 
     @property
     def behind(self) -> bool:
@@ -66,7 +66,7 @@ class Link:
     @property
     def compiled(self) -> bool:
         """The compiled part reads and writes this link."""
-        return self._express is not None
+        return self._fastpath is not None
 
     @property
     def full(self) -> bool:
@@ -129,7 +129,7 @@ class Link:
         """Give the socket what it takes at once of `data`; how many bytes that were."""
         raise NotImplementedError
 
-    def engage(self, express: Express) -> None:
+    def engage(self, fastpath: FastPath) -> None:
         """Let the compiled part read and write this link; only once it is connected."""
         raise NotImplementedError
 
@@ -143,17 +143,17 @@ class Link:
     @property
     def to_receive(self) -> bool:
         """What there is to read is for `receive`: the compiled part, if it is at work, leaves it to Python."""
-        express = self._express
-        return express is None or bool(express.shared.stuck or express.shared.link_gone)
+        fastpath = self._fastpath
+        return fastpath is None or bool(fastpath.shared.stuck or fastpath.shared.link_gone)
 
     def _compiled_events(self) -> int:
         return select.POLLIN if self.compiled and self.to_receive else 0
 
-    def _take(self, express: Express) -> tuple[Chunk, int]:
+    def _take(self, fastpath: FastPath) -> tuple[Chunk, int]:
         """What the compiled part has read, or reads now."""
         chunk = self._fresh_chunk()
-        count = express.take(chunk)
-        gone = express.shared.link_gone
+        count = fastpath.take(chunk)
+        gone = fastpath.shared.link_gone
         if gone and not count:
             reason = "qemu closed its link" if gone < 0 else f"the link to qemu failed: {os.strerror(gone)}"
             raise LinkLostError(reason)
@@ -169,9 +169,9 @@ class Link:
     def close(self) -> None:
         """Close the sockets and unlink their paths. What is still queued is gone: see `queued_frames` first."""
         self.connected = False
-        if self._express is not None:
-            self._express.leave_link()
-            self._express = None
+        if self._fastpath is not None:
+            self._fastpath.leave_link()
+            self._fastpath = None
         self.detach_qemu_end()
         for part in self._backlog:
             part.release()
@@ -252,21 +252,21 @@ class StreamLink(Link):
         self._watch(self._socket.fileno())
         self.connected = True
 
-    def engage(self, express: Express) -> None:
-        express.engage_link(self._socket, self._chunk, self._start, self._stop - self._start)
+    def engage(self, fastpath: FastPath) -> None:
+        fastpath.engage_link(self._socket, self._chunk, self._start, self._stop - self._start)
         self._start = self._stop = 0
-        self._express = express
+        self._fastpath = fastpath
 
-    def _receive_compiled(self, express: Express) -> tuple[Chunk, list[Run]]:
-        chunk, count = self._take(express)
+    def _receive_compiled(self, fastpath: FastPath) -> tuple[Chunk, list[Run]]:
+        chunk, count = self._take(fastpath)
         runs, stop = self._splitter.split(chunk.buffer, count)
         self._refuse_broken(chunk, runs)
-        express.give_back(chunk, stop, count - stop)
+        fastpath.give_back(chunk, stop, count - stop)
         return chunk, runs
 
     def receive(self) -> tuple[Chunk, list[Run]]:
-        if self._express is not None:
-            return self._receive_compiled(self._express)
+        if self._fastpath is not None:
+            return self._receive_compiled(self._fastpath)
         left = self._stop - self._start
         chunk = self._chunk
         if chunk.shared:
@@ -365,21 +365,21 @@ class DgramLink(Link):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
         self.connected = True
 
-    def engage(self, express: Express) -> None:
-        express.engage_link(self._socket, self._chunk, 0, 0)
-        self._express = express
+    def engage(self, fastpath: FastPath) -> None:
+        fastpath.engage_link(self._socket, self._chunk, 0, 0)
+        self._fastpath = fastpath
 
-    def _receive_compiled(self, express: Express) -> tuple[Chunk, list[Run]]:
-        chunk, count = self._take(express)
+    def _receive_compiled(self, fastpath: FastPath) -> tuple[Chunk, list[Run]]:
+        chunk, count = self._take(fastpath)
         runs, _ = self._splitter.split(chunk.buffer, count)
-        too_long, express.shared.too_long = express.shared.too_long, 0
+        too_long, fastpath.shared.too_long = fastpath.shared.too_long, 0
         if too_long:
             runs.append((TOO_LONG, 0, 0, too_long))
         return chunk, runs
 
     def receive(self) -> tuple[Chunk, list[Run]]:
-        if self._express is not None:
-            return self._receive_compiled(self._express)
+        if self._fastpath is not None:
+            return self._receive_compiled(self._fastpath)
         chunk = self._fresh_chunk()
         view, buffer, recv_into = chunk.view, chunk.buffer, self._socket.recv_into
         at, last, too_long = 0, len(buffer) - MAX_FRAME_BYTES - 2 * LENGTH_BYTES, 0

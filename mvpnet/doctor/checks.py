@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.doctor.facts import Demand, Facts, ImageState, Refusal
-from mvpnet.doctor.finding import Finding, Level, merged
-from mvpnet.doctor.resources import resource_findings, size_text
 from mvpnet.errors import HostError
-from mvpnet.guest.host import KvmDevice
-from mvpnet.launcher import SAME_MPI
-from mvpnet.rank import check_socket_path
-from mvpnet.schema import Accel, WaitFor
-from mvpnet.spec import RankSpec
+from mvpnet.host.finding import Finding, Level, merged
+from mvpnet.host.programs import KvmDevice
+from mvpnet.host.resources import resource_findings, size_text
+from mvpnet.job.prepare import check_socket_path
+from mvpnet.mpi.launcher import SAME_MPI
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.schema import Accel, WaitFor
 
 OLDEST_QEMU = (7, 2)  # the first with -netdev stream and dgram
 MOST_SKEW_S = 1.0  # more makes the times in logs of several hosts hard to compare

@@ -10,7 +10,7 @@ import struct
 import time
 
 from mvpnet.doctor.checks import Skew
-from mvpnet.world import World, patiently
+from mvpnet.mpi.world import World, patiently
 
 _ROUNDS = 8
 _TAG = 7

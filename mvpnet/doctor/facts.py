@@ -12,22 +12,23 @@ from pathlib import Path
 from platform import machine
 from typing import Any
 
-from mvpnet import rank as preparing
 from mvpnet.doctor.mpi import MpiFacts
-from mvpnet.doctor.resources import Resources, resources
 from mvpnet.errors import MvpnetError
-from mvpnet.guest import buildcache, debian, host, store, tiny
 from mvpnet.guest.drives import DrivePlan, growth, plan_drives
-from mvpnet.guest.host import KvmDevice
-from mvpnet.guest.imagefile import check_readable
-from mvpnet.guest.store.fetching import find, not_prepared
-from mvpnet.guest.store.prepared import is_asked
-from mvpnet.guest.store.wanted import Wanted, wanted
-from mvpnet.guest.tiny import packages
+from mvpnet.host import programs
+from mvpnet.host.programs import KvmDevice
+from mvpnet.host.resources import Resources, resources
+from mvpnet.images import build_cache, debian, store, tiny
+from mvpnet.images.disk_image import check_readable
+from mvpnet.images.store.fetch import find, not_prepared
+from mvpnet.images.store.prepared import is_asked
+from mvpnet.images.store.request import Wanted, wanted
+from mvpnet.images.tiny import packages
+from mvpnet.job import prepare as preparing
 from mvpnet.paths import cache_base, scratch_base
-from mvpnet.schema import Accel, ImageKind, ImageUse
-from mvpnet.scratch import scratch_folder
-from mvpnet.spec import RankSpec
+from mvpnet.runtime.scratch import scratch_folder
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.schema import Accel, ImageKind, ImageUse
 
 _QCOW2_SIZE = slice(24, 32)  # of the disk, big-endian: qemu's docs/interop/qcow2.txt, "Header"
 
@@ -109,9 +110,11 @@ def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFa
         host=host_name,
         resources=resources(spec, host_name),
         qemu=_qemu(spec),
-        kvm=host.look_at_kvm(),
+        kvm=programs.look_at_kvm(),
         accel=_accel(spec),
-        lacks_virtualization=host.lacks_virtualization(Path("/proc/cpuinfo").read_text(errors="replace"), machine()),
+        lacks_virtualization=programs.lacks_virtualization(
+            Path("/proc/cpuinfo").read_text(errors="replace"), machine()
+        ),
         scratch_refused=refusal(lambda: _try_scratch(spec, removed.append)),
         removed=tuple(removed),
         sockets=tuple((key, str(path)) for key, path in preparing.unix_socket_paths(spec)),
@@ -136,14 +139,14 @@ def refusal(check: Callable[[], Any]) -> Refusal | None:
 def _qemu(spec: RankSpec) -> QemuFacts:
     binary = spec.qemu.binary
     refused = refusal(lambda: preparing.check_qemu(spec))
-    if refusal(lambda: host.qemu_version(binary)):
+    if refusal(lambda: programs.qemu_version(binary)):
         return QemuFacts(shutil.which(binary), None, frozenset(), refused)
-    return QemuFacts(shutil.which(binary), host.qemu_version(binary), host.netdevs(binary), refused)
+    return QemuFacts(shutil.which(binary), programs.qemu_version(binary), programs.netdevs(binary), refused)
 
 
 def _accel(spec: RankSpec) -> tuple[Accel, str] | Refusal:
     try:
-        return host.resolve_accel(spec.vm.accel, spec.qemu.binary)
+        return programs.resolve_accel(spec.vm.accel, spec.qemu.binary)
     except MvpnetError as error:
         return Refusal(Exception.__str__(error), error.hint)
 
@@ -160,7 +163,7 @@ def _try_scratch(spec: RankSpec, say: Callable[[str], None]) -> None:
 def _port(spec: RankSpec, most_ranks_on_one_host: int) -> Port:
     wanted_port = spec.net.ssh_port + spec.rank
     try:
-        got, holder = host.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+        got, holder = programs.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     except MvpnetError as error:
         return Port(wanted_port, None, Refusal(Exception.__str__(error), error.hint))
     holder.close()
@@ -198,7 +201,7 @@ def _image_facts(spec: RankSpec) -> ImageFacts:
         built = tiny.newest(cache / "tiny", tiny.recipe_digest())
         return _built("image=tiny", built.kernel.parent if built else None, packages.check_host)
     if image.kind is ImageKind.debian and not is_asked(image):
-        found = buildcache.find(cache / "debian", debian.image_digest(image.packages))
+        found = build_cache.find(cache / "debian", debian.image_digest(image.packages))
         return _built("image=debian12-built", found, debian.check_tools)
     disk = image.path or next(iter(image.drives), None) or image.kernel
     return ImageFacts(ImageState.here, str(disk))
@@ -262,5 +265,5 @@ def virtual_bytes(image: Path, format_name: str | None) -> int:
 
 def _qemu_img(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[tuple[str, str | None]]:
     if any(plan.use is ImageUse.overlay or plan.size for plan in plans):
-        missing = refusal(lambda: host.find_qemu_img(spec.qemu.binary))
-        yield "qemu-img", None if missing else str(host.find_qemu_img(spec.qemu.binary))
+        missing = refusal(lambda: programs.find_qemu_img(spec.qemu.binary))
+        yield "qemu-img", None if missing else str(programs.find_qemu_img(spec.qemu.binary))

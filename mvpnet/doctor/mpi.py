@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.launcher import launched_size, launcher
+from mvpnet.mpi.launcher import launched_size, launcher
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def mpi_facts(environment: Mapping[str, str], world_size: int) -> MpiFacts:
     """Of this process, in which MPI was started."""
     import mpi4py
 
-    from mvpnet.experiment.facts import mpi_library
+    from mvpnet.records.environment import mpi_library
 
     library = mpi_library()
     known = launcher(environment, library)

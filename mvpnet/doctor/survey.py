@@ -13,13 +13,13 @@ from mvpnet import __version__
 from mvpnet.doctor.checks import Seat, findings, version
 from mvpnet.doctor.clocks import skews
 from mvpnet.doctor.facts import Facts, look
-from mvpnet.doctor.finding import Finding, merged
 from mvpnet.doctor.mpi import MpiFacts, mpi_facts
 from mvpnet.errors import MpiError
-from mvpnet.experiment.app import steps_of
-from mvpnet.schema import AppKind
-from mvpnet.spec import JobSpec
-from mvpnet.world import World
+from mvpnet.host.finding import Finding, merged
+from mvpnet.mpi.world import World
+from mvpnet.spec.app_steps import steps_of
+from mvpnet.spec.model import JobSpec
+from mvpnet.spec.schema import AppKind
 
 
 def lead(world: World, job: JobSpec) -> list[Finding]:

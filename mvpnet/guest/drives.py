@@ -18,10 +18,10 @@ from pathlib import Path
 from string import Formatter
 
 from mvpnet.errors import ConfigError, ImageError
-from mvpnet.guest import options
-from mvpnet.guest.imagefile import image_format
-from mvpnet.schema import ImageKind, ImageUse
-from mvpnet.spec import RankSpec, parse_size
+from mvpnet.images.disk_image import image_format
+from mvpnet.spec import option_string
+from mvpnet.spec.model import RankSpec, parse_size
+from mvpnet.spec.schema import ImageKind, ImageUse
 
 MVPCTL_FLAGS = {
     "c": "copy the image to image.copy_dir",
@@ -88,7 +88,7 @@ class DrivePlan:
 
 def parse_drive(text: str, key: str) -> DriveText:
     """Cut up one drive as written. Raises ConfigError, naming `key`, for what is no path and no property=value."""
-    first, *rest = options.split(text)
+    first, *rest = option_string.split(text)
     passed_through = _PROPERTY.fullmatch(first) is not None
     properties: dict[str, str] = {}
     for part in [first, *rest] if passed_through else rest:
@@ -119,7 +119,7 @@ def drive_text(drive: DriveText) -> str:
     """The drive as a user would write it: what `parse_drive` reads."""
     flags = [] if drive.mvpctl is None else [f"mvpctl={drive.mvpctl}"]
     path = [] if drive.path is None else [drive.path]
-    return options.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
+    return option_string.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
 
 
 def absolute_drive(text: str, folder: Path, key: str) -> str:
@@ -174,7 +174,7 @@ def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
             raise ImageError(f"{key}: {path} has no {name}; cloud-init ignores a folder without it")
     # Not file=fat:PATH, which is the same but for a folder with a colon in its name: that it cannot say.
     folder = {"file.driver": "vvfat", "file.dir": str(path), "file.label": "cidata", "format": "raw", **tail}
-    option = options.joined(f"{name}={value}" for name, value in folder.items())
+    option = option_string.joined(f"{name}={value}" for name, value in folder.items())
     return DrivePlan(key, option, ImageUse.snapshot, path, "raw", path, "raw")
 
 
@@ -245,7 +245,7 @@ def _written(spec: RankSpec) -> list[tuple[str, str]]:
         if not written:
             raise ConfigError("image.properties: there is no boot drive to add them to: set image.path")
         key, text = written[0]
-        added = options.joined(f"{name}={value}" for name, value in spec.image.properties.items())
+        added = option_string.joined(f"{name}={value}" for name, value in spec.image.properties.items())
         written[0] = (key, f"{text},{added}")
     return written
 
@@ -358,4 +358,4 @@ def _planned(drive: DriveRequest) -> DrivePlan:
 def _option(path: Path, format_name: str, properties: Mapping[str, str]) -> str:
     # The format is always said: qemu warns of, and restricts, a raw image whose format it had to guess.
     parts = {"file": str(path), "format": format_name, **properties}
-    return options.joined(f"{name}={value}" for name, value in parts.items())
+    return option_string.joined(f"{name}={value}" for name, value in parts.items())

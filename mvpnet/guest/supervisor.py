@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from loguru import logger
 
+from mvpnet.cloudinit.status import Answer, Readiness
 from mvpnet.guest.diagnosis import (
     FAILED_SETUP,
     TAIL_BYTES,
@@ -29,13 +30,12 @@ from mvpnet.guest.diagnosis import (
     panic_words,
     unfinished_setup,
 )
-from mvpnet.guest.life import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
-from mvpnet.guest.panicwatch import PanicWatch
-from mvpnet.guest.probe import FIRST_PAUSE_S, LOADED_PAUSE_S, BootProbe
-from mvpnet.guest.pulse import Pulse, why_silent
-from mvpnet.guest.readiness import Answer, Readiness
-from mvpnet.loop import Loop, Timer
-from mvpnet.signals import GROUP_SIGNALS, held_back
+from mvpnet.guest.panic_watch import PanicWatch
+from mvpnet.guest.qmp_watchdog import Pulse, why_silent
+from mvpnet.guest.ssh_probe import FIRST_PAUSE_S, LOADED_PAUSE_S, BootProbe
+from mvpnet.guest.states import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
+from mvpnet.runtime.loop import Loop, Timer
+from mvpnet.runtime.signals import GROUP_SIGNALS, held_back
 
 DEFAULT_MONWRAP = "monwrap"  # qemu.monwrap's default: the one that came with us, wherever PATH leads
 SETTLED_S = 2.0  # a qemu that greets on QMP runs its machine; of one that never does, so much life shows it

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from mvpnet.guest import options
 from mvpnet.guest.drives import DrivePlan
-from mvpnet.schema import ImageUse
+from mvpnet.spec import option_string
+from mvpnet.spec.schema import ImageUse
 
 _CPUINFO = Path("/proc/cpuinfo")
 _SEEN = ("-machine", "-M", "-accel", "-cpu", "-m", "-smp", "-vga", "-device", "-global")
@@ -24,9 +24,9 @@ def machine_of(argv: Sequence[str]) -> list[str]:
         if option in _SEEN:
             seen.append(f"{option} {value}")
         elif option == "-drive":
-            seen.append(f"-drive {options.joined(_properties(value))}")
+            seen.append(f"-drive {option_string.joined(_properties(value))}")
         elif option == "-fw_cfg":
-            seen.append(f"-fw_cfg {options.split(value)[0]}")
+            seen.append(f"-fw_cfg {option_string.split(value)[0]}")
     return seen
 
 
@@ -37,7 +37,7 @@ def option_value(machine: Sequence[str], name: str) -> str | None:
 
 
 def _properties(drive: str) -> Iterator[str]:
-    for part in options.split(drive):
+    for part in option_string.split(drive):
         name = part.partition("=")[0]
         if name.partition(".")[0] not in _UNSEEN_OF_DRIVES:
             yield part

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from boot.test_guests import stopped, up
-from hands.verbs import said
+from control.verbs import said
 from support import RunningJob, StartMvpnet
 
 ResumeGuests = Callable[..., RunningJob]

@@ -17,9 +17,9 @@ import pytest
 from boot.aptrepository import LATER, PACKAGE, SAYS, apt_repository
 from boot.test_guests import answers, nothing_left, ssh
 from imageserver import ImageServer
-from mvpnet.guest import debian
-from mvpnet.guest.yamltext import yaml_text
+from mvpnet.images import debian
 from mvpnet.paths import cache_base
+from mvpnet.util.yaml_text import yaml_text
 from support import Finished, RunningJob
 
 pytestmark = pytest.mark.timeout(2000)  # four boots, and a machine that others use too

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from boot.test_guests import nothing_left, ssh, up
-from job.test_refusals import mounted
 from support import codes_after_signal, poll_until
+from whole_jobs.test_refusals import mounted
 
 pytestmark = pytest.mark.timeout(400)
 

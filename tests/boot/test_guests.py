@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hands.verbs import said
+from control.verbs import said
 from support import Finished, RunningJob, poll_until
 
 pytestmark = pytest.mark.timeout(400)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from boot.test_guests import SMALL, nothing_left, ssh
-from job.test_security import listening, private_lines
 from support import poll_until
+from whole_jobs.test_security import listening, private_lines
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -8,8 +8,8 @@ import os
 import re
 
 from imageserver import image_server
-from mvpnet.guest import tiny
-from mvpnet.guest.store.store import Store
+from mvpnet.images import tiny
+from mvpnet.images.store.store import Store
 from mvpnet.paths import cache_base
 
 DISK = bytes(510) + b"\x55\xaa" + os.urandom(2**20 - 512)

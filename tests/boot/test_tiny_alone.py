@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from qemu.qmp import QMPClient
 
-from mvpnet.guest import tiny
+from mvpnet.images import tiny
 from mvpnet.paths import cache_base
 from support import poll_until
 

@@ -3,11 +3,11 @@ from frames import frame, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvpnet.dataplane import address, route
+from mvpnet.dataplane import address, routes
 from mvpnet.dataplane.frame import BROKEN, MAX_FRAME_BYTES, TOO_SHORT, Run, Splitter
 
 WORLD = 300
-RESOLVE = route.outbound(1, WORLD, 1500)
+RESOLVE = routes.outbound(1, WORLD, 1500)
 
 FRAMES = st.builds(
     frame,
@@ -93,7 +93,7 @@ def test_a_broken_length_is_seen_as_soon_as_it_is_there(length: int) -> None:
 
 def test_the_longest_frame_is_fine() -> None:
     data = packed([frame(1, 2, MAX_FRAME_BYTES)])
-    assert split(data) == ([(2 + route.ABOVE_MTU, 0, len(data), 1)], len(data))
+    assert split(data) == ([(2 + routes.ABOVE_MTU, 0, len(data), 1)], len(data))
 
 
 @given(st.binary(max_size=400))
@@ -119,19 +119,19 @@ def test_more_headers_than_are_remembered(count: int) -> None:
     [
         (frame(1, 2), 2),
         (frame(1, 2, 1518), 2),
-        (frame(1, 2, 1519), 2 + route.ABOVE_MTU),
+        (frame(1, 2, 1519), 2 + routes.ABOVE_MTU),
         (frame(1, 299), 299),
-        (frame(1, 300), route.NO_SUCH_RANK),
-        (frame(1, 2**32 - 1), route.NO_SUCH_RANK),
-        (frame(1, 1), route.TO_ITSELF),
-        (frame(0, 2), route.SOURCE_NOT_OWN),
-        (frame(b"\x52\x54\x00\x12\x34\x56", 2), route.SOURCE_NOT_OWN),
-        (frame(1, address.user_mac(2)), route.UNKNOWN_DESTINATION),
-        (frame(1, address.BROADCAST_MAC), route.BROADCAST),
-        (frame(1, b"\x33\x33\x00\x00\x00\x01"), route.BROADCAST),
-        (frame(1, address.BROADCAST_MAC, ethertype=b"\x08\x06"), route.ARP),
-        (frame(1, 2, ethertype=b"\x08\x06"), route.ARP),
-        (address.SHUTDOWN_FRAME, route.SHUTDOWN),
+        (frame(1, 300), routes.NO_SUCH_RANK),
+        (frame(1, 2**32 - 1), routes.NO_SUCH_RANK),
+        (frame(1, 1), routes.TO_ITSELF),
+        (frame(0, 2), routes.SOURCE_NOT_OWN),
+        (frame(b"\x52\x54\x00\x12\x34\x56", 2), routes.SOURCE_NOT_OWN),
+        (frame(1, address.user_mac(2)), routes.UNKNOWN_DESTINATION),
+        (frame(1, address.BROADCAST_MAC), routes.BROADCAST),
+        (frame(1, b"\x33\x33\x00\x00\x00\x01"), routes.BROADCAST),
+        (frame(1, address.BROADCAST_MAC, ethertype=b"\x08\x06"), routes.ARP),
+        (frame(1, 2, ethertype=b"\x08\x06"), routes.ARP),
+        (address.SHUTDOWN_FRAME, routes.SHUTDOWN),
     ],
 )
 def test_outbound_routes(sent: bytes, expected: int) -> None:
@@ -139,11 +139,11 @@ def test_outbound_routes(sent: bytes, expected: int) -> None:
 
 
 def test_inbound_routes() -> None:
-    unicast = route.inbound_unicast(1)
+    unicast = routes.inbound_unicast(1)
     assert unicast(packed([frame(7, 1)])[:18]) == 7
-    assert unicast(packed([frame(7, 2)])[:18]) == route.FORGED
-    assert unicast(packed([frame(address.user_mac(7), 1)])[:18]) == route.FORGED
-    broadcast = route.inbound_broadcast(8)
+    assert unicast(packed([frame(7, 2)])[:18]) == routes.FORGED
+    assert unicast(packed([frame(address.user_mac(7), 1)])[:18]) == routes.FORGED
+    broadcast = routes.inbound_broadcast(8)
     assert broadcast(packed([frame(7, address.BROADCAST_MAC)])[:18]) == 7
-    assert broadcast(packed([frame(8, address.BROADCAST_MAC)])[:18]) == route.FORGED
-    assert broadcast(packed([frame(7, 1)])[:18]) == route.FORGED
+    assert broadcast(packed([frame(8, address.BROADCAST_MAC)])[:18]) == routes.FORGED
+    assert broadcast(packed([frame(7, 1)])[:18]) == routes.FORGED

@@ -14,13 +14,13 @@ from frames import frame, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvpnet.dataplane import address, route
-from mvpnet.dataplane.chunk import Pool
+from mvpnet.dataplane import address, routes
+from mvpnet.dataplane.buffers import Pool
 from mvpnet.dataplane.frame import BROKEN, MAX_FRAME_BYTES, TOO_LONG, TOO_SHORT
 from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
 
 RANK, WORLD = 1, 4
-RESOLVE = route.outbound(RANK, WORLD, 1500)
+RESOLVE = routes.outbound(RANK, WORLD, 1500)
 CHUNK_BYTES = 256 * 1024
 
 MACS = st.one_of(
@@ -147,10 +147,10 @@ def test_any_datagrams(sent: list[bytes]) -> None:
 def test_what_is_sent_on_is_from_the_guest_itself(sent: bytes) -> None:
     """Whatever a guest sends, a route to another rank is only for frames with its own MAC as their source."""
     to, _ = routed(sent)
-    if to >= 0 or to in (route.BROADCAST, route.ARP):
+    if to >= 0 or to in (routes.BROADCAST, routes.ARP):
         assert sent[6:12] == address.mac(RANK)
     if to >= 0:
-        assert address.rank_of_mac(sent[:6]) == to % route.ABOVE_MTU < WORLD
+        assert address.rank_of_mac(sent[:6]) == to % routes.ABOVE_MTU < WORLD
     assert to != BROKEN
 
 
@@ -165,4 +165,4 @@ def test_a_link_that_closes_in_the_middle_of_a_frame(kind: socket.SocketKind) ->
             with pytest.raises(LinkLostError, match="qemu closed its link"):
                 link.receive()
         else:
-            assert received(link)[0][0] == route.SOURCE_NOT_OWN
+            assert received(link)[0][0] == routes.SOURCE_NOT_OWN

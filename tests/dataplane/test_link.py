@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mvpnet.dataplane.frame import MAX_FRAME_BYTES, TOO_LONG, TOO_SHORT
 from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
-from mvpnet.dataplane.pump import open_link
-from mvpnet.schema import Net, NetKind
+from mvpnet.dataplane.switch import open_link
+from mvpnet.spec.schema import Net, NetKind
 from support import poll_until
 
 SMALL_QUEUE = Net(guest_queue_bytes=100_000)

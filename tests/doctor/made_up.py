@@ -8,14 +8,14 @@ from typing import Any
 
 from mvpnet.doctor.checks import Seat
 from mvpnet.doctor.facts import Facts, ImageFacts, ImageState, Port, QemuFacts
-from mvpnet.doctor.finding import Finding
 from mvpnet.doctor.mpi import MpiFacts
-from mvpnet.doctor.resources import Resources
-from mvpnet.guest.host import KvmDevice
-from mvpnet.guest.limits import Limits
-from mvpnet.guest.mounts import Mount
-from mvpnet.schema import Accel, Config
-from mvpnet.spec import JobSpec, RankSpec, changed
+from mvpnet.host.cgroups import Limits
+from mvpnet.host.finding import Finding
+from mvpnet.host.mounts import Mount
+from mvpnet.host.programs import KvmDevice
+from mvpnet.host.resources import Resources
+from mvpnet.spec.model import JobSpec, RankSpec, changed
+from mvpnet.spec.schema import Accel, Config
 
 GIB = 2**30
 LIMITS = Limits(16 * GIB, 0, 12 * GIB, False, None, (), (), frozenset(range(8)))

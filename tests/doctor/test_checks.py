@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from doctor.made_up import GIB, MPI, QEMU, facts, seat, spec, told
+from mvpnet.cli.doctor import ranks_text, summary, text
 from mvpnet.doctor import checks
 from mvpnet.doctor.checks import Seat, Skew
-from mvpnet.doctor.command import ranks_text, summary, text
 from mvpnet.doctor.facts import Demand, ImageFacts, ImageState, Port, QemuFacts, Refusal
-from mvpnet.doctor.finding import Finding, Level, merged
-from mvpnet.guest.host import KvmDevice
-from mvpnet.schema import Accel, WaitFor
-from mvpnet.spec import plain
+from mvpnet.host.finding import Finding, Level, merged
+from mvpnet.host.programs import KvmDevice
+from mvpnet.spec.model import plain
+from mvpnet.spec.schema import Accel, WaitFor
 
 
 def test_a_host_on_which_all_is_well() -> None:

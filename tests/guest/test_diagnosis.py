@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.guest.diagnosis import TAIL_BYTES, from_panic, last_lines, likely_cause, panic_words
-from mvpnet.guest.life import GuestState
+from mvpnet.guest.states import GuestState
 
 BOOTING, STARTING = GuestState.booting, GuestState.starting
 

@@ -22,8 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, HostError, ImageError
-from mvpnet.guest import options
-from mvpnet.guest.drivefiles import prepare_drives, remove_leftovers
+from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import (
     DrivePlan,
     DriveText,
@@ -35,9 +34,10 @@ from mvpnet.guest.drives import (
     plan_drives,
     seed_drive,
 )
-from mvpnet.guest.imagefile import Progress, copy_image, image_format
-from mvpnet.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
-from mvpnet.spec import JobSpec, RankSpec
+from mvpnet.images.disk_image import Progress, copy_image, image_format
+from mvpnet.spec import option_string
+from mvpnet.spec.model import JobSpec, RankSpec
+from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -114,7 +114,7 @@ def test_what_is_put_together_is_cut_up_again(path: str | None, properties: dict
 
 @given(_values, st.lists(_values.filter(lambda part: part and not part.startswith(","))))
 def test_option_strings_round_trip(first: str, rest: list[str]) -> None:
-    assert options.split(options.joined([first, *rest])) == [first, *rest]
+    assert option_string.split(option_string.joined([first, *rest])) == [first, *rest]
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_overlay_leaves_its_source_alone(format_name: str, tmp_path: Path, scrat
     qemu_img("create", "-q", "-f", format_name, source, "8M")
     write_into(source, format_name, "write -P 0x11 0 128k")
     before = digest(source)
-    plans = plan_drives(make_spec(path=options.escaped(source)), scratch)
+    plans = plan_drives(make_spec(path=option_string.escaped(source)), scratch)
     prepare_drives(plans, quiet)
     overlay = only(plans).target
     assert overlay is not None
@@ -577,10 +577,10 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from mvpnet.errors import ImageError
-from mvpnet.guest.drivefiles import prepare_drives
+from mvpnet.guest.drive_files import prepare_drives
 from mvpnet.guest.drives import DrivePlan
-from mvpnet.guest.imagefile import image_format
-from mvpnet.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
+from mvpnet.images.disk_image import image_format
+from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 use, source, target = sys.argv[1:]
 try:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from mvpnet.guest.life import Ending, GuestState
+from mvpnet.guest.states import Ending, GuestState
 from mvpnet.guest.supervisor import Guest, Launch, monwrap_argv
-from mvpnet.loop import Loop
+from mvpnet.runtime.loop import Loop
 from waiting import PATIENCE_S, eventually, run_until
 
 STANDIN = str(Path(__file__).parent.parent / "standin.py")

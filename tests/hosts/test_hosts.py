@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hands.verbs import said
+from control.verbs import said
 from hosts.conftest import Hosts
 from mvpnet.dataplane import address
 from support import Finished, RunMvpnet, RunningJob, codes_after_signal, poll_until

@@ -23,11 +23,11 @@ from mpi4py import MPI  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parent.parent / "dataplane"))
 from frames import arp, frame, packed, unpacked  # noqa: E402
 
-from mvpnet.dataplane import address, fabric, tree  # noqa: E402
+from mvpnet.dataplane import address, broadcast_tree, fabric  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
-from mvpnet.dataplane.pump import Pump, loop_for, open_link  # noqa: E402
-from mvpnet.loop import Loop  # noqa: E402
-from mvpnet.schema import Net, NetKind  # noqa: E402
+from mvpnet.dataplane.switch import Pump, loop_for, open_link  # noqa: E402
+from mvpnet.runtime.loop import Loop  # noqa: E402
+from mvpnet.spec.schema import Net, NetKind  # noqa: E402
 
 DEADLINE_S = 20.0
 RANK, SIZE = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
@@ -365,7 +365,7 @@ def guest_that_is_gone(kind: str) -> None:
         job.guest.send(frame(0, address.BROADCAST_MAC, 80), frame(0, 1))
     if RANK > 1:
         job.until(lambda: frame(0, address.BROADCAST_MAC, 80) in job.guest.got, "the broadcast")
-        assert SIZE < 4 or tree.parent(3, 0, SIZE) == 1
+        assert SIZE < 4 or broadcast_tree.parent(3, 0, SIZE) == 1
     if RANK == 1:
         job.until(lambda: job.pump.counters.drops["guest_gone"] >= 2, "frames for the guest that is gone")
     job.meet()

@@ -16,8 +16,8 @@ from frames import arp, frame, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvpnet.dataplane import address, fabric, tree
-from mvpnet.dataplane.chunk import Pool
+from mvpnet.dataplane import address, broadcast_tree, fabric
+from mvpnet.dataplane.buffers import Pool
 from mvpnet.dataplane.frame import MAX_FRAME_BYTES
 
 ATTEMPTS = 1500  # of a world: in `peers` its ranks share them, each with numbers of its own
@@ -66,7 +66,7 @@ def may_pass(sent: bytes, source: int, broadcast: bool) -> bool:
         return claimed == source and sent[:6] == address.mac(RANK)
     if claimed is None or claimed >= SIZE or not sent[0] & 1:
         return False
-    return tree.parent(RANK, claimed, SIZE) == source
+    return broadcast_tree.parent(RANK, claimed, SIZE) == source
 
 
 def peers(kind: str) -> None:

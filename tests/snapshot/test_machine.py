@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mvpnet.guest.drives import DrivePlan
-from mvpnet.schema import ImageUse
 from mvpnet.snapshot.machine import cpu_flags, difference, machine_of, missing_flags, saved_disks, why_not
+from mvpnet.spec.schema import ImageUse
 
 ARGV = [
     *("qemu", "-nodefaults", "-name", "a.n0000", "-accel", "tcg", "-m", "512M"),

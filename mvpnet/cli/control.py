@@ -1,0 +1,429 @@
+"""The verbs for a job that runs: `mvpnet ls`, `status`, `ssh`, `console`, `logs`, `monitor`, and those that end it.
+
+They work on the host of the job's rank 0, in any folder, without MPI (docs/hands-on.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class, shell_complete
+
+from mvpnet.errors import ConfigError, GuestError, HostError, JobError, MvpnetError
+from mvpnet.logs import say
+
+if TYPE_CHECKING:
+    from mvpnet.control.registry import Found
+
+COMPLETE_VARIABLE = "_MVPNET_COMPLETE"  # click's own, made of the program's name
+SHELLS = ("bash", "zsh", "fish")
+_PLAIN_WIDTH = 160  # columns, where there is no terminal
+_LOOK_AGAIN_S = 0.1
+_LOGS = {
+    "console": "logging.console=true",
+    "mvpnet": "logging.file=true",
+    "qemu": "",
+    "wrapper": "logging.wrapper=true",
+}
+
+
+class Words(click.types.StringParamType):
+    """`[JOB] RANK …`, which are told apart by `choose`; completed from the jobs that run."""
+
+    def __init__(self, takes_rank: bool = True) -> None:
+        self._takes_rank = takes_rank
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        words = ctx.params.get(param.name or "") or ()
+        return [CompletionItem(word) for word in candidates(words, self._takes_rank) if word.startswith(incomplete)]
+
+
+def candidates(words: Sequence[str], takes_rank: bool) -> list[str]:
+    """What may come next after these words: jobs by name and id, and ranks of the job that is meant."""
+    from mvpnet.control.registry import find_jobs
+
+    jobs = [job.entry for job in find_jobs() if job.alive]
+    ranks: list[str] = []
+    if not words:
+        if takes_rank and len(jobs) == 1:
+            ranks = [str(rank) for rank in range(jobs[0].world_size)]
+        return ranks + list(dict.fromkeys(job.name for job in jobs)) + [str(job.pid) for job in jobs]
+    named = [job for job in jobs if words[-1] in (job.name, str(job.pid))]
+    if takes_rank and len(words) == 1 and named:
+        ranks = [str(rank) for rank in range(named[0].world_size)]
+    return ranks
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else _PLAIN_WIDTH
+
+
+def _print(text: str | bytes) -> None:
+    """A reader that is gone ends us, unlike a job."""
+    click.echo(text, nl=False)
+
+
+# ── what there is ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON: a list with an object for each job")
+def ls(as_json: bool) -> None:
+    """List your jobs on this host: name, id, phase, age, ranks, run folder. Of dead ones the leftovers are removed."""
+    from mvpnet.control.render import job_facts, jobs_table
+    from mvpnet.control.select import living_jobs
+
+    facts = [job_facts(job, phase_of(job)) for job in living_jobs()]
+    if as_json:
+        _print(json.dumps(facts, indent=1) + "\n")
+    elif facts:
+        _print(jobs_table(facts, _width()))
+    else:
+        say("no job of yours runs on this host")
+
+
+def phase_of(job: Found) -> str:
+    """As the job says, or why it does not."""
+    from mvpnet.control.client import GLANCE_S, ask
+    from mvpnet.control.protocol import PROTOCOL
+    from mvpnet.control.render import shown_phase
+
+    if job.entry.protocol != PROTOCOL:
+        return f"of mvpnet {job.entry.version}, not to be asked"
+    try:
+        return shown_phase(job) or str(ask(job, {"do": "job"}, GLANCE_S)["phase"])
+    except JobError:
+        return "ended" if job.ended() else shown_phase(_again(job)) or "does not answer"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON; with --watch an object a line")
+@click.option("--watch", is_flag=True, help="again and again, until the job ends or Ctrl-C")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="what rates are measured over, and with --watch how often",
+)
+@click.argument("words", metavar="[JOB]", nargs=-1, type=Words(takes_rank=False))
+def status(as_json: bool, watch: bool, interval_s: float, words: tuple[str, ...]) -> None:
+    """Show a job: its phase, and each rank's host, state, uptime, ssh port and traffic."""
+    from mvpnet.control.render import status_text
+
+    job = _job(words)
+    for facts in _statuses(job, interval_s, watch):
+        if as_json:
+            _print(json.dumps(facts, indent=None if watch else 1) + "\n")
+        else:
+            _print(("\x1b[H\x1b[2J" if watch and sys.stdout.isatty() else "") + status_text(facts, _width()))
+    if watch:
+        say(f"job {job.entry.title} has ended; {job.entry.run_dir} is its run folder")
+
+
+def _statuses(job: Found, interval_s: float, watch: bool) -> Iterator[dict[str, Any]]:
+    """Accounts of a job, one, or until it ends. Raises JobError for a job that ends before its first."""
+    from mvpnet.control.render import status_facts
+
+    before = None
+    shown = False
+    while True:
+        now = _account(job)
+        if now is None and job.ended():
+            if shown:
+                return
+            raise JobError(f"job {job.entry.title} has ended", hint=f"its run folder is {job.entry.run_dir}")
+        if before or now is None:
+            yield status_facts(job, before, now)
+            shown = True
+            if not watch:
+                return
+        before = now
+        time.sleep(interval_s)
+        job = _again(job)
+
+
+def _account(job: Found) -> Any:
+    """What the job answers; None while it is not to be asked, or ends just now."""
+    from mvpnet.control.client import ask
+    from mvpnet.control.render import shown_phase
+
+    if shown_phase(job):
+        return None
+    try:
+        return ask(job, {"do": "status"})
+    except JobError:
+        if job.ended():
+            return None
+        again = _again(job)
+        if shown_phase(again):
+            return None
+        raise
+
+
+def _again(job: Found) -> Found:
+    """The same job with what its entry says now."""
+    from mvpnet.control.registry import find_jobs
+
+    return next((found for found in find_jobs() if found.folder == job.folder), job)
+
+
+def _job(words: Sequence[str]) -> Found:
+    from mvpnet.control.select import choose_job
+
+    if len(words) > 1:
+        raise ConfigError(f"one job is expected, not {' '.join(words)}")
+    return choose_job(words[0] if words else None)
+
+
+# ── into the guests ───────────────────────────────────────────────────────────────────────────────────────────────
+
+_TO_THE_END: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@click.command(context_settings=_TO_THE_END)
+@click.argument("words", metavar="[JOB] RANK [COMMAND ...]", nargs=-1, type=Words())
+def ssh(words: tuple[str, ...]) -> None:
+    """Log in to a guest, or run a command there; its exit code is this one's, 255 where ssh itself failed."""
+    from mvpnet.control.client import ask
+    from mvpnet.control.select import choose_rank
+    from mvpnet.dataplane.address import host_name
+    from mvpnet.paths import RunFolder
+
+    job, rank, command = choose_rank(words)
+    known = ask(job, {"do": "job"})
+    if known["states"][rank] == "gone":
+        raise GuestError(f"{host_name(rank)} is gone{_end_of(known, rank)}")
+    config = RunFolder(Path(job.entry.run_dir)).ssh_config
+    try:
+        os.execvp("ssh", ["ssh", "-F", str(config), host_name(rank), *command])
+    except FileNotFoundError:
+        raise HostError("ssh is not installed", hint="install openssh-client") from None
+
+
+def _end_of(known: dict[str, Any], rank: int) -> str:
+    end = known["ends"].get(str(rank))
+    return f": {end['reason']}" if end else ""
+
+
+@click.command()
+@click.option("--escape", "escape_text", default="^]", show_default=True, help="leaves: ^X for Ctrl-X, or none")
+@click.option("--read-only", is_flag=True, help="only watch; what you type is not read, and Ctrl-C leaves")
+@click.argument("words", metavar="[JOB] RANK", nargs=-1, type=Words())
+def console(escape_text: str, read_only: bool, words: tuple[str, ...]) -> None:
+    """Attach to a guest's serial console. Ctrl-] leaves; guest and log go on as if nobody had been there.
+
+    Several may be attached: each sees all output, each may type. From a pipe, all input is typed, and at its end the
+    console is left once the guest has been silent for a second.
+    """
+    from mvpnet.control.client import Connection
+    from mvpnet.control.terminal import attend, escape_byte
+    from mvpnet.dataplane.address import host_name
+
+    escape = escape_byte(escape_text)
+    job, rank = _one_rank(words)
+    with Connection(job) as connection:
+        others = connection.ask({"do": "console", "rank": rank})["others"]
+        leave = "Ctrl-C leaves" if read_only else f"{escape_text} leaves" if escape else "nothing you type leaves"
+        shared = f"; {others} more attached" if others else ""
+        say(f"console of {host_name(rank)}, job {job.entry.title}: {leave}{shared}")
+        how = attend(connection, escape=escape, reads_stdin=not read_only)
+    say(f"console of {host_name(rank)}: {how}")
+
+
+def _one_rank(words: Sequence[str]) -> tuple[Found, int]:
+    from mvpnet.control.select import choose_rank
+
+    job, rank, others = choose_rank(words)
+    if others:
+        raise ConfigError(f"what is {' '.join(others)} for, after the rank?")
+    return job, rank
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="go on with what is added, until the job ends or Ctrl-C")
+@click.option("-n", "--lines", type=click.IntRange(0), default=200, show_default=True, help="so many of the last lines")
+@click.option(
+    "--log",
+    "which",
+    type=click.Choice(list(_LOGS)),
+    default="console",
+    show_default=True,
+    help="which of a rank's logs",
+)
+@click.argument("words", metavar="[JOB] [RANK]", nargs=-1, type=Words())
+def logs(follow: bool, lines: int, which: str, words: tuple[str, ...]) -> None:
+    """Show logs of a job that runs: of one rank, or of all, a guest's name before each line."""
+    from mvpnet.control.select import choose_rank_if_any
+    from mvpnet.control.tail import show
+    from mvpnet.dataplane.address import host_name
+
+    if len(words) > 2:
+        raise ConfigError(f"a job and a rank are expected, not {' '.join(words)}")
+    job, rank = choose_rank_if_any(words)
+    ranks = range(job.entry.world_size) if rank is None else [rank]
+    files = {host_name(one): log_file(job, one, which) for one in ranks}
+    if not follow and not any(path.exists() for path in files.values()):
+        hint = f"a job writes it with {_LOGS[which]}" if _LOGS[which] else "it is made when the guest starts"
+        raise JobError(f"there is no {next(iter(files.values()))}", hint=hint)
+    show(files, lines, _print, (lambda: not job.ended()) if follow else None)
+
+
+def log_file(job: Found, rank: int, which: str) -> Path:
+    """One log of a rank, wherever logging.dir led it to. Raises JobError when the job's record cannot be read."""
+    from mvpnet.paths import RankLogs, RunFolder
+
+    run = RunFolder(Path(job.entry.run_dir))
+    try:
+        log_dir = json.loads(run.job_json.read_bytes())["spec"]["config"]["logging"]["dir"]
+    except (OSError, ValueError, KeyError) as error:
+        raise JobError(f"cannot read {run.job_json}: {error}") from error
+    logs = RankLogs(run.rank_folder(rank, log_dir, job.entry.name))
+    return {"console": logs.console, "mvpnet": logs.mvpnet, "qemu": logs.qemu, "wrapper": logs.monwrap}[which]
+
+
+# ── the machines ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@click.command()
+@click.option("--hmp", "human", metavar="COMMAND", help="a command of qemu's human monitor, such as 'info network'")
+@click.argument("words", metavar="[JOB] RANK [COMMAND [ARGUMENTS]]", nargs=-1, type=Words())
+def monitor(human: str | None, words: tuple[str, ...]) -> None:
+    """Run a QMP command in a guest's qemu and print what it returns, as JSON; ARGUMENTS are a JSON object.
+
+    For example: mvpnet monitor 0 query-status; mvpnet monitor 1 --hmp 'info network'
+    """
+    from mvpnet.control.select import choose_rank
+
+    job, rank, rest = choose_rank(words)
+    if human is not None:
+        if rest:
+            raise ConfigError(f"--hmp is the command; what is {' '.join(rest)} for?")
+        said = _qmp(job, rank, "human-monitor-command", {"command-line": human})
+        _print(str(said).replace("\r\n", "\n"))
+        return
+    if not 1 <= len(rest) <= 2:
+        raise ConfigError("after the rank a QMP command is expected, and perhaps its arguments as one JSON object")
+    _print(json.dumps(_qmp(job, rank, rest[0], qmp_arguments(rest[1:])), indent=1) + "\n")
+
+
+def qmp_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Raises ConfigError for what is no JSON object."""
+    try:
+        arguments = json.loads(words[0]) if words else {}
+    except ValueError as error:
+        raise ConfigError(f"ARGUMENTS: {words[0]} is not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"ARGUMENTS: {words[0]} is no JSON object", hint="""such as '{"id": "console"}'""")
+    return arguments
+
+
+def _qmp(job: Found, rank: int, command: str, arguments: dict[str, Any]) -> Any:
+    from mvpnet.control.client import ask
+
+    return ask(job, {"do": "qmp", "rank": rank, "command": {"execute": command, "arguments": arguments}})
+
+
+@click.command()
+@click.argument("words", metavar="[JOB] RANK", nargs=-1, type=Words())
+def powerdown(words: tuple[str, ...]) -> None:
+    """Press a guest's power button (ACPI). What it does then is its own affair; the job goes on."""
+    _press(words, "system_powerdown", "the power button")
+
+
+@click.command()
+@click.argument("words", metavar="[JOB] RANK", nargs=-1, type=Words())
+def reset(words: tuple[str, ...]) -> None:
+    """Press a guest's reset button: it boots again at once, without shutting down."""
+    _press(words, "system_reset", "the reset button")
+
+
+def _press(words: Sequence[str], command: str, button: str) -> None:
+    from mvpnet.dataplane.address import host_name
+
+    job, rank = _one_rank(words)
+    _qmp(job, rank, command, {})
+    say(f"pressed {button} of {host_name(rank)}, job {job.entry.title}")
+
+
+@click.command()
+@click.option("--no-wait", is_flag=True, help="come back at once; else when the job is over")
+@click.argument("words", metavar="[JOB]", nargs=-1, type=Words(takes_rank=False))
+def stop(no_wait: bool, words: tuple[str, ...]) -> None:
+    """Stop a job in order, as SIGTERM to its rank 0 does: app, guests, records. With it a sweep's other jobs."""
+    job = _job(words)
+    pid = _pid_of_rank_0(job)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        if not job.ended():
+            raise JobError(f"job {job.entry.title}: there is no process {pid}") from None
+    say(f"asked job {job.entry.title} to stop")
+    while not no_wait and not job.ended():
+        time.sleep(_LOOK_AGAIN_S)
+    if not no_wait:
+        say(f"job {job.entry.title} is over; {job.entry.run_dir} is its run folder")
+
+
+def _pid_of_rank_0(job: Found) -> int:
+    """As the kernel tells it of the socket's other end, whatever number it has in a container of its own.
+
+    Raises JobError when the job cannot be reached.
+    """
+    from mvpnet.control.protocol import peer_of
+
+    try:
+        with job.connect() as connection:
+            pid, uid = peer_of(connection)
+    except OSError as error:
+        if job.ended():
+            raise JobError(f"job {job.entry.title} has ended") from error
+        raise JobError(f"job {job.entry.title} cannot be reached: {error.strerror}") from error
+    if uid != os.getuid() or pid <= 0:
+        raise JobError(f"job {job.entry.title}: its rank 0 is not a process that can be seen from here")
+    return pid
+
+
+# ── the shell ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes a shell complete verbs, options, jobs and ranks.
+
+    \b
+    bash   mvpnet completion bash > ~/.local/share/bash-completion/completions/mvpnet
+    zsh    mvpnet completion zsh > ~/.zfunc/_mvpnet       (a folder in $fpath)
+    fish   mvpnet completion fish > ~/.config/fish/completions/mvpnet.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind and context.parent
+    click.echo(kind(context.parent.command, {}, "mvpnet", COMPLETE_VARIABLE).source())
+
+
+def complete(verbs: click.Group) -> int | None:
+    """Answer a shell that completes; None when that is not what we were started for."""
+    asked = os.environ.get(COMPLETE_VARIABLE)
+    if asked is None:
+        return None
+    try:
+        return shell_complete(verbs, {}, "mvpnet", COMPLETE_VARIABLE, asked)
+    except MvpnetError:  # say a registry that is not ours: there is nothing to offer
+        return 1
+
+
+HANDS = (ls, status, ssh, console, logs, monitor, powerdown, reset, stop, completion)

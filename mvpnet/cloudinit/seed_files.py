@@ -1,0 +1,107 @@
+"""What seeds are made from, and what they are made into: files of the host read, folders and ISO images written.
+
+The image is an ISO 9660 volume named cidata, by which NoCloud finds it (cloud-init's documentation, "NoCloud"), with
+Rock Ridge and Joliet names: those of plain ISO 9660 have no hyphen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from mvpnet.cloudinit.seed import Seed, make_seed
+from mvpnet.cloudinit.user_data import HostFile, SeedFacts
+from mvpnet.errors import ImageError
+from mvpnet.guest.drives import DrivePlan, expand
+from mvpnet.spec import option_string
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.schema import ImageUse
+
+SEED_KEY = "cloud_init.seed"  # of the drive, and in records, of a seed that mvpnet makes
+
+_KEY_TYPE = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)\S+\s+\S")  # sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
+_LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+
+
+def seed_facts(public_key: str, private_key: str, home: Path, environment: Mapping[str, str]) -> SeedFacts:
+    """What rank 0 finds for all: the job's key pair, the keys in the user's home folder, the environment's proxies."""
+    proxies = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _PROXIES}
+    return SeedFacts(public_key, private_key, tuple(user_keys(home)), proxies)
+
+
+def user_keys(home: Path) -> list[str]:
+    """The public keys in ~/.ssh/*.pub and the lines of ~/.ssh/authorized_keys; files that cannot be read have none.
+
+    Certificates are left out: authorized_keys takes them for keys, and they are none.
+    """
+    files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
+    lines = (line.strip() for path in [*files, home / ".ssh" / "authorized_keys"] for line in _lines(path))
+    return list(dict.fromkeys(line for line in lines if not line.startswith("#") and _KEY_TYPE.search(line)))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        yield from path.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+
+
+def rank_seed(spec: RankSpec, user: str, facts: SeedFacts) -> Seed:
+    """The seed of one rank, with the files of cloud_init.files from this host. Raises ImageError or ConfigError."""
+    files = {}
+    for path, source in spec.cloud_init.files.items():
+        key = f"cloud_init.files.{path}"
+        files[path] = _host_file(Path(expand(source, spec, key)), key)
+    return make_seed(spec, user, facts, files)
+
+
+def _host_file(path: Path, key: str) -> HostFile:
+    try:
+        facts = path.stat()
+        if facts.st_size > _LARGEST_FILE_BYTES:
+            raise ImageError(
+                f"{key}: {path} has {facts.st_size} bytes; in a seed it may have {_LARGEST_FILE_BYTES}",
+                hint="bring it on a drive of its own (image.drives), or copy it in by scp",
+            )
+        return HostFile(path.read_bytes(), facts.st_mode & 0o777)
+    except OSError as error:
+        raise ImageError(f"{key}: cannot read {path}: {error.strerror}") from error
+
+
+def write_folder(seed: Seed, folder: Path) -> None:
+    """Write the seed's files, 0600, into a new folder, 0700. Raises OSError."""
+    folder.mkdir(mode=0o700)
+    for name, text in seed.files().items():
+        with _new_file(folder / name) as file:
+            file.write(text.encode())
+
+
+def write_image(seed: Seed, path: Path) -> None:
+    """Write the seed as a new ISO 9660 image, 0600. Raises OSError."""
+    import pycdlib
+
+    iso = pycdlib.PyCdlib()
+    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
+    for name, text in seed.files().items():
+        content = text.encode()
+        plain_name = name.replace("-", "").upper()
+        iso.add_fp(BytesIO(content), len(content), f"/{plain_name}.;1", name, f"/{name}", file_mode=0o100400)
+    with _new_file(path) as file:
+        iso.write_fp(file)
+    iso.close()
+
+
+def _new_file(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "w+b")
+
+
+def made_seed_drive(path: Path) -> DrivePlan:
+    """The drive of an image that `write_image` writes; it need not be there yet."""
+    parts = {"file": str(path), "format": "raw", "media": "disk", "if": "virtio", "read-only": "on"}
+    option = option_string.joined(f"{name}={value}" for name, value in parts.items())
+    return DrivePlan(SEED_KEY, option, ImageUse.readonly, path, "raw", path, "raw")

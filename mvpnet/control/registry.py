@@ -1,0 +1,217 @@
+"""Where the running jobs of this user on this host are found, by whoever looks, in whatever folder.
+
+    /tmp/mvpnet-jobs-UID/     0700; MVPNET_REGISTRY in the environment names another
+        NAME.PID.lock         held (flock) by rank 0 for as long as it lives
+        NAME.PID/             0700, gone when the job ends
+            entry.json        what the job is; its phase, while rank 0 does not answer: preparing, ending
+            control.sock      rank 0 listens here, from the start; it answers while its guests run
+
+It is not below TMPDIR, which batch systems set to another folder in each job. A lock that nobody holds is of a job
+that died; whoever finds it removes what the job left on this host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvpnet import __version__
+from mvpnet.control.protocol import PROTOCOL
+from mvpnet.errors import HostError
+from mvpnet.paths import registry_base
+from mvpnet.runtime.scratch import remove_stale, scratch_folder
+
+PREPARING, ANSWERING, ENDING = "preparing", "answering", "ending"
+_KEY = "MVPNET_REGISTRY"
+_CONNECT_S = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Entry:
+    """One job, as it says of itself. Times are in seconds since 1970."""
+
+    name: str
+    pid: int  # of rank 0; the job's id
+    world_size: int
+    run_dir: str
+    scratch_dir: str  # the folder of this user's scratch folders
+    sweep_number: int | None = None  # which job of a sweep it is
+    host: str = field(default_factory=socket.gethostname)
+    started_s: float = field(default_factory=time.time)
+    phase: str = PREPARING
+    protocol: int = PROTOCOL
+    version: str = __version__
+    python: str = sys.executable
+
+    @property
+    def age_s(self) -> float:
+        return max(0.0, time.time() - self.started_s)
+
+    @property
+    def title(self) -> str:
+        """`NAME (id 123)`."""
+        return f"{self.name} (id {self.pid})"
+
+
+class Listing:
+    """A job's own place in the registry."""
+
+    def __init__(self, folder: Path, entry: Entry) -> None:
+        self.entry = entry
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._folder = folder
+        self._write()
+        with _short(folder) as path:
+            self.socket.bind(path)
+        (folder / "control.sock").chmod(0o600)
+        self.socket.listen(128)
+        self.socket.setblocking(False)
+
+    def enter(self, phase: str) -> None:
+        """Tell all who look that the job is in this phase."""
+        self.entry.phase = phase
+        with contextlib.suppress(OSError):  # a full disk, or a folder that somebody removed, must not end the job
+            self._write()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _write(self) -> None:
+        new = self._folder / "entry.new"
+        new.write_text(json.dumps(asdict(self.entry)) + "\n")
+        new.rename(self._folder / "entry.json")
+
+
+@contextlib.contextmanager
+def listed(entry: Entry, say: Say) -> Iterator[Listing | None]:
+    """A job in the registry while inside. One that cannot be listed runs all the same, and `say` gets a warning."""
+    with contextlib.ExitStack() as stack:
+        listing: Listing | None = None
+        try:
+            place = stack.enter_context(scratch_folder(registry_base(), f"{entry.name}.{entry.pid}", say, _KEY))
+            listing = Listing(place.folder, entry)
+            stack.callback(listing.close)
+        except (HostError, OSError) as error:
+            say(f"warning: mvpnet ls and the like will not find this job: {error}")
+        yield listing
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job that was found, alive or dead, and its folder."""
+
+    folder: Path
+    entry: Entry
+    alive: bool
+
+    def connect(self) -> socket.socket:
+        """A connection to its rank 0. Raises OSError when there is none to be had."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_CONNECT_S)  # refused at once, not waited for, where too many wait already
+        try:
+            with _short(self.folder) as path:
+                connection.connect(path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def ended(self) -> bool:
+        """It is over, or died; nothing is cleaned up here."""
+        return not self.folder.is_dir() or not _held(self.folder.with_name(f"{self.folder.name}.lock"))
+
+    def seen_s(self) -> float:
+        """When a dead one last wrote something: a log, a counter, its entry."""
+        files = [self.folder / "entry.json", *Path(self.entry.run_dir).glob("rank-0000/*")]
+        times = []
+        for file in files:
+            with contextlib.suppress(OSError):
+                times.append(file.stat().st_mtime)
+        return max(times, default=self.entry.started_s)
+
+
+def find_jobs() -> list[Found]:
+    """All jobs in the registry, the oldest first, the dead ones among them.
+
+    Raises HostError when the registry is not a folder of one's own.
+    """
+    base = registry_base()
+    with contextlib.suppress(FileNotFoundError):
+        if base.lstat().st_uid != os.getuid() or base.is_symlink():
+            raise HostError(f"{_KEY}: {base} is not a folder of your own", hint=f"set {_KEY} to a folder of yours")
+    found = []
+    for lock in base.glob("*.lock"):
+        folder = lock.with_suffix("")
+        alive = _held(lock)
+        if entry := _read(folder):
+            found.append(Found(folder, entry, alive))
+    return sorted(found, key=lambda job: job.entry.started_s)
+
+
+def bury(job: Found) -> list[str]:
+    """Remove what a dead job left on this host, and its entry: a line for each thing that was removed."""
+    removed: list[str] = []
+    scratch, registry = Path(job.entry.scratch_dir), registry_base()
+    remove_stale(scratch, removed.append)
+    remove_stale(registry, lambda line: None, f"{job.folder.name}.lock")
+    for base in (scratch, registry):
+        with contextlib.suppress(OSError):
+            base.rmdir()  # the last one out
+    return removed
+
+
+def stopping_guests(job: Found) -> int:
+    """How many guests of a dead job's, on this host, are being stopped still: their monwraps hold locks."""
+    return sum(map(_held, Path(job.entry.scratch_dir).glob(f"{job.entry.name}.*.lock")))
+
+
+def sweep_number(run_dir: Path) -> int | None:
+    """A sweep keeps its results beside the run folders of its jobs, which are named by number."""
+    in_sweep = run_dir.name.isdigit() and (run_dir.parent / "results.json").is_file()
+    return int(run_dir.name) if in_sweep else None
+
+
+def _held(lock: Path) -> bool:
+    """Whether a living process holds the lock. A shared lock is enough to see, and others who look do not take it
+    for a job's."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _read(folder: Path) -> Entry | None:
+    """None where there is none (yet). Another version's may have other keys: what we do not know is left out."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "entry.json").read_bytes())
+        return Entry(**{key: value for key, value in found.items() if key in Entry.__dataclass_fields__})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """A path to its socket that fits into the 107 bytes which unix(7) grants, however long the folder's own is."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/control.sock"
+    finally:
+        os.close(fd)

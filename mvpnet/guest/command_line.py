@@ -1,0 +1,175 @@
+"""qemu's command line, from a rank's spec and the facts of its host. Pure: it looks at nothing and makes nothing."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvpnet.dataplane.address import host_name, mac, mac_text, user_mac
+from mvpnet.host.programs import SANDBOX, check_domains
+from mvpnet.spec.model import RankSpec, parse_size
+from mvpnet.spec.option_string import escaped
+from mvpnet.spec.schema import Accel, NetKind
+
+USER_NETWORK = "192.168.1.0/24"
+GUEST_SSH_PORT = 22
+STANDARD_MTU = 1500  # bytes; RFC 894
+# With ERMS or FSRM Linux copies memory by `rep movsb`, which TCG runs a byte at a time: docs/performance.md.
+FAST_UNDER_TCG = "max,-erms,-fsrm"
+
+
+@dataclass(frozen=True)
+class LinkFd:
+    """One end of a connected socket pair that qemu inherits: SOCK_STREAM or SOCK_DGRAM as net.kind says."""
+
+    fd: int
+
+
+@dataclass(frozen=True)
+class LinkPath:
+    """Unix sockets by path: `ours` is what qemu connects or sends to; `qemus` (dgram) is what qemu binds."""
+
+    ours: Path
+    qemus: Path | None = None
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What qemu's command line needs to know of its host, found out beforehand."""
+
+    accel: Accel  # kvm or tcg, as host.resolve_accel answered
+    ssh_port: int  # on 127.0.0.1
+    link: LinkFd | LinkPath
+    qmp_fd: int
+    console_socket: Path  # qemu listens there
+    architecture: str = "x86_64"  # of the machine, as host.architecture answered
+    console_log: Path | None = None
+    drives: tuple[str, ...] = ()  # values of -drive, the boot drive first
+    kernel: Path | None = None
+    initrd: Path | None = None
+    kernel_args: str | None = None
+    fw_cfg: tuple[str, ...] = ()  # values of -fw_cfg
+    domains: tuple[str, ...] = ()  # DNS search domains
+    sandbox: bool = False  # this qemu has one
+    panic_device: str | None = None  # as host.panic_device answered
+    memory_fd: int | None = None  # saved memory, which qemu loads in place of a boot; then it waits for `cont`
+    saved_cpu_model: str | None = None  # that of the save, which its memory fits
+
+
+def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
+    """The whole command line, the program first. Raises ConfigError for domains that are none."""
+    argv = [spec.qemu.binary]
+    argv += ["-nodefaults", "-no-user-config"]
+    argv += ["-sandbox", SANDBOX] if wiring.sandbox else []
+    argv += ["-name", escaped(f"{spec.job_name}.{host_name(spec.rank)}")]
+    argv += _machine(spec, wiring)
+    argv += _kernel(wiring)
+    argv += _console(wiring)
+    argv += _qmp(wiring)
+    for drive in wiring.drives:
+        argv += ["-drive", drive]
+    argv += _user_network(spec, wiring)
+    argv += _mvpnet_network(spec, wiring)
+    argv += ["-device", "virtio-rng-pci"]
+    argv += _panic_device(spec, wiring)
+    for entry in wiring.fw_cfg:
+        argv += ["-fw_cfg", entry]
+    if wiring.memory_fd is not None:
+        argv += ["-S", "-incoming", f"fd:{wiring.memory_fd}"]
+    return argv + spec.qemu.extra_args
+
+
+def shell_text(argv: list[str]) -> str:
+    """The command line as a shell takes it, an option with its value a line."""
+    lines = [shlex.quote(argv[0])]
+    for argument in argv[1:]:
+        if argument.startswith("-"):
+            lines.append(f"    {shlex.quote(argument)}")
+        else:
+            lines[-1] += f" {shlex.quote(argument)}"
+    return " \\\n".join(lines)
+
+
+def _machine(spec: RankSpec, wiring: Wiring) -> list[str]:
+    vm = spec.vm
+    argv = []
+    if vm.machine is not None:
+        argv += ["-machine", vm.machine]
+    argv += ["-accel", wiring.accel.name]
+    argv += ["-cpu", _cpu_model(vm.cpu_model, wiring)]
+    argv += ["-m", f"{parse_size(vm.memory, 'vm.memory', bare='M') // 2**20}M"]
+    argv += ["-smp", vm.smp if vm.smp is not None else str(vm.cpus)]
+    argv += ["-display", "none", "-vga", "none"]
+    return argv
+
+
+def _cpu_model(wanted: str, wiring: Wiring) -> str:
+    if wiring.saved_cpu_model is not None:
+        return wiring.saved_cpu_model
+    if wanted != "auto":
+        return wanted
+    if wiring.accel is Accel.kvm:
+        return "host"
+    return FAST_UNDER_TCG if wiring.architecture in ("x86_64", "i386") else "max"
+
+
+def _kernel(wiring: Wiring) -> list[str]:
+    argv = []
+    if wiring.kernel is not None:
+        argv += ["-kernel", str(wiring.kernel)]
+    if wiring.initrd is not None:
+        argv += ["-initrd", str(wiring.initrd)]
+    if wiring.kernel_args is not None:
+        argv += ["-append", wiring.kernel_args]
+    return argv
+
+
+def _console(wiring: Wiring) -> list[str]:
+    chardev = f"socket,id=console,path={escaped(wiring.console_socket)},server=on,wait=off"
+    if wiring.console_log is not None:
+        chardev += f",logfile={escaped(wiring.console_log)},logappend=on"
+    return ["-chardev", chardev, "-serial", "chardev:console"]
+
+
+def _qmp(wiring: Wiring) -> list[str]:
+    return ["-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-mon", "chardev=qmp,mode=control"]
+
+
+def _user_network(spec: RankSpec, wiring: Wiring) -> list[str]:
+    check_domains(wiring.domains)
+    netdev = f"user,id=usernet,net={USER_NETWORK},hostname={host_name(spec.rank)}"
+    netdev += "".join(f",dnssearch={domain}" for domain in wiring.domains)
+    if spec.net.tftp_dir is not None:
+        netdev += f",tftp={escaped(spec.net.tftp_dir)}"
+    netdev += f",hostfwd=tcp:127.0.0.1:{wiring.ssh_port}-:{GUEST_SSH_PORT}"
+    mac_address = mac_text(user_mac(spec.world_size))
+    return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=usernet,mac={mac_address}"]
+
+
+def _mvpnet_network(spec: RankSpec, wiring: Wiring) -> list[str]:
+    device = f"virtio-net-pci,netdev=mvpnet,mac={mac_text(mac(spec.rank))}"
+    if spec.net.mtu != STANDARD_MTU:
+        device += f",host_mtu={spec.net.mtu}"
+    return ["-netdev", _link(spec.net.kind, wiring.link), "-device", device]
+
+
+def _panic_device(spec: RankSpec, wiring: Wiring) -> list[str]:
+    """None beside one of the user's own: qemu takes one of a kind."""
+    if wiring.panic_device is None or any("pvpanic" in argument for argument in spec.qemu.extra_args):
+        return []
+    return ["-device", wiring.panic_device]
+
+
+def _link(kind: NetKind, link: LinkFd | LinkPath) -> str:
+    match kind, link:
+        case NetKind.stream, LinkFd(fd):
+            return f"stream,id=mvpnet,addr.type=fd,addr.str={fd}"
+        case NetKind.stream, LinkPath(ours, _):
+            return f"stream,id=mvpnet,addr.type=unix,addr.path={escaped(ours)}"
+        case NetKind.dgram, LinkFd(fd):
+            return f"dgram,id=mvpnet,local.type=fd,local.str={fd}"
+        case NetKind.dgram, LinkPath(ours, Path() as qemus):
+            local = f"local.type=unix,local.path={escaped(qemus)}"
+            return f"dgram,id=mvpnet,{local},remote.type=unix,remote.path={escaped(ours)}"
+    raise ValueError(f"a {kind.name} link needs another description than {link}")

@@ -1,0 +1,219 @@
+"""Prepares an image (image.prepare): boots one guest from its source, has cloud-init in it do what is asked, seals the
+disk, and keeps it in the image store. The same declaration made from the same source is done once.
+
+The guest is a job of its own, run as a program: what jobs know of images, seeds, waiting and stopping holds for it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mvpnet.config.compose import resolved_already
+from mvpnet.errors import ImageError
+from mvpnet.host.programs import find_qemu_img
+from mvpnet.images import debian, sysprep
+from mvpnet.images.store.fetch import ensure, find
+from mvpnet.images.store.inspection import inspect_disk
+from mvpnet.images.store.prepared import source_of
+from mvpnet.images.store.progress import Say
+from mvpnet.images.store.request import Wanted, check_architecture, declaration, wanted
+from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
+from mvpnet.paths import RunFolder, cache_base
+from mvpnet.runtime.signals import die_with_parent
+from mvpnet.spec.model import plain
+from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
+from mvpnet.util.yaml_text import Quoted, yaml_text
+
+_SCRIPT_IN_GUEST = "/root/mvpnet-prepare"
+_RECIPE = "mvpnet-prepare"
+_STDERR_FD = 2
+_SECTIONS = ("job", "image", "vm", "qemu", "net", "cloud_init", "logging", "boot", "shutdown", "app")
+
+
+def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
+    """The prepared image that `config.image` declares, made first if the store has none of this source.
+
+    `refresh` asks the source again, and makes it anew. Raises ConfigError for a declaration that cannot be, HostError,
+    and ImageError when the guest fails; the store is then as it was.
+    """
+    image = config.image
+    check_architecture(image, config.qemu.binary)
+    want = wanted(image)
+    assert want and want.is_prepared
+    base = _base(config, say, refresh=refresh)
+    want = dataclasses.replace(want, sha256=None)  # what it has to be is asked of what comes of it
+    with want.store.locked(want.address, want.name, say):
+        had = find(want)
+        if had and not refresh and (had.made_from or {}).get("base") == base:
+            say(f"{want.name} is here already: sha256 {had.sha256}")
+            return had
+        with want.store.staging(want.address) as staging:
+            work = staging / "work"
+            work.mkdir()
+            run_dir = _boot_once(preparing(config, work), say)
+            made = want.store.publish(
+                staging, _sealed(want, work, config.qemu.binary) | {"made_from": _record(config, base, run_dir)}
+            )
+        want.store.remember(SourceRecord(want.address, made.sha256, now()))
+    say(f"{want.name}: sha256 {made.sha256}, {made.size_bytes / 2**20:.0f} MiB")
+    return made
+
+
+def _base(config: Config, say: Say, *, refresh: bool) -> str:
+    """What stands for the source's bytes: its digest, or that of how it is built."""
+    source = wanted(source_of(config.image))
+    if source:
+        return ensure(source, say, refresh=refresh).sha256
+    cache = cache_base(config.image.cache_dir) / "debian"
+    return debian.ensure(cache, config.image.packages, say).digest
+
+
+def preparing(config: Config, work: Path) -> Config:
+    """The job that prepares: one guest, with a copy of the source in the folder `work` as its disk. Pure.
+
+    Its only user is root, with the job's key; nothing of the job that asks for the image goes in but the proxy.
+    """
+    asked = config.image.prepare
+    script = [f"chmod 700 {_SCRIPT_IN_GUEST} && {_SCRIPT_IN_GUEST}"] if asked.script else []
+    runcmd = [*asked.runcmd, *script]
+    cloud_init = CloudInit(
+        seed=Seed.make,
+        validate=config.cloud_init.validate,
+        user_keys=False,
+        hosts=False,
+        packages=asked.packages,
+        files={_SCRIPT_IN_GUEST: asked.script} if asked.script else {},
+        runcmd=["set -e", *runcmd] if runcmd else [],  # cloud-init makes one script of them
+        proxy=config.cloud_init.proxy,
+        no_proxy=config.cloud_init.no_proxy,
+        # root stands for itself, as it is: without users the distribution's own would be made
+        user_data={"users": [{"name": "root", "lock_passwd": False}], **asked.user_data},
+    )
+    image = dataclasses.replace(
+        config.image,
+        prepare=Prepare(),
+        size=asked.size,
+        use=ImageUse.copy,
+        copy_dir=str(work),
+        keep_copies=True,
+        drives=[],
+        user="root",
+    )
+    seal_command = [
+        sys.executable,
+        "-P",
+        str(Path(sysprep.__file__)),
+        *(["--proxy"] if config.cloud_init.proxy else []),
+    ]
+    return dataclasses.replace(
+        config,
+        job=dataclasses.replace(config.job, ranks=None),
+        image=image,
+        cloud_init=cloud_init,
+        boot=dataclasses.replace(config.boot, wait_for=WaitFor.cloud_init, timeout_s=asked.timeout_s),
+        app=App(command=seal_command),
+        shutdown=Shutdown(),  # standard input, say, is nobody's
+        ranks={},
+    )
+
+
+def _boot_once(config: Config, say: Say) -> Path:
+    """Run the job; its run folder. Raises ImageError unless the guest powered itself off, as it was asked to."""
+    run_dir = Path.cwd() / "runs" / f"prepare-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{config.job.name}"
+    say(f"preparing in one guest: {run_dir}")
+    with tempfile.TemporaryDirectory(prefix="mvpnet-prepare-") as folder:
+        write_recipe(config, Path(folder))
+        command = [sys.executable, "-m", "mvpnet", "--config-dir", folder, f"recipe={_RECIPE}"]
+        command += [f"hydra.run.dir='{run_dir}'"]
+        code = _run_job(command)
+    if code:
+        raise ImageError(
+            f"image.prepare: the guest that was to be prepared failed, with exit code {code}",
+            hint=f"its console and mvpnet's log are in {run_dir}",
+        )
+    [guest] = json.loads(RunFolder(run_dir).job_json.read_text())["guests"]
+    if guest["how"] != "powered_off":
+        raise ImageError(
+            f"image.prepare: the guest did not power itself off, and its disk may not be whole: {guest['reason']}",
+            hint=f"see {run_dir}",
+        )
+    return run_dir
+
+
+def _run_job(command: list[str]) -> int:
+    """Run a job that ends with us; its exit code. Results, and no job's words, go to standard output."""
+    job = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=_STDERR_FD, preexec_fn=lambda: die_with_parent(signal.SIGTERM)
+    )
+    try:
+        return job.wait()
+    except KeyboardInterrupt:  # the terminal sent it to the job too, which has a guest to stop
+        job.wait()
+        raise
+
+
+def write_recipe(config: Config, folder: Path) -> None:
+    """Write the job as a recipe into a config folder: it composes to `config` again."""
+    recipe = folder / "recipe" / f"{_RECIPE}.yaml"
+    recipe.parent.mkdir(parents=True)
+    sections = {key: plain(getattr(config, key)) for key in _SECTIONS}
+    recipe.write_text("# @package _global_\n" + yaml_text(_quoted(resolved_already(sections))))
+
+
+def _quoted(value: Any) -> Any:
+    """The same with every text in quotes: OmegaConf reads some as numbers that YAML's writer does not."""
+    if isinstance(value, str):
+        return Quoted(value)
+    if isinstance(value, dict):
+        return {key: _quoted(item) for key, item in value.items()}
+    return [_quoted(item) for item in value] if isinstance(value, list) else value
+
+
+def _record(config: Config, base: str, run_dir: Path) -> dict[str, Any]:
+    """What the image was made from. Nothing of a proxy's."""
+    _, what = declaration(config.image)
+    return {**what, "base": base, "run_folder": str(run_dir)}
+
+
+def _sealed(want: Wanted, work: Path, qemu_binary: str) -> dict[str, Any]:
+    """Pack the guest's disk, the only file in `work`, into `disk` beside that: what image.json says.
+
+    Raises ImageError.
+    """
+    disk = work.with_name("disk")
+    [used] = work.iterdir()
+    qemu_img = find_qemu_img(qemu_binary)
+    done = subprocess.run(
+        [qemu_img, "convert", "-O", "qcow2", str(used), str(disk)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ImageError(f"image.prepare: the disk could not be packed: {done.stderr.strip()}")
+    used.unlink()
+    work.rmdir()
+    facts = inspect_disk(disk, "qcow2", want.root, want.name, str(qemu_img))
+    digest = file_digest(disk, "sha256")
+    return {
+        "sha256": digest,
+        "size_bytes": disk.stat().st_size,
+        "format": facts.format,
+        "virtual_bytes": facts.virtual_bytes,
+        "disk_sha256": digest,
+        "disk_bytes": disk.stat().st_size,
+        "compression": "none",
+        "source": want.address,
+        "fetched_at": now(),
+        "checked_by": "made here",
+        "backing": None,
+    }

@@ -1,0 +1,232 @@
+"""How an image comes into the store: received, checked against its digest, unpacked, looked at, and only then named.
+
+What a source stands for is decided in this order: image.sha256; the lock file; what the store had from the source
+before; the vendor's checksum file; what comes (trust on first use, which is said).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mvpnet.errors import HostError, ImageError
+from mvpnet.images.disk_image import check_readable, copy_image
+from mvpnet.images.store.checksums import Published, published_digest
+from mvpnet.images.store.http import download, download_text, shown
+from mvpnet.images.store.inspection import find_qemu_img, inspect_disk
+from mvpnet.images.store.progress import Meter, Say, default_meter
+from mvpnet.images.store.request import Wanted
+from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
+from mvpnet.images.store.unpack import compression_of, unpack
+from mvpnet.spec.schema import Compression
+
+_NEW_HINT = (
+    "was it changed on the way, or has the vendor published a new one under this URL? "
+    "mvpnet image lock --update pins the new one"
+)
+_CHANGED_HINT = "it was changed on the way, or the vendor is just publishing a new one: try again later"
+_UNCHECKED = {
+    False: "checked by nothing: taken on first use; mvpnet image lock or image.sha256 pins it",
+    True: "a local file, checked by nothing",
+}
+_STORE_HINT = "mvpnet image prune frees some, or choose another folder by image.cache_dir"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def find(want: Wanted) -> StoredImage | None:
+    """The image, if it is in the store: by its digest where that is pinned, else what its source gave before."""
+    if want.sha256:
+        return want.store.find(want.sha256)
+    record = want.store.source(want.address)
+    if record is None or not _is_unchanged(want, record):
+        return None
+    return want.store.find(record.sha256)
+
+
+def ensure(want: Wanted, say: Say, *, refresh: bool = False, meter: Meter | None = None) -> StoredImage:
+    """The image, fetched first if the store does not have it; any number of processes may ask at once.
+
+    `refresh` asks the source again even if it gave something before. Raises HostError for a store that cannot be
+    written, ImageError for what cannot be had or is not what it should be; the store is then as it was.
+    """
+    refresh = refresh and want.sha256 is None  # what is pinned cannot have changed
+    if not refresh and (image := find(want)):
+        return image
+    if want.is_prepared:
+        raise not_prepared(want)
+    with want.store.locked(want.address, want.name, say):
+        if not refresh and (image := find(want)):
+            return image
+        try:
+            return _fetch(want, say, meter or default_meter(say))
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise ImageError(
+                    f"image.cache_dir: no space left in {want.root} for {want.name}",
+                    hint=_STORE_HINT,
+                ) from error
+            raise HostError(f"image.cache_dir: {error}") from error
+
+
+def not_prepared(want: Wanted) -> ImageError:
+    """What to tell somebody who asks for an image that was to be prepared first."""
+    which = f" with the digest {want.sha256}" if want.sha256 else ""
+    return ImageError(
+        f"image.prepare: {want.name}{which} is not in {want.root}",
+        hint="mvpnet image prepare, with the same arguments, makes it; on several hosts, in a shared image.cache_dir",
+    )
+
+
+def _is_unchanged(want: Wanted, record: SourceRecord) -> bool:
+    """Whether a local source is still the file that was put in; what a server has is not asked for here."""
+    if want.local_path is None:
+        return True
+    try:
+        return (record.file_bytes, record.file_mtime_ns) == _file_stamp(want.local_path)
+    except OSError:
+        return False
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _fetch(want: Wanted, say: Say, meter: Meter) -> StoredImage:
+    store = want.store
+    published = _published(want, say)
+    if published and published.algorithm == "sha256":
+        if want.sha256 not in (None, published.digest):
+            raise _moved_on(want, published)
+        if image := store.find(published.digest):
+            say(f"{want.name}: {image.sha256[:12]} is what {want.checksums} lists, and is here already")
+            store.remember(_record(want, image.sha256))
+            return image
+    part, record = _received(want, say, meter, proven=bool(want.sha256 or published))
+    digest = file_digest(part, "sha256")
+    checked_by = _check_digest(want, published, part, digest)
+    with store.staging(want.address) as staging:
+        image = store.publish(staging, _made_ready(want, part, staging / "disk", digest, checked_by, meter))
+    store.discard_part(want.address)
+    store.remember(replace(record, sha256=image.sha256))
+    say(_arrival(want, image, checked_by))
+    return image
+
+
+def _arrival(want: Wanted, image: StoredImage, checked_by: str) -> str:
+    trust = f"checked by {checked_by}" if checked_by else _UNCHECKED[want.local_path is not None]
+    return f"{want.name}: sha256 {image.sha256}, {image.size_bytes / 2**20:.1f} MiB, {trust}"
+
+
+def _published(want: Wanted, say: Say) -> Published | None:
+    """What the vendor's checksum file says. Raises ImageError when it cannot be had, unless the image is pinned."""
+    if want.checksums is None:
+        return None
+    try:
+        return published_digest(_text_of(want.checksums), want.name, shown(want.checksums))
+    except ImageError as error:
+        if want.sha256 is None:
+            raise
+        say(f"warning: {Exception.__str__(error)}; {want.pinned_by} pins the image, and is enough")
+        return None
+
+
+def _text_of(source: str) -> str:
+    if "://" in source and not source.startswith("file://"):
+        return download_text(source)
+    path = Path(unquote(urlsplit(source).path)) if "://" in source else Path(source)
+    check_readable(path, "image.checksums")
+    return path.read_text(errors="replace")
+
+
+def _received(want: Wanted, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:
+    """The whole file as the source has it, not checked yet, and what to remember of where it came from."""
+    part = want.store.part(want.address)
+    if want.local_path is None:
+        say(f"fetching {want.address}")
+        download(want.url, part, meter, proven=proven, expected_bytes=want.size_bytes)
+        return part, _record(want, "")
+    check_readable(want.local_path, "image.source")
+    record = _record(want, "")  # before the copy: a file that changes meanwhile is another one next time
+    try:
+        copy_image(want.local_path, part, "image.source", say)
+    except ImageError as error:
+        raise ImageError(Exception.__str__(error), hint=_STORE_HINT if error.hint else None) from error
+    return part, record
+
+
+def _record(want: Wanted, sha256: str) -> SourceRecord:
+    stamp: Mapping[str, Any] = {}
+    if want.local_path is not None:
+        size, mtime_ns = _file_stamp(want.local_path)
+        stamp = {"file_bytes": size, "file_mtime_ns": mtime_ns}
+    return SourceRecord(want.address, sha256, now(), **stamp)
+
+
+def _check_digest(want: Wanted, published: Published | None, part: Path, digest: str) -> str:
+    """What the file was checked by, "" for nothing. Raises ImageError for a wrong digest; the file is put aside."""
+    if want.sha256:
+        should, said_by, hint = Published("sha256", want.sha256), want.pinned_by, _NEW_HINT
+    elif published:
+        should, said_by, hint = published, shown(want.checksums or ""), _CHANGED_HINT
+    else:
+        return ""
+    got = digest if should.algorithm == "sha256" else file_digest(part, should.algorithm)
+    if got != should.digest:
+        aside = _put_aside(want, part)
+        raise ImageError(
+            f"{want.address} has not the {should.algorithm} digest that {said_by} says\n"
+            f"  should be: {should.digest}\n  is:        {got}\n  put aside: {aside}",
+            hint=hint,
+        )
+    return said_by
+
+
+def _moved_on(want: Wanted, published: Published) -> ImageError:
+    return ImageError(
+        f"{want.address} is not what {want.pinned_by} pins any more: the vendor publishes another image there\n"
+        f"  pinned:    {want.sha256}\n  published: {published.digest}",
+        hint="mvpnet image lock --update pins the new one; for the old one, image.source is its dated URL or a copy, "
+        "and mvpnet image import puts a copy into the store",
+    )
+
+
+def _made_ready(want: Wanted, part: Path, disk: Path, digest: str, checked_by: str, meter: Meter) -> dict[str, Any]:
+    """Unpack the part into `disk` and look at it: what image.json says. Raises ImageError; the file is put aside."""
+    size = part.stat().st_size
+    how = compression_of(part) if want.compression is Compression.auto else want.compression
+    try:
+        if how is Compression.none:
+            facts = inspect_disk(part, want.format, want.root, want.name, find_qemu_img())
+            part.rename(disk)
+            disk_digest = digest
+        else:
+            with meter(f"unpacking {want.name}", size, 0) as advance:
+                disk_digest = unpack(part, how, disk, want.name, advance)
+            facts = inspect_disk(disk, want.format, want.root, want.name, find_qemu_img())
+    except ImageError as error:
+        aside = _put_aside(want, part)
+        raise type(error)(f"{Exception.__str__(error)}\n  put aside: {aside}", hint=error.hint) from error
+    return {
+        "sha256": digest,
+        "size_bytes": size,
+        "format": facts.format,
+        "virtual_bytes": facts.virtual_bytes,
+        "disk_sha256": disk_digest,
+        "disk_bytes": disk.stat().st_size,
+        "compression": how.name,
+        "source": want.address,
+        "fetched_at": now(),
+        "checked_by": checked_by or "nothing",
+        "backing": facts.backing.parent.name if facts.backing else None,
+    }
+
+
+def _put_aside(want: Wanted, part: Path) -> Path:
+    aside = want.store.quarantine(part, want.name)
+    want.store.discard_part(want.address)
+    return aside

@@ -1,0 +1,257 @@
+"""Get a URL into a file by HTTP, going on where a broken transfer left off.
+
+    NAME.part    what came so far
+    NAME.json    which version of the file on the server that is the beginning of: its ETag or Last-Modified, its size
+
+A transfer goes on (RFC 9110, 14.2 and 13.1.5: Range and If-Range) only if the server says that the file is still the
+same one; else it starts anew. Proxies and passwords come from where requests takes them: the environment
+(https_proxy, no_proxy) and ~/.netrc.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mvpnet.errors import ImageError
+from mvpnet.images.store.progress import Advance, Meter
+
+_TRIES = 5  # of one transfer that breaks off and gets somewhere each time
+_TIMEOUT_S = 30  # for the connection, and for silence on it
+_CHUNK = 64 * 1024  # bytes; what is lost of a transfer that breaks off is less than one
+_TEXT_BYTES = 4 * 2**20  # the longest checksum file that is read
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_OFFLINE_HINT = (
+    "hosts of a cluster often have no way out: fetch where there is one, by mvpnet image fetch with the same "
+    "arguments and an image.cache_dir that both see; a proxy is taken from https_proxy"
+)
+
+
+class _CutOff(Exception):
+    """The transfer broke off after it began."""
+
+
+class _Anew(Exception):
+    """What came before is of no use to this server."""
+
+
+def shown(url: str) -> str:
+    """The URL as it may be written down: without a user's name and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes: int | None = None) -> None:
+    """Get all of `url` into `part`; `proven` says that its digest is known and will be checked.
+
+    A file of another size than `expected_bytes` is refused before it is fetched. What came of a broken transfer is kept
+    for the next time, unless the disk was full.
+    Raises ImageError that says what the server, the connection or the disk did.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            _attempt(url, part, meter, proven, expected_bytes)
+            return
+        except _Anew:
+            part.unlink(missing_ok=True)
+        except _CutOff as error:
+            if not tries_left:
+                raise ImageError(
+                    f"image.source: {shown(url)} was cut off {_TRIES} times: {error}",
+                    hint=f"what came is kept in {part}; fetch again to go on",
+                ) from error
+    raise ImageError(f"image.source: the server of {shown(url)} answers every request for a part with another part")
+
+
+def download_text(url: str) -> str:
+    """A small text file. Raises ImageError."""
+    sink = io.BytesIO()
+
+    def begin(response: Any, **_: Any) -> None:
+        _refuse_downgrade(url, response, proven=False)
+        if int(response.headers.get("Content-Length") or 0) > _TEXT_BYTES:
+            raise ImageError(f"image.checksums: {shown(url)} is too long to be a checksum file")
+
+    _get(url, sink, begin, {})
+    return sink.getvalue().decode(errors="replace")
+
+
+def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: int | None) -> None:
+    with part.open("ab") as file, ExitStack() as stack:
+        sink = _Sink(url, part, file, meter, stack, proven, expected_bytes)
+        if sink.is_whole():
+            return
+        try:
+            _get(url, sink, sink.begin, sink.request_headers())
+            file.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            part.unlink(missing_ok=True)
+            raise _no_space(url, part.parent, sink.missing_bytes()) from error
+        if sink.total is not None and not sink.is_whole():
+            raise _CutOff(f"{sink.size} bytes came of {sink.total}")
+
+
+class _Sink:
+    """Where a transfer goes: the part's file, and what is known of the whole."""
+
+    def __init__(
+        self,
+        url: str,
+        part: Path,
+        file: IO[bytes],
+        meter: Meter,
+        stack: ExitStack,
+        proven: bool,
+        expected_bytes: int | None,
+    ) -> None:
+        self._url, self._file, self._meter, self._stack = url, file, meter, stack
+        self._proven, self._expected_bytes = proven, expected_bytes
+        self._folder = part.parent
+        self._state = part.with_suffix(".json")
+        self._advance: Advance = lambda count: None
+        self.size = file.tell()
+        known = _read_state(self._state) if self.size else {}
+        self._validator: str | None = known.get("validator") if known.get("url") == shown(url) else None
+        self.total: int | None = known.get("total_bytes") if self._validator else None
+
+    def is_whole(self) -> bool:
+        return self.total is not None and self.size == self.total
+
+    def missing_bytes(self) -> int:
+        return max(0, (self.total or 0) - self.size)
+
+    def request_headers(self) -> dict[str, str]:
+        if not (self.size and self._validator):
+            return {}
+        return {"Range": f"bytes={self.size}-", "If-Range": self._validator}
+
+    def begin(self, response: Any, **_: Any) -> None:
+        """Called with each answer before its body is read (requests' response hook)."""
+        _refuse_downgrade(self._url, response, proven=self._proven)
+        if response.status_code == 416:
+            raise _Anew
+        if response.is_redirect or response.status_code >= 400:
+            return
+        if response.status_code == 206:
+            match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != self.size:
+                raise _Anew
+        else:
+            self._file.truncate(0)
+            self.size = 0
+        length = response.headers.get("Content-Length")
+        self.total = self.size + int(length) if length is not None else None
+        if None not in (self.total, self._expected_bytes) and self.total != self._expected_bytes:
+            raise ImageError(
+                f"{shown(self._url)} has {self.total} bytes now, and {self._expected_bytes} where it was locked: the "
+                "vendor has published another one",
+                hint="mvpnet image lock --update pins the new one; for the old one, image.source is its dated URL",
+            )
+        if self.missing_bytes() > shutil.disk_usage(self._folder).free:
+            raise _no_space(self._url, self._folder, self.missing_bytes())
+        state = {"url": shown(self._url), "validator": _validator(response.headers), "total_bytes": self.total}
+        self._state.write_text(json.dumps(state))
+        self._advance = self._stack.enter_context(self._meter(f"fetching {_name(self._url)}", self.total, self.size))
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.size += len(data)
+        self._advance(len(data))
+
+    def flush(self) -> None:
+        """pooch flushes after every chunk; the file is flushed once, when it is whole or broken off."""
+
+
+def _get(url: str, sink: Any, begin: Any, headers: dict[str, str]) -> None:
+    """One request; `begin` gets each answer. Raises ImageError, _CutOff for a connection lost in the middle."""
+    import pooch  # type: ignore[import-untyped]
+    import requests
+    from requests.exceptions import RequestException
+
+    begun = False
+    responses = ExitStack()
+
+    def hook(response: Any, **more: Any) -> None:
+        nonlocal begun
+        responses.callback(response.close)
+        begin(response, **more)
+        # Some servers call a .gz file gzip-encoded, and requests would unpack it: the digest is that of the file.
+        response.raw.headers.pop("Content-Encoding", None)
+        begun = response.ok and not response.is_redirect
+
+    fetch = pooch.HTTPDownloader(
+        chunk_size=_CHUNK,
+        headers={"Accept-Encoding": "identity", **headers},
+        hooks={"response": hook},
+        timeout=_TIMEOUT_S,
+    )
+    try:
+        with responses:
+            fetch(url, sink, None)
+    except requests.HTTPError as error:
+        answer: Any = error.response
+        raise ImageError(
+            f"{shown(url)} cannot be had: the server answers {answer.status_code} {answer.reason}",
+            hint="has the vendor moved it? image.source names another place" if answer.status_code == 404 else None,
+        ) from error
+    except RequestException as error:
+        if begun:
+            raise _CutOff(_reason(error)) from error
+        raise ImageError(f"{shown(url)} cannot be had: {_reason(error)}", hint=_OFFLINE_HINT) from error
+
+
+def _reason(error: Exception) -> str:
+    """The innermost of what requests, urllib3 and the system say: "Connection refused" rather than all wrappers."""
+    inner: BaseException = error
+    while True:
+        nested = [a for a in (*inner.args, getattr(inner, "reason", None)) if isinstance(a, BaseException)]
+        following = inner.__cause__ or inner.__context__ or (nested[0] if nested else None)
+        if following is None:
+            return str(inner) or type(inner).__name__
+        inner = following
+
+
+def _refuse_downgrade(url: str, response: Any, *, proven: bool) -> None:
+    if not proven and urlsplit(url).scheme == "https" and urlsplit(response.url).scheme == "http":
+        raise ImageError(
+            f"{shown(url)} leads to {shown(response.url)}, which anybody on the way can change",
+            hint="image.sha256 or image.checksums makes sure of what comes",
+        )
+
+
+def _validator(headers: Any) -> str | None:
+    """What If-Range may hold: a strong entity tag, else the date of the last change."""
+    tag: str | None = headers.get("ETag")
+    if tag and not tag.startswith("W/"):
+        return tag
+    date: str | None = headers.get("Last-Modified")
+    return date
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.rpartition("/")[2] or shown(url)
+
+
+def _no_space(url: str, folder: Path, needed: int) -> ImageError:
+    return ImageError(
+        f"image.cache_dir: no space left in {folder} for {shown(url)}: {needed} more bytes needed, "
+        f"{shutil.disk_usage(folder).free} free",
+        hint="mvpnet image prune frees some, or choose another folder by image.cache_dir",
+    )

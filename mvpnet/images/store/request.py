@@ -1,0 +1,184 @@
+"""What is asked of the image store: `image` read, checked, and joined with what pins it."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mvpnet.errors import ConfigError, ImageError
+from mvpnet.images.store import prepared
+from mvpnet.images.store.http import shown
+from mvpnet.images.store.inspection import architecture, architecture_in_name
+from mvpnet.images.store.lock_file import LOCK_FILE, SHA256, Pin, read_lock
+from mvpnet.images.store.store import Store
+from mvpnet.paths import cache_base
+from mvpnet.spec.schema import Compression, Image, ImageKind, ImageUse
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image that is to come from the store."""
+
+    root: Path  # the store's folder
+    url: str  # http, https or file
+    name: str  # the file's, in its folder or on its server
+    sha256: str | None  # what pins it, where something does
+    pinned_by: str
+    size_bytes: int | None  # of the file as it is fetched, where the lock file says it
+    checksums: str | None
+    compression: Compression
+    format: str | None
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root)
+
+    @property
+    def address(self) -> str:
+        """The URL as it may be written down and remembered."""
+        return shown(self.url)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it is made here, by `mvpnet image prepare`, and cannot be fetched."""
+        return self.url.startswith(f"{prepared.SCHEME}:")
+
+    @property
+    def local_path(self) -> Path | None:
+        parts = urlsplit(self.url)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
+    """What the store is asked for; None for an image that does not come from there.
+
+    Reads the lock file, unless not `under_lock`. Raises ConfigError for keys that contradict each other, and for an
+    image that is not pinned under image.locked.
+    """
+    check_image(image)
+    if prepared.is_asked(image):
+        return _wanted_prepared(image, under_lock)
+    if image.path is not None or image.source is None:
+        return None
+    url = source_url(image.source)
+    pin, pinned_by = _pin(image, shown(url), under_lock)
+    return Wanted(
+        root=cache_base(image.cache_dir) / "images",
+        url=url,
+        name=unquote(urlsplit(url).path.rpartition("/")[2]) or "image",
+        sha256=pin.sha256 if pin else None,
+        pinned_by=pinned_by,
+        size_bytes=pin.size_bytes if pin else None,
+        checksums=image.checksums,
+        compression=image.compression,
+        format=image.format,
+    )
+
+
+def declaration(image: Image, *, under_lock: bool = True) -> tuple[Wanted | None, dict[str, Any]]:
+    """The image that a prepared one is made from, None for a built one, and what decides what comes of it.
+
+    Raises ConfigError, as `wanted` does.
+    """
+    source = wanted(prepared.source_of(image), under_lock=under_lock)
+    return source, prepared.declared(image, source.address if source else None, source.sha256 if source else None)
+
+
+def _wanted_prepared(image: Image, under_lock: bool) -> Wanted:
+    source, what = declaration(image, under_lock=under_lock)
+    pinned = image.prepare.sha256
+    return Wanted(
+        root=cache_base(image.cache_dir) / "images",
+        url=f"{prepared.SCHEME}:{prepared.key_of(what)}",
+        name=f"the image prepared from {source.name if source else 'debian12-built'}",
+        sha256=pinned.lower() if pinned else None,
+        pinned_by="image.prepare.sha256",
+        size_bytes=None,
+        checksums=None,
+        compression=Compression.none,
+        format="qcow2",
+    )
+
+
+def check_image(image: Image) -> None:
+    """Raises ConfigError, naming the key, for what cannot be or would have no effect."""
+    if image.source is not None and image.kind is ImageKind.tiny:
+        raise ConfigError("image.source: the tiny guest is built here, not fetched", hint="add image=file")
+    if image.kind is ImageKind.cloud and image.source is None and image.path is None:
+        raise ConfigError("image.source: there is nothing to boot", hint="image.source is a URL or a path")
+    from_store = image.path is None and image.source is not None
+    only_there = {
+        "sha256": image.sha256 is not None,
+        "compression": image.compression is not Compression.auto,
+        "locked": image.locked,
+    }
+    if not from_store and (key := next((key for key, is_set in only_there.items() if is_set), None)):
+        raise ConfigError(
+            f"image.{key}: is about an image from the store, and this one is not",
+            hint="image.source=PATH in place of image.path=PATH puts a file of yours into the store",
+        )
+    if (from_store or prepared.is_asked(image)) and image.use is ImageUse.direct:
+        raise ConfigError(
+            "image.use: direct would let the guest write the store's image",
+            hint="image.use=overlay (the default) or copy; image.path=PATH uses a file of yours directly",
+        )
+    for key, digest in (("sha256", image.sha256), ("prepare.sha256", image.prepare.sha256)):
+        if digest is not None and not SHA256.fullmatch(digest.lower()):
+            raise ConfigError(f"image.{key}: {digest!r} is no SHA-256 digest", hint="64 hexadecimal digits")
+    prepared.check_prepare(image)
+    if image.format is not None and "format" in image.properties:
+        raise ConfigError("image.format: is given twice, here and in image.properties")
+
+
+def check_architecture(image: Image, qemu_binary: str) -> None:
+    """Refuse an image of another architecture, as far as names tell: image.arch, else the name of image.source,
+    against the name of qemu's program. What is in the image is not looked at. Raises ImageError.
+    """
+    match = re.fullmatch(r"qemu-system-(\w+)|(qemu-kvm)", Path(qemu_binary).name)
+    source_name = image.source.rpartition("/")[2] if image.source and image.path is None else ""
+    of_image = architecture(image.arch) if image.arch else architecture_in_name(source_name)
+    if match is None or of_image is None:
+        return
+    of_qemu = architecture(match[1] or platform.machine())
+    if of_image != of_qemu:
+        why = "image.arch says" if image.arch else f"its name, {source_name}, says"
+        raise ImageError(
+            f"image.arch: the image is for {of_image}, as {why}, and {qemu_binary} is {of_qemu}",
+            hint=f"qemu.binary=qemu-system-{of_image} runs it"
+            + ("" if image.arch else f"; image.arch={of_qemu} if not"),
+        )
+
+
+def source_url(source: str) -> str:
+    """image.source as a URL: a path becomes file://. Raises ConfigError for a scheme that is not fetched."""
+    scheme = urlsplit(source).scheme if "://" in source else None
+    if scheme is None:
+        return Path(source).absolute().as_uri()
+    if scheme not in ("http", "https", "file"):
+        raise ConfigError(f"image.source: {scheme}:// is not fetched", hint="https://, http://, file:// or a path")
+    return source
+
+
+def _pin(image: Image, address: str, under_lock: bool) -> tuple[Pin | None, str]:
+    """What the source has to give, and what says so."""
+    given = Pin(image.sha256.lower()) if image.sha256 else None
+    if not under_lock or (given and not image.locked):
+        return given, "image.sha256"
+    path = lock_path(image)
+    pin = read_lock(path).get(address)
+    if given and pin and given.sha256 != pin.sha256:
+        raise ConfigError(f"image.sha256: {given.sha256} is not what {path} pins {address} to, which is {pin.sha256}")
+    if image.locked and not (given or pin):
+        raise ConfigError(
+            f"image.locked: {address} is not in {path}, and image.sha256 is not set",
+            hint="mvpnet image lock, with the same arguments, pins it",
+        )
+    return (pin, str(path)) if pin else (given, "image.sha256")
+
+
+def lock_path(image: Image) -> Path:
+    return Path(image.lock_file) if image.lock_file else Path.cwd() / LOCK_FILE

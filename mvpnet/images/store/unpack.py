@@ -1,0 +1,79 @@
+"""Undo xz, zstd and gzip, leaving holes where the image has zeros: a raw image of 10 GB that is mostly empty takes
+the disk space of what is in it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from mvpnet.errors import ImageError
+from mvpnet.spec.schema import Compression
+
+# RFC 8478 (zstd), RFC 1952 (gzip), and the .xz file format, 2.1.1.1.
+_MAGIC = {Compression.xz: b"\xfd7zXZ\0", Compression.zstd: b"\x28\xb5\x2f\xfd", Compression.gz: b"\x1f\x8b"}
+_CHUNK = 2**20
+_HOLE = 64 * 1024  # the smallest run of zeros that becomes a hole
+
+
+def compression_of(path: Path) -> Compression:
+    """How a file is compressed, by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return next((how for how, magic in _MAGIC.items() if head.startswith(magic)), Compression.none)
+
+
+def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Callable[[int], None]) -> str:
+    """Unpack into the new file `disk`; the SHA-256 of what came out.
+
+    `advance` is told of bytes of `packed` as they are read. Raises ImageError for data that cannot be unpacked, and
+    OSError for a disk that is full.
+    """
+    digest = hashlib.sha256()
+    try:
+        with packed.open("rb") as file, disk.open("wb") as out, _open(file, how) as reader:
+            told = 0
+            while data := reader.read(_CHUNK):
+                digest.update(data)
+                _write_sparse(out, data)
+                advance(file.tell() - told)
+                told = file.tell()
+            out.truncate(out.tell())
+    except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError, _zstd().ZstdError) as error:
+        raise ImageError(
+            f"image.source: {what} cannot be unpacked as {how.name}: {error}",
+            hint="it was cut off, or image.compression is wrong",
+        ) from error
+    return digest.hexdigest()
+
+
+def _open(file: IO[bytes], how: Compression) -> AbstractContextManager[Any]:
+    """A reader with read(bytes). All three read streams that were joined, and raise EOFError for one that was cut."""
+    if how is Compression.xz:
+        return lzma.open(file, format=lzma.FORMAT_XZ)
+    if how is Compression.gz:
+        return gzip.open(file)
+    reader: AbstractContextManager[Any] = _zstd().ZstdFile(file)
+    return reader
+
+
+def _zstd() -> Any:
+    """The standard library's module, where Python has it, else the same for older ones."""
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+
+def _write_sparse(out: IO[bytes], data: bytes) -> None:
+    for at in range(0, len(data), _HOLE):
+        piece = data[at : at + _HOLE]
+        if piece.count(0) == len(piece):
+            out.seek(len(piece), os.SEEK_CUR)
+        else:
+            out.write(piece)

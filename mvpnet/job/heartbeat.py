@@ -1,0 +1,49 @@
+"""Ranks that have fallen silent: every rank lets rank 0 hear of it now and then, and rank 0 every rank.
+
+MPI itself does not tell when a link between hosts is cut or a host has lost its power: its messages just do not come.
+Then the two sides end on their own. Time is counted in the rank's own beats, so that a job that was suspended as a
+whole, by Slurm or with the machine, does not take that for silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mvpnet.runtime.loop import Loop
+
+_BEATS = 10  # in the time of silence that is one too long
+
+
+class Heartbeat:
+    """Calls `beat` every tenth of `silence_s`, and once `lost` with the peers that were not `heard` for all of it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        silence_s: float,
+        peers: Iterable[int],
+        *,
+        beat: Callable[[], object],
+        lost: Callable[[list[int]], object],
+    ) -> None:
+        self._loop = loop
+        self._every_s = silence_s / _BEATS
+        self._missed = dict.fromkeys(peers, 0)
+        self._beat = beat
+        self._lost = lost
+        if self._missed and silence_s:
+            loop.call_later(self._every_s, self._turn)
+
+    def heard(self, peer: int) -> None:
+        if peer in self._missed:
+            self._missed[peer] = 0
+
+    def _turn(self) -> None:
+        silent = [peer for peer, missed in self._missed.items() if missed >= _BEATS]
+        if silent:
+            self._lost(silent)
+            return
+        for peer in self._missed:
+            self._missed[peer] += 1
+        self._beat()
+        self._loop.call_later(self._every_s, self._turn)

@@ -1,0 +1,148 @@
+"""A run in one file, to be kept or run again elsewhere: its records and its small inputs, but no image and no key.
+
+    NAME/manifest.json …            what is in the run folder, apart from KEPT_BACK and disk images
+    NAME/inputs/<sha256>/<file>     the app's files, those for the guests, and the recipe
+
+The name's ending says how it is packed: .tar.gz, .tgz or .tar.zst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mvpnet.errors import ConfigError, HostError
+from mvpnet.images.disk_image import image_format
+from mvpnet.records import digests
+from mvpnet.records.run import Run
+
+ENDINGS = (".tar.gz", ".tgz", ".tar.zst")
+#: The key pair opens guests that are gone, and what leads to it is of no use elsewhere; a report can be made anew.
+KEPT_BACK = ("id_ed25519", "id_ed25519.pub", "ssh_config", "inventory.yaml", "report", "inputs")
+#: Inputs that go along; the others are images, which are had by their digest.
+_TAKEN_ALONG = ("app", "cloud_init.files", "recipe")
+_LARGEST_INPUT_BYTES = 64 * 2**20
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.endswith(ENDINGS) and not path.is_dir()
+
+
+def pack(run: Run, target: Path) -> list[str]:
+    """Write the archive `target`; a line for each input that had to be left out.
+
+    Raises ConfigError for a run without an end or a name of another ending, HostError when it cannot be written.
+    """
+    if not target.name.endswith(ENDINGS):
+        raise ConfigError(f"{target}: what kind of archive?", hint=f"its name has to end in {', '.join(ENDINGS)}")
+    if not run.is_complete:
+        raise ConfigError(
+            f"{run.folder.root}: the run has no end: its status is {run.manifest['status']!r}",
+            hint="it still runs, or was killed; export it when it is over, or run it again",
+        )
+    root, left_out = run.folder.root.resolve(), []
+    try:
+        with _writing(target) as archive:
+            for path in _records(root, target.resolve(), _kept_back(run.manifest)):
+                archive.add(path, f"{root.name}/{path.relative_to(root)}", recursive=False, filter=_nobodys)
+            for one in _own_inputs(run.manifest):
+                path = Path(one["path"])
+                if trouble := _trouble(one, path):
+                    left_out.append(f"{one['key']}: {path}: {trouble}")
+                else:
+                    archive.add(path, f"{root.name}/inputs/{one['sha256']}/{path.name}", filter=_nobodys)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise HostError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return left_out
+
+
+def _kept_back(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """With what the manifest had to leave out, the files that tell it too."""
+    return (*KEPT_BACK, ".hydra", "job.json") if manifest.get("left_out") else KEPT_BACK
+
+
+def _records(root: Path, target: Path, kept_back: tuple[str, ...]) -> Iterator[Path]:
+    for path in sorted(root.rglob("*")):
+        if path.relative_to(root).parts[0] in kept_back or not path.is_file() or path.is_symlink() or path == target:
+            continue
+        if image_format(path, "export") == "raw":  # that is: no disk image's
+            yield path
+
+
+def _own_inputs(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each content once."""
+    own = [one for one in manifest["inputs"] if one["key"].startswith(_TAKEN_ALONG) and one["path"]]
+    return list({(one["sha256"], Path(one["path"]).name): one for one in own}.values())
+
+
+def _trouble(one: Mapping[str, Any], path: Path) -> str | None:
+    if one["sha256"] is None:
+        return str(one["by"])
+    if one["size_bytes"] > _LARGEST_INPUT_BYTES:
+        return f"has {one['size_bytes']} bytes; up to {_LARGEST_INPUT_BYTES} go along"
+    try:
+        return None if digests.sha256(path) == one["sha256"] else "is not any more what the run used"
+    except OSError as error:
+        return f"{error.strerror}"
+
+
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Without the names of whoever packs it, and without what no digest covers."""
+    if Path(member.name).name == "__pycache__":
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[tarfile.TarFile]:
+    if target.name.endswith(".zst"):
+        with (
+            _zstd().ZstdFile(target, "wb") as packed,
+            tarfile.open(fileobj=packed, mode="w|", dereference=True) as archive,
+        ):
+            yield archive
+    else:
+        with tarfile.open(target, "w:gz", dereference=True) as archive:
+            yield archive
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """Unpack an archive into `folder`; the run folder in it.
+
+    Raises ConfigError for a file that is no whole archive of a run, HostError when it cannot be written.
+    """
+    try:
+        with _reading(path) as archive:
+            archive.extractall(folder, filter="data")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such archive") from None
+    except (tarfile.TarError, EOFError, _zstd().ZstdError) as error:
+        raise ConfigError(f"{path}: is no whole archive: {error}", hint="was it copied to its end?") from error
+    except OSError as error:
+        raise HostError(f"{path}: cannot be unpacked into {folder}: {error.strerror or error}") from error
+    runs = [found.parent for found in folder.glob("*/manifest.json")]
+    if len(runs) != 1:
+        raise ConfigError(f"{path}: is no archive of a run: it holds {len(runs)} runs")
+    return runs[0]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tarfile.TarFile]:
+    if path.name.endswith(".zst"):
+        with _zstd().ZstdFile(path, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+            yield archive
+    else:
+        with tarfile.open(path, "r:gz") as archive:
+            yield archive
+
+
+def _zstd() -> Any:
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")

@@ -1,0 +1,91 @@
+"""What two runs differ in: spec, inputs, hosts, versions, metrics, how they ended. When they ran is no difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mvpnet.records.run import Run
+
+# Of the spec: where it is kept, and how it was asked for; its digest leaves out the same.
+_NO_DIFFERENCE = ("run_dir", "typed", "recipe", "repeat", "config.job.name", "config.job.ranks", "config.sweep")
+
+_KEPT_OUT = tuple(f"{key}." for key in _NO_DIFFERENCE)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key in which two runs differ; None where one of them has no such key."""
+
+    section: str
+    key: str
+    first: Any
+    second: Any
+
+    @property
+    def change(self) -> str:
+        """Between numbers, the relative change in words."""
+        if isinstance(self.first, float) and isinstance(self.second, float) and self.first:
+            return f"{100 * (self.second - self.first) / abs(self.first):+.1f} %"
+        return ""
+
+
+def _spec(run: Run) -> dict[str, Any]:
+    spec = run.manifest["spec"]
+    told = flat(spec | {"overrides": {one["name"]: one for one in spec["overrides"]}})
+    return {key: value for key, value in told.items() if not f"{key}.".startswith(_KEPT_OUT)}
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    found = {}
+    for one in run.manifest["inputs"]:
+        told = one["sha256"] or f"{one['by']} ({one['size_bytes']} bytes, changed {one['mtime_ns']})"
+        found[f"{one['key']} (ranks {one['ranks']})"] = told
+    return found
+
+
+def _hosts(run: Run) -> dict[str, Any]:
+    found = {f"rank {rank}": one["host"] for rank, one in run.manifest.get("ranks", {}).items()}
+    found |= {f"rank {rank} accelerator": one["accel"] for rank, one in run.manifest.get("ranks", {}).items()}
+    return found | flat(run.manifest["hosts"])
+
+
+def _versions(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in flat(run.manifest["software"]).items() if key != "executable"}
+
+
+def _verdict(run: Run) -> dict[str, Any]:
+    return {"status": run.manifest["status"], **run.verdict}
+
+
+SECTIONS: Mapping[str, Callable[[Run], Mapping[str, Any]]] = {
+    "spec": _spec,
+    "inputs": _inputs,
+    "hosts": _hosts,
+    "versions": _versions,
+    "verdict": _verdict,
+    "metrics": Run.metrics,
+}
+
+
+def differences(first: Run, second: Run, sections: tuple[str, ...] = tuple(SECTIONS)) -> list[Difference]:
+    """In the order of the sections and of the first run's keys. Raises ConfigError for a broken result.json."""
+    return [found for section in sections for found in _in_section(section, first, second)]
+
+
+def _in_section(section: str, first: Run, second: Run) -> Iterator[Difference]:
+    a, b = SECTIONS[section](first), SECTIONS[section](second)
+    for key in dict.fromkeys([*a, *b]):
+        if a.get(key) != b.get(key):
+            yield Difference(section, key, a.get(key), b.get(key))
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a tree of mappings; lists are values."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

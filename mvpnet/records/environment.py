@@ -1,0 +1,129 @@
+"""What a run ran on: programs and their versions, hosts, the batch system's variables. Read, never guessed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mvpnet import __version__
+from mvpnet.errors import HostError
+from mvpnet.host import programs
+
+_GIT_TIMEOUT_S = 5
+_SOURCES = ("mvpnet", "conf", "recipes", "pyproject.toml")  # of the checkout, what a job is run by
+# What batch systems put into the environment that is no fact of the run, or would be a secret in a file.
+_SECRET = re.compile(r"JWT|TOKEN|KEY|PASS|SECRET|CRED|SPANK", re.IGNORECASE)
+
+
+def software() -> dict[str, Any]:
+    """Of rank 0: mvpnet with its commit, Python, packages."""
+    return {
+        "mvpnet": {"version": __version__, **checkout(Path(__file__).resolve().parents[2])},
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "packages": packages(),
+    }
+
+
+def checkout(root: Path) -> dict[str, Any]:
+    """The commit of a checkout, and whether its sources differ from it; nothing outside of one, or without git."""
+    if not (root / ".git").exists():
+        return {}
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--", *_SOURCES)
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def packages() -> dict[str, str]:
+    """The versions of the packages that mvpnet's own metadata names; of its extras, those that are installed."""
+    try:
+        names = {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in metadata.requires("mvpnet") or []}
+    except metadata.PackageNotFoundError:
+        names = set()
+    return {name: version for name in sorted(names, key=str.lower) if (version := _version(name))}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def host_facts() -> dict[str, Any]:
+    """Of the host that this rank is on."""
+    cpuinfo = _text("/proc/cpuinfo")
+    system = os.uname()
+    return {
+        "kernel": f"{system.sysname} {system.release}",
+        "os": _field(_text("/etc/os-release"), r'^PRETTY_NAME="?([^"\n]*)'),
+        "machine": system.machine,
+        "cpu": _field(cpuinfo, r"^(?:model name|cpu model|Processor)\s*:\s*(.+)$"),
+        "cpu_features": _field(cpuinfo, r"^(?:flags|Features)\s*:\s*(.+)$"),
+        "cpus": os.cpu_count(),
+        "cpus_allowed": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+        "mpi": mpi_library(),
+    }
+
+
+def mpi_library() -> str:
+    """The first line of what the library says of itself (MPI_Get_library_version)."""
+    from mpi4py import MPI
+
+    said = MPI.Get_library_version().strip("\0 \n").splitlines()
+    return " ".join(said[0].split()) if said else "unknown"
+
+
+def qemu(binary: str) -> dict[str, Any]:
+    """Path and version of qemu, None for what it does not tell."""
+    try:
+        version = programs.qemu_version(binary)
+        path = str(programs.find_program(binary, "qemu.binary"))
+    except HostError:
+        return {"path": None, "version": None}
+    return {"path": path, "version": ".".join(map(str, version)) if version else None}
+
+
+def batch_system(environment: Mapping[str, str]) -> dict[str, str]:
+    """Slurm's own variables, without what could be a secret."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith("SLURM_") and not _SECRET.search(name)
+    }
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _field(text: str, pattern: str) -> str | None:
+    match = re.search(pattern, text, re.MULTILINE)
+    return match[1].strip() if match else None

@@ -1,0 +1,238 @@
+"""manifest.json: what ran, on what, made from which files, and how it ended; enough to run it again and to compare.
+
+It is written before anything of the job runs (status "preparing"), again when all ranks are ready to start
+("running"), and completed at the end ("completed", or "refused" where no guest started). One that still says
+"running" is of a job that lives, or that was killed. Every time it is replaced whole, by a rename.
+
+There is no secret in it: of the job's keys it has nothing, and user names and passwords are taken out of URLs
+(`left_out` names where). docs/records.md describes each field; FORMAT is raised when a reader of the old
+one would misread the new.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvpnet.errors import ConfigError, MvpnetError
+from mvpnet.paths import RunFolder, jobs_of_sweep
+from mvpnet.records import environment
+from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
+from mvpnet.records.result import write_json
+from mvpnet.spec.model import JobSpec, plain
+
+FORMAT = 1
+
+# user:password@ in a URL, or a user alone, as some servers take a token there (RFC 3986, 3.2.1)
+_USERINFO = re.compile(r"(?<=://)[^/@\s\"']+@")
+
+
+class ManifestError(ConfigError):
+    """A manifest that is not there, not whole, or of another format."""
+
+
+class Recorder:
+    """Rank 0's: writes the manifest as the job goes on. Methods raise OSError where it cannot be written."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        spec: JobSpec,
+        hosts: Sequence[str],
+        replays: Mapping[str, Any] | None,
+        resumes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._run = run
+        self._hosts = hosts
+        self._inputs: dict[int, list[Input]] = {0: []}
+        found = {"spec": plain(spec), "typed": list(spec.typed)}
+        shown = without_userinfo(found)
+        self._content: dict[str, Any] = {
+            "format": FORMAT,
+            "status": "preparing",
+            "job": spec.name,
+            "digest": spec.digest(),
+            "typed": shown["typed"],
+            "recipe": str(spec.recipe) if spec.recipe else None,
+            "launch_folder": str(Path.cwd()),
+            "replays": dict(replays) if replays else None,
+            "resumes": dict(resumes) if resumes else None,
+            "software": {},
+            "hosts": {},
+            "ranks": {},
+            "inputs": [],
+            "batch_system": environment.batch_system(os.environ),
+            "times": {"begun": time.time()},
+            "verdict": None,
+            "guests": [],
+            "left_out": _differences(found["spec"], shown["spec"]),
+            "spec": shown["spec"],
+        }
+
+    def begin(self) -> None:
+        self._write()
+
+    def started(self, found: Sequence[Mapping[str, Any]], own: Sequence[Input]) -> None:
+        """All ranks are ready: what each found (`rank_facts`), and what rank 0 alone knows of (`job_inputs`)."""
+        self._content["status"] = "running"
+        self._content["times"]["prepared"] = time.time()
+        self._content["software"] = {
+            **environment.software(),
+            "qemu": found[0]["qemu"],
+            "mpi": found[0]["host_facts"]["mpi"],
+        }
+        self._content["hosts"] = _by_host(self._hosts, found)
+        self._content["ranks"] = {
+            str(rank): {key: one[key] for key in ("host", "accel", "accel_why", "ssh_port")}
+            for rank, one in enumerate(found)
+        }
+        for rank, one in enumerate(found):
+            if one["qemu"] and one["qemu"] != found[0]["qemu"] and not one["host_facts"]:
+                self._content["ranks"][str(rank)]["qemu"] = one["qemu"]
+        self._inputs = {rank: list(one["inputs"]) for rank, one in enumerate(found)}
+        self._inputs[0] += own
+        self._write()
+
+    def ended(
+        self,
+        status: str,
+        verdict: Mapping[str, Any],
+        guests: Sequence[Mapping[str, Any]],
+        timelines: Sequence[Any] = (),
+    ) -> None:
+        """`timelines` are the states of each rank's guest with their times."""
+        self._content["status"] = status
+        self._content["times"] |= {**_phases(timelines), "ended": time.time()}
+        self._content["verdict"] = dict(verdict)
+        self._content["guests"] = list(guests)
+        for rank, states in enumerate(timelines):
+            self._content["ranks"][str(rank)]["states"] = states
+        self._write()
+
+    @property
+    def inputs(self) -> Mapping[int, Sequence[Input]]:
+        """By rank."""
+        return self._inputs
+
+    def digested(self, found: Sequence[Input]) -> None:
+        """Digests that were made when the guests were gone."""
+        self._inputs = with_digests(self._inputs, found)
+        self._write()
+
+    def _write(self) -> None:
+        self._content["inputs"] = as_plain(self._inputs)
+        write_json(self._run.manifest, self._content)
+
+
+def rank_facts(rank: int, hosts: Sequence[str], job: JobSpec, ready: Any) -> dict[str, Any]:
+    """What a rank tells rank 0 when it is prepared (`rank.Prepared`); the first on each host tells of the host too."""
+    first_here = hosts.index(hosts[rank]) == rank
+    binary = ready.spec.qemu.binary
+    return {
+        "host": hosts[rank],
+        "accel": ready.accel.name,
+        "accel_why": ready.accel_why,
+        "ssh_port": ready.door.port,
+        "qemu": environment.qemu(binary) if first_here or binary != job.config.qemu.binary else None,
+        "host_facts": environment.host_facts() if first_here else None,
+        "inputs": error_free(lambda: rank_inputs(ready.spec, ready.drives, ready.boot.kernel, ready.boot.initrd)),
+    }
+
+
+def own_inputs(job: JobSpec) -> list[Input]:
+    """Rank 0's share beside its guest's."""
+    return error_free(lambda: job_inputs(job))
+
+
+def _by_host(hosts: Sequence[str], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        one["host"]: {
+            **one["host_facts"],
+            "qemu": one["qemu"],
+            "ranks": rank_text([rank for rank, host in enumerate(hosts) if host == one["host"]]),
+        }
+        for one in found
+        if one["host_facts"]
+    }
+
+
+def _phases(timelines: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
+    """When the job as a whole passed into a phase, in seconds since 1970: the last rank's `up`, else the first's."""
+    times: dict[str, list[float]] = {}
+    for states in timelines:
+        first = dict(reversed(states))  # a guest that was started again passes them again
+        for state, at in first.items():
+            times.setdefault(state, []).append(at)
+    phases: dict[str, float] = {
+        state: min(times[state]) for state in ("starting", "running", "stopping") if state in times
+    }
+    if len(times.get("up", [])) == len(timelines) and timelines:
+        phases["up"] = max(times["up"])
+    return phases
+
+
+def without_userinfo(value: Any) -> Any:
+    """The same without the user's name and password in URLs."""
+    if isinstance(value, str):
+        return _USERINFO.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: without_userinfo(item) for key, item in value.items()}
+    return [without_userinfo(item) for item in value] if isinstance(value, list) else value
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """The dotted keys whose values differ between two trees of the same shape."""
+    if isinstance(old, Mapping):
+        return [found for name in old for found in _differences(old[name], new[name], f"{key}.{name}".lstrip("."))]
+    if isinstance(old, list):
+        return [
+            found for i, (a, b) in enumerate(zip(old, new, strict=True)) for found in _differences(a, b, f"{key}[{i}]")
+        ]
+    return [] if old == new else [key]
+
+
+def read_manifest(run: RunFolder) -> dict[str, Any]:
+    """The manifest of a run folder.
+
+    Raises ManifestError where there is none, where it is cut short, or where a newer mvpnet wrote it.
+    """
+    path = run.manifest
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise _no_manifest(run) from None
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ManifestError(
+            f"{path}: is no whole manifest: {error}", hint="its copy was cut short, or it was edited"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise ManifestError(f"{path}: is no manifest of mvpnet's: it has no format number")
+    if content["format"] > FORMAT:
+        by = content.get("software", {}).get("mvpnet", {}).get("version", "a newer one")
+        raise ManifestError(
+            f"{path}: has format {content['format']}, and this mvpnet reads formats up to {FORMAT}",
+            hint=f"use the mvpnet that wrote it: {by}",
+        )
+    if missing := [key for key in ("status", "digest", "spec", "inputs", "hosts", "software") if key not in content]:
+        raise ManifestError(f"{path}: is not whole: it has no {', '.join(missing)}")
+    return content
+
+
+def _no_manifest(run: RunFolder) -> MvpnetError:
+    if not run.root.is_dir():
+        return ManifestError(f"{run.root}: there is no such run folder", hint="run folders are runs/DATE/TIME-JOB")
+    jobs = jobs_of_sweep(run.root)
+    if jobs and not run.job_json.exists():
+        return ManifestError(f"{run.root}: is the folder of a sweep", hint=f"name one of its jobs: {jobs[0]} and so on")
+    if run.job_json.exists():
+        return ManifestError(
+            f"{run.root}: has no manifest.json: the run was killed before it wrote one, or an older mvpnet made it"
+        )
+    return ManifestError(f"{run.root}: is no run folder: there is no manifest.json and no job.json in it")

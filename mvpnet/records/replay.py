@@ -1,0 +1,300 @@
+"""A run again: the same resolved spec in a new run folder, if what it is made from is still the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mvpnet.errors import ConfigError, HostError, ImageError, MvpnetError
+from mvpnet.guest.drives import plan_drives
+from mvpnet.images import store
+from mvpnet.images.store.store import Store
+from mvpnet.job.prepare import Say, boot_files, with_built_disk
+from mvpnet.paths import RunFolder, cache_base
+from mvpnet.records import digests
+from mvpnet.records.digests import Remembered, mark
+from mvpnet.records.inputs import Input, as_plain, digested, error_free, job_inputs, rank_inputs, rank_text
+from mvpnet.records.run import Run
+from mvpnet.spec import option_string
+from mvpnet.spec.codec import job_spec
+from mvpnet.spec.model import JobSpec, RankSpec, digest_of, plain
+
+_SHOWN_AT_MOST = 8
+_IMAGE_HINT = (
+    "a disk of the digest that the manifest gives is taken from the image store too: "
+    "mvpnet image fetch image=file image.source=FILE puts one there"
+)
+_REPEATABLE_WITHOUT = re.compile(r"(typed\[\d+\]|.*\.source)")  # a password that only fetching needs
+
+
+@dataclass(frozen=True)
+class Change:
+    """An input that is not what it was."""
+
+    key: str
+    ranks: str
+    path: str | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.key} (ranks {self.ranks}): {self.path + ': ' if self.path else ''}{self.what}"
+
+
+def recorded_spec(run: Run, world_size: int) -> JobSpec:
+    """The spec that the run's manifest holds.
+
+    Raises ConfigError for a world of another size, a spec that is not the recorded one any more, or one that is
+    not there in full.
+    """
+    manifest, where = run.manifest, str(run.folder.manifest)
+    if resumed := manifest.get("resumes"):
+        raise ConfigError(
+            f"{run.folder.root}: went on from the save {resumed['save']}, and did not boot its guests",
+            hint=f"mpirun -n {manifest['spec']['world_size']} mvpnet resume={resumed['save']}",
+        )
+    spec = job_spec(manifest["spec"], where)
+    if spec.world_size != world_size and not (spec.config.job.ranks and spec.world_size < world_size):
+        raise ConfigError(
+            f"{run.folder.root}: ran with {spec.world_size} ranks, and this world has {world_size}",
+            hint=f"mpiexec -n {spec.world_size} mvpnet replay {run.folder.root}",
+        )
+    left_out = [key for key in manifest.get("left_out", []) if not _REPEATABLE_WITHOUT.fullmatch(key)]
+    if left_out:
+        raise ConfigError(
+            f"{where}: without the user names or passwords that stood in {', '.join(left_out)}, and were not recorded",
+            hint="such a job is repeated from its own command line",
+        )
+    if not manifest.get("left_out") and digest_of(manifest["spec"]) != manifest["digest"]:
+        raise ConfigError(f"{where}: its spec is not the one that ran: the digest is another", hint="it was edited")
+    return spec
+
+
+def new_run_folder(spec: JobSpec, given: str | None) -> Path:
+    """`given`, or a name in runs/ as a job has (hydra.run.dir in config.yaml). Raises ConfigError where a run is."""
+    folder = Path(given or time.strftime(f"runs/%Y-%m-%d/%H-%M-%S-{spec.name}")).absolute()
+    RunFolder(folder).refuse_another_run("--run-dir", hint="name a new folder")
+    return folder
+
+
+def at_hand(run: Run, spec: JobSpec) -> JobSpec:
+    """The spec with paths to where its inputs are on this machine.
+
+    Small files that came with an archive are copied into the new run folder; a disk that is not at its path is taken
+    from the image store if one of the same digest is there. Raises HostError when a file cannot be copied.
+    """
+    images = Store(cache_base(spec.config.image.cache_dir) / "images").images()
+    stored = {image.disk_sha256: option_string.escaped(image.disk) for image in images}
+    launch_folder = run.manifest.get("launch_folder", "")
+    moved = _from_archive(run, RunFolder(spec.run_dir))
+    for one in run.manifest["inputs"]:
+        path, digest = one["path"], one["sha256"]
+        if not path or not digest or path in moved:
+            continue
+        if digest in stored and one["key"].startswith(("image.path", "image.drives")) and not Path(path).exists():
+            moved[path] = stored[digest]
+        elif one["key"].startswith("app") and launch_folder != str(Path.cwd()):
+            moved[path] = path  # the app's words are relative to the folder of the launch
+    python = run.manifest["software"].get("executable")
+    if python and not Path(python).exists():
+        moved[python] = sys.executable
+    return job_spec(Moved(moved, launch_folder).within(plain(spec)), str(run.folder.manifest)) if moved else spec
+
+
+def _from_archive(run: Run, new: RunFolder) -> dict[str, str]:
+    """Which files are not here as they were and came with an archive, and where they are now, below `new`.
+
+    A recipe and its folder stay beside each other: if one of them is not here, both are taken.
+    """
+    known = [one for one in run.manifest["inputs"] if one["path"] and one["sha256"]]
+    came = [
+        (one, along) for one in known if (along := run.folder.inputs / one["sha256"] / Path(one["path"]).name).exists()
+    ]
+    recipe = [one for one, _ in came if one["key"] in ("recipe", "recipe.files")]
+    recipe_is_here = all(_is_same(Path(one["path"]), one) for one in recipe)
+    moved = {}
+    for one, along in came:
+        if not (recipe_is_here if one in recipe else _is_same(Path(one["path"]), one)):
+            beside = recipe[0]["sha256"] if one in recipe else one["sha256"]
+            moved[one["path"]] = str(_brought(along, one["sha256"], new.inputs / beside))
+    return moved
+
+
+def _is_same(path: Path, one: Mapping[str, Any]) -> bool:
+    seen = mark(path)
+    if seen is None or seen.size_bytes != one["size_bytes"]:
+        return False
+    return bool(seen.mtime_ns == one["mtime_ns"] or digests.sha256(path) == one["sha256"])
+
+
+def _brought(along: Path, digest: str, folder: Path) -> Path:
+    """A copy in `folder` of what came along. Raises ConfigError for what is not what it was, HostError."""
+    target = folder / along.name
+    try:
+        if digests.sha256(along) != digest:
+            raise ConfigError(f"{along}: is not what its digest says; the archive was changed")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if along.is_dir():
+            shutil.copytree(along, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(along, target)
+    except OSError as error:
+        raise HostError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return target
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Where files are that were elsewhere; texts name them absolutely, or as seen from `launch_folder`."""
+
+    paths: Mapping[str, str]
+    launch_folder: str
+
+    def within(self, value: Any) -> Any:
+        """The same tree, where every text that is such a file's path, or a command line with some, has the new one."""
+        if isinstance(value, Mapping):
+            return {key: self.within(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.within(item) for item in value]
+        if not isinstance(value, str) or (whole := self._path(value)) is not None:
+            return value if not isinstance(value, str) else whole
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            return value
+        new = [self._path(word) or word for word in words]
+        return value if new == words else shlex.join(new)
+
+    def _path(self, word: str) -> str | None:
+        """The new path; None for a word that is none of them. A file in a folder that moved has moved with it."""
+        old = os.path.normpath(Path(self.launch_folder, word)) if word and "\0" not in word else ""
+        folder = next((path for path in self.paths if old.startswith(f"{path}/")), None)
+        return self.paths[folder] + old.removeprefix(folder) if folder else self.paths.get(old)
+
+
+# -- is it still the same? -----------------------------------------------------------------------------------------
+
+
+def changes(run: Run, spec: JobSpec, say: Say) -> list[Change]:
+    """The inputs of which this host cannot say that they are what the run was made from.
+
+    What the guests wrote counts as changed. Images that are built here are built if they are not yet.
+    Raises MvpnetError for what could not run at all.
+    """
+    hosts = {int(rank): one["host"] for rank, one in run.manifest.get("ranks", {}).items()}
+    elsewhere = {rank for rank, host in hosts.items() if host != hosts.get(0)}
+    with ExitStack() as stack:
+        plain_now = _inputs_now(spec, elsewhere, stack, say)
+    now = {(one["key"], rank): one for one in plain_now for rank in _ranks(one["ranks"])}
+    found: dict[tuple[str, str | None, str], list[int]] = defaultdict(list)
+    for old in run.manifest["inputs"]:
+        for rank in _ranks(old["ranks"]):
+            new = now.get((old["key"], rank))
+            if what := _changed(old, new, rank in elsewhere):
+                found[old["key"], old["path"], what].append(rank)
+    return [Change(key, rank_text(ranks), path, what) for (key, path, what), ranks in found.items()]
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any] | None, elsewhere: bool) -> str | None:
+    """In words, None for no change. What another host had, and this one has not, is for that host to find."""
+    if old["written"]:
+        return "the guest wrote it, so it is not what the run began with"
+    if new is None:
+        return None if elsewhere else "is not used any more"
+    if new["size_bytes"] is None and new["sha256"] is None:
+        return None if elsewhere else str(new["by"])
+    if old["sha256"] and new["sha256"]:
+        return None if old["sha256"] == new["sha256"] else f"sha256 {new['sha256'][:16]}…, was {old['sha256'][:16]}…"
+    if (old["size_bytes"], old["mtime_ns"]) == (new["size_bytes"], new["mtime_ns"]):
+        return None
+    return f"its digest was not recorded ({old['by']}), and size or time of change differ"
+
+
+def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) -> list[dict[str, Any]]:
+    """As in a manifest, with every digest; of ranks that are on other hosts only what is here too."""
+    by_rank = {}
+    for rank in range(spec.world_size):
+        of_rank = partial(_of_rank, spec.for_rank(rank), stack, say)
+        by_rank[rank] = error_free(of_rank) if rank in elsewhere else of_rank()
+    by_rank[0] = [*by_rank[0], *job_inputs(spec)]
+    remembered = Remembered(cache_base(spec.config.image.cache_dir))
+    done: dict[tuple[str | None, int | None, int | None], Input] = {}
+
+    def known(one: Input) -> Input:
+        if one.is_known:
+            return one
+        file = (one.path, one.size_bytes, one.mtime_ns)
+        if file not in done:
+            say(f"reading {one.path} for its digest")
+            done[file] = digested(one, remembered)
+        return replace(one, sha256=done[file].sha256, by=done[file].by)
+
+    return as_plain({rank: [known(one) for one in inputs] for rank, inputs in by_rank.items()})
+
+
+def _of_rank(spec: RankSpec, stack: ExitStack, say: Say) -> list[Input]:
+    keys = (Path("authorized_keys"), Path("id_ed25519"))  # of no matter: qemu's options are not looked at
+    boot = boot_files(spec, keys, say)
+    drives = plan_drives(store.provided(with_built_disk(spec), stack, say), Path("scratch"))
+    return rank_inputs(spec, drives, boot.kernel, boot.initrd)
+
+
+def _ranks(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def told(found: list[Change]) -> str:
+    """A line a change, the first of them."""
+    lines = [f"  {one}" for one in found[:_SHOWN_AT_MOST]]
+    return "\n".join([*lines, *([f"  and {len(found) - _SHOWN_AT_MOST} more"] if len(found) > _SHOWN_AT_MOST else [])])
+
+
+def prepared(
+    run: Run, source: str, world_size: int, run_dir: str | None, *, refuse: bool, say: Say
+) -> tuple[JobSpec, dict[str, Any]]:
+    """The spec to run, and what its manifest is to say of the run that it repeats, which is from `source`.
+
+    Raises ConfigError when inputs changed and `refuse` says so, and what `recorded_spec` and `at_hand` raise.
+    """
+    spec = recorded_spec(run, world_size)
+    spec = at_hand(run, replace(spec, run_dir=new_run_folder(spec, run_dir)))
+    try:
+        found = changes(run, spec, say)
+    except MvpnetError as error:
+        raise _impossible(source, error) from error
+    if found and refuse:
+        raise ConfigError(
+            f"{source}: is made from files that are not what they were:\n{told(found)}",
+            hint="--changed=warn runs it all the same",
+        )
+    if found:
+        say(f"warning: not all is as it was:\n{told(found)}")
+    link = {
+        "run": source,
+        "digest": run.manifest["digest"],
+        "begun": run.manifest.get("times", {}).get("begun"),
+        "changed": [str(one) for one in found],
+    }
+    return spec, link
+
+
+def _impossible(source: str, error: MvpnetError) -> MvpnetError:
+    """The same error, with what it means for a replay."""
+    hint = _IMAGE_HINT if isinstance(error, ImageError) else error.hint
+    told = MvpnetError(f"{source}: cannot be run again here: {Exception.__str__(error)}", hint=hint)
+    told.exit_code = error.exit_code
+    return told

@@ -1,0 +1,59 @@
+"""result.json: how a job ended, in the few facts that sweeps, comparisons and reports need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mvpnet.app.runner import AppRun
+from mvpnet.paths import RunFolder
+
+FORMAT = 1
+
+
+def result(
+    *, how: str, code: int, digest: str, repeat: int, times: dict[str, Any], app: AppRun | None, restarts: int
+) -> dict[str, Any]:
+    """What result.json holds. `digest` is the asked-for spec's: with `repeat` it tells a sweep's jobs apart."""
+    return {
+        "format": FORMAT,
+        "verdict": how,
+        "exit_code": code,
+        "digest": digest,
+        "repeat": repeat,
+        "times": times,
+        "steps": [asdict(step) for step in app.results] if app else [],
+        "restarts": restarts,
+        "metrics": dict(app.metrics.values) if app else {},
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_whole` of a JSON file."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
+    temporary = path.with_suffix(".new")
+    try:
+        temporary.write_text(text, newline="")
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of the run in this folder; None for one that did not end, or that another version wrote."""
+    try:
+        found = json.loads(RunFolder(folder).result_json.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+
+
+def jobs_ran(number: int, failed: int) -> str:
+    """How several jobs ended, in words."""
+    return f"{number} jobs ran, {f'{failed} of them failed' if failed else 'all ended well'}"

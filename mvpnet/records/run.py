@@ -1,0 +1,101 @@
+"""What a run left, read for comparison and reports: whatever is there of it, and a clear error for what is broken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvpnet.app.metrics import is_number
+from mvpnet.errors import ConfigError
+from mvpnet.paths import RankLogs, RunFolder
+from mvpnet.records.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: RunFolder
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.root.name
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to its end; one that is not is still running, or was killed."""
+        return self.manifest["status"] in ("completed", "refused")
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """`how` it ended and mvpnet's exit `code`, None while there is none."""
+        return self.manifest.get("verdict") or {"how": "no end is recorded: it runs, or was killed", "code": None}
+
+    @property
+    def world_size(self) -> int:
+        return int(self.manifest["spec"]["world_size"])
+
+    def metrics(self) -> dict[str, float]:
+        """What the app measured, from result.json; none where there is no such file.
+
+        Raises ConfigError for a file that is broken, and for a metric that is no number.
+        """
+        path = self.folder.result_json
+        metrics = (read_json(path) or {}).get("metrics", {})
+        if not isinstance(metrics, dict):
+            raise ConfigError(f"{path}: its metrics are {metrics!r}, and no names with numbers")
+        for name, value in metrics.items():
+            if not is_number(value):
+                raise ConfigError(f"{path}: the metric {name!r} is {value!r}, and no number")
+        return {str(name): float(value) for name, value in metrics.items()}
+
+    def stats(self) -> dict[str, Any]:
+        """stats.json; empty without one."""
+        return read_json(self.folder.stats_json) or {}
+
+    def traffic(self) -> dict[int, list[dict[str, Any]]]:
+        """The samples of each rank that has some."""
+        logging, name = self.manifest["spec"]["config"]["logging"], self.manifest["job"]
+        own = [self.folder.rank_folder(rank, None, name) for rank in range(self.world_size)]
+        elsewhere = [self.folder.rank_folder(rank, logging["dir"], name) for rank in range(self.world_size)]
+        found = {rank: samples(RankLogs(path).traffic) for rank, path in enumerate(own)}
+        if logging["dir"] and not any(found.values()):
+            found = {rank: samples(RankLogs(path).traffic) for rank, path in enumerate(elsewhere)}
+        return {rank: lines for rank, lines in found.items() if lines}
+
+
+def open_run(path: Path) -> Run:
+    """Raises ManifestError where there is no run, or one that was cut short in its first moments."""
+    folder = RunFolder(path)
+    return Run(folder, read_manifest(folder))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where there is none. Raises ConfigError for one that is broken."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", hint="it was cut short, or edited") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: is no JSON object")
+    return content
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a traffic.jsonl: that of a killed job may end in the midst of one."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found

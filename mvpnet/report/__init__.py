@@ -1,0 +1,1 @@
+"""HTML pages of runs and sweeps, with their charts."""

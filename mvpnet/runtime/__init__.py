@@ -1,0 +1,1 @@
+"""What a rank's program runs on: its event loop, signals, child processes, and scratch folder."""

@@ -1,0 +1,205 @@
+"""Programs that run while the guests do, side by side, watched by the rank's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from mvpnet.errors import HostError
+from mvpnet.runtime.loop import Loop
+from mvpnet.runtime.signals import die_with_parent, held_back
+
+_CHUNK_BYTES = 65536
+_TERM_S = 10.0  # for a program that was asked to stop, before SIGKILL
+
+# Ends a process group when its standard input does: when we are no more, whatever ended us. Usage: sh -c … sh GROUP
+_GUARD = f"""
+cat
+kill -TERM -$1
+for second in $(seq {_TERM_S:.0f}); do
+    sleep 1
+    kill -0 -$1 || exit
+done
+kill -KILL -$1
+"""
+
+Output = Callable[[bytes], object]
+
+
+class Program:
+    """One program that was started. `on_end` is called once with its exit code, 128 + n when signal n ended it.
+
+    It leads a process group of its own. When it has ended it is not reaped before `close`: so the group's number
+    stays its own, and what it left behind can be ended without hitting another's processes.
+    """
+
+    def __init__(
+        self, loop: Loop, process: subprocess.Popen[bytes], on_output: Output, on_end: Callable[[int], object]
+    ) -> None:
+        assert process.stdout
+        self._loop = loop
+        self._process: subprocess.Popen[bytes] | None = process
+        self._on_output = on_output
+        self._on_end = on_end
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._output_fd = process.stdout.fileno()
+        self.running = True
+        os.set_blocking(self._output_fd, False)
+        loop.watch(self._output_fd, self._take_output)
+
+    def guard(self) -> None:
+        """From now on what it started ends with it when we are killed; by itself the kernel ends only the program."""
+        assert self._process
+        with held_back():
+            self._guard = subprocess.Popen(
+                ["sh", "-c", _GUARD, "sh", str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """Ask it and what it started to end; kill them when they do not. `on_end` follows.
+
+        A program that was given a standard input is asked by the end of that: ssh passes it on to the guest.
+        """
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+        else:
+            self._signal(signal.SIGTERM)
+        self._loop.call_later(_TERM_S, lambda: self._signal(signal.SIGKILL))
+
+    def close(self) -> None:
+        """Leave nothing of it running, whatever happened."""
+        self._signal(signal.SIGKILL)
+        if self._guard:
+            # before the program is reaped: until then its group's number is no other's
+            _signal_group(self._guard, signal.SIGKILL)
+            self._guard.wait()
+            assert self._guard.stdin
+            self._guard.stdin.close()
+            self._guard = None
+        if self._process:
+            self._look_no_more()
+            if self._process.stdin:
+                self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+
+    def look(self) -> None:
+        """Has it ended?"""
+        if not self.running or not self._process:
+            return
+        if end := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            self._take_output()
+            self._look_no_more()
+            self._on_end(end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process:
+            _signal_group(self._process, number)
+
+    def _take_output(self) -> None:
+        """Pass on all the output that is there; at its end look no more."""
+        while True:
+            try:
+                data = os.read(self._output_fd, _CHUNK_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self._loop.unwatch(self._output_fd)
+                return
+            self._on_output(data)
+
+    def _look_no_more(self) -> None:
+        assert self._process and self._process.stdout
+        self.running = False
+        if not self._process.stdout.closed:
+            self._loop.unwatch(self._output_fd)
+            self._process.stdout.close()
+
+
+def _signal_group(leader: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal a process and all of its group; nothing where that is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, number)
+
+
+class Programs:
+    """Programs that one loop watches, of one purpose. Their ends are told by SIGCHLD, which all of these share."""
+
+    _at_work: ClassVar[set[Programs]] = set()
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._programs: list[Program] = []
+
+    def start(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        on_output: Output,
+        on_end: Callable[[int], object],
+        *,
+        with_stdin: bool = False,
+        guarded: bool = False,
+    ) -> Program:
+        """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it; such a program
+        is deaf to SIGUSR1, which Slurm may send to all processes of a job: it is to run on until then.
+
+        Should we be killed, the program gets a SIGTERM; `guarded` so does all that it started, and then a SIGKILL.
+        Raises HostError when it cannot be started.
+        """
+        # SIGCHLD and not a pidfd: kernels before 5.3, as on RHEL 8, have none
+        Programs._at_work.add(self)
+        signal.signal(signal.SIGCHLD, lambda *_: Programs._look_all())
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,
+                preexec_fn=lambda: _in_child(deaf=with_stdin),
+            )
+        except OSError as error:
+            raise HostError(f"cannot run {argv[0]!r}: {error.strerror}") from error
+        program = Program(self._loop, process, on_output, on_end)
+        self._programs.append(program)
+        if guarded:
+            program.guard()
+        return program
+
+    def forget(self, program: Program) -> None:
+        """It has ended, and nothing that it left behind is to be looked after."""
+        program.close()
+        self._programs.remove(program)
+
+    def close(self) -> None:
+        """Leave nothing running; `start` may follow all the same."""
+        Programs._at_work.discard(self)
+        if not Programs._at_work:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while self._programs:
+            self._programs.pop().close()
+
+    @classmethod
+    def _look_all(cls) -> None:
+        for programs in cls._at_work:
+            programs._loop.call_later(0.0, programs._look)
+
+    def _look(self) -> None:
+        for program in list(self._programs):
+            program.look()
+
+
+def _in_child(*, deaf: bool) -> None:
+    die_with_parent(signal.SIGTERM)
+    if deaf:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -1,0 +1,334 @@
+"""One rank's part in a save: it freezes its guest, has memory and disks written, and lets the guest go on.
+
+Rank 0's `saver` asks for one step after the other, of all ranks at once:
+
+    check → freeze → write → how, again and again → thaw → keep        and drop, when a step failed on any rank
+
+Everything happens in callbacks of the rank's loop, and none waits.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from mvpnet.errors import MvpnetError
+from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.states import GuestState
+from mvpnet.runtime.loop import Loop
+from mvpnet.runtime.signals import held_back
+from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part, size_on_disk, write_private
+from mvpnet.snapshot.machine import saved_disks, why_not
+
+LOOK_S: Final = 0.1
+AT_FULL_SPEED: Final = 2**40  # bytes a second; nobody else waits for the disk, and the guests stand still
+_UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
+
+Reply = dict[str, Any]
+Message = dict[str, Any]
+Answer = Callable[[Message], None]
+
+
+class Machine(Protocol):
+    """A guest as far as it matters here: supervisor.Guest."""
+
+    state: GuestState
+    qemu_pid: int | None
+    qemu_version: str | None
+
+    def qmp(self, command: Mapping[str, Any], on_reply: Callable[[Reply], None]) -> None: ...
+    def save_memory(self, path: Path, on_reply: Callable[[Reply], None]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a rank knows of its guest; it goes into rank.json."""
+
+    rank: int
+    accel: str
+    cpu_flags: list[str]
+    machine: list[str]
+    drives: Sequence[DrivePlan]
+    extra_args: Sequence[str]
+    seed: Path | None  # that mvpnet made
+    seeds: Sequence[str]  # keys of drives that are cloud-init's
+
+
+class _Work:
+    """One save under way."""
+
+    def __init__(self, message: Message, rank: int) -> None:
+        self.id: str = message["id"]
+        self.part = Path(message["part"])  # the folder while the save is made
+        self.folder = Path(message["folder"])  # what it will be
+        self.own: RankFolder = SaveFolder(self.part).rank(rank)
+        self.frozen = False
+        self.begins = False  # qemu was asked to write its memory, and has not answered
+        self.once_begun: list[Callable[[], None]] = []
+        self.migrates = False
+        self.copying: subprocess.Popen[str] | None = None
+        self.done = False
+        self.problem: str | None = None
+        self.bytes = self.of_bytes = 0
+        self.size_bytes = 0  # on disk
+
+
+class Keeper:
+    """`machine` is asked whenever it is needed: the guest of a rank may be started again."""
+
+    def __init__(self, loop: Loop, machine: Callable[[], Machine], facts: Facts) -> None:
+        self._loop = loop
+        self._machine = machine
+        self._facts = facts
+        self._work: _Work | None = None
+
+    def hear(self, message: Message, answer: Answer) -> None:
+        """A step that rank 0 asks for; `answer` gets {"ok": …} or {"error": {"message": …}}."""
+        try:
+            if message["step"] == "check":
+                self._check(message, answer)
+            elif self._work is None or self._work.id != message["id"]:
+                answer({"ok": None} if message["step"] == "drop" else _error("this rank knows of no such save"))
+            else:
+                self._step(message["step"], self._work, answer)
+        except (OSError, MvpnetError) as error:
+            answer(_error(str(error)))
+
+    def give_up(self) -> None:
+        """The job is to stop: the guest goes on, to be able to, and what there is of a save is removed."""
+        if self._work:
+            self._drop(self._work, lambda told: None)
+
+    def close(self) -> None:
+        """The guest is gone. A save that is not whole by now never will be."""
+        if self._work:
+            self._remove(self._work)
+
+    def _step(self, step: str, work: _Work, answer: Answer) -> None:
+        match step:
+            case "freeze":
+                work.frozen = True
+                self._machine().qmp({"execute": "stop"}, lambda reply: answer(_outcome(reply)))
+            case "write":
+                self._write(work, answer)
+            case "how":
+                answer(_error(work.problem) if work.problem else {"ok": self._how(work)})
+            case "thaw":
+                self._thaw(work, answer)
+            case "keep":
+                self._keep(work, answer)
+            case "drop":
+                self._drop(work, answer)
+
+    # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check(self, message: Message, answer: Answer) -> None:
+        if self._work:
+            self._remove(self._work)  # of a rank 0 that asked no more
+        facts, guest = self._facts, self._machine()
+        if problem := why_not(facts.drives, facts.seeds, facts.extra_args):
+            answer(_error(problem))
+            return
+        if guest.state is not GuestState.running:
+            answer(_error(f"the guest is {guest.state.value}; only a job whose guests all run can be saved"))
+            return
+        guest.qmp({"execute": "query-status"}, lambda reply: self._checked(message, reply, answer))
+
+    def _checked(self, message: Message, reply: Reply, answer: Answer) -> None:
+        status = reply.get("return", {}).get("status")
+        if status != "running":
+            why = reply["error"]["desc"] if "error" in reply else f"qemu says it is {status}"
+            answer(_error(f"the guest does not run: {why}"))
+            return
+        work = _Work(message, self._facts.rank)
+        try:
+            # rank 0 made it: whoever sees the keys in it shares its file system
+            place = "" if SaveFolder(work.part).private_key.exists() else socket.gethostname()
+            work.part.mkdir(0o700, parents=True, exist_ok=True)
+            work.own.root.mkdir(0o700)
+            needs_bytes, free_bytes = self._needs_bytes(), shutil.disk_usage(work.part).free
+        except OSError as error:
+            answer(_error(f"{error.filename}: {error.strerror}"))
+            return
+        self._work = work
+        answer({"ok": {"place": place, "needs_bytes": needs_bytes, "free_bytes": free_bytes}})
+
+    def _needs_bytes(self) -> int:
+        disks = [plan.target for plan in saved_disks(self._facts.drives).values()]
+        return resident_bytes(self._machine().qemu_pid) + sum(path.stat().st_blocks * 512 for path in disks if path)
+
+    # ── write ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _write(self, work: _Work, answer: Answer) -> None:
+        def begun(reply: Reply) -> None:
+            work.begins, work.migrates = False, "error" not in reply
+            answer(_outcome(reply))
+            if work.migrates:
+                self._look_at_memory(work)
+            for what in work.once_begun:
+                what()
+
+        work.begins = True
+        speed = {"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": AT_FULL_SPEED}}
+        self._machine().qmp(speed, lambda reply: None)
+        self._machine().save_memory(work.own.memory, begun)
+
+    def _look_at_memory(self, work: _Work) -> None:
+        if work is self._work and work.migrates:
+            self._machine().qmp({"execute": "query-migrate"}, lambda reply: self._memory(work, reply))
+
+    def _memory(self, work: _Work, reply: Reply) -> None:
+        told = reply.get("return", {})
+        status = told.get("status", "failed")
+        if ram := told.get("ram"):
+            work.bytes, work.of_bytes = ram["transferred"], ram["transferred"] + ram["remaining"]
+        if status in _UNDER_WAY:
+            self._loop.call_later(LOOK_S, lambda: self._look_at_memory(work))
+            return
+        work.migrates = False
+        if status == "completed" and work is self._work:
+            self._copy_disks(work)
+        else:
+            why = reply["error"]["desc"] if "error" in reply else told.get("error-desc", status)
+            work.problem = f"the memory could not be saved: {why}"
+
+    def _copy_disks(self, work: _Work) -> None:
+        files = [(plan.target, work.own.disk(number)) for number, plan in saved_disks(self._facts.drives).items()]
+        if self._facts.seed:
+            files.append((self._facts.seed, work.own.seed))
+        command = [sys.executable, "-P", "-m", "mvpnet.snapshot.copy_disks", str(work.own.root)]
+        command += [str(path) for pair in files for path in pair]
+        try:
+            with held_back():
+                work.copying = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    umask=0o077,
+                    start_new_session=True,  # mpiexec signals the rank's whole process group
+                )
+        except OSError as error:
+            work.problem = f"the disks could not be copied: {error}"
+            return
+        self._look_at_disks(work)
+
+    def _look_at_disks(self, work: _Work) -> None:
+        if work is not self._work or work.copying is None:
+            return
+        if work.copying.poll() is None:
+            self._loop.call_later(LOOK_S, lambda: self._look_at_disks(work))
+            return
+        assert work.copying.stderr
+        with work.copying.stderr as errors:
+            said = errors.read().strip()
+        if work.copying.returncode:
+            work.problem = f"the disks could not be copied: {said or work.copying.returncode}"
+        else:
+            self._describe(work)
+        work.copying = None
+
+    def _describe(self, work: _Work) -> None:
+        facts, version = self._facts, self._machine().qemu_version
+        try:
+            part = RankPart(
+                save=work.id,
+                rank=facts.rank,
+                qemu_version=version or "",
+                accel=facts.accel,
+                cpu_flags=facts.cpu_flags,
+                machine=facts.machine,
+                disks={str(number): plan.format or "" for number, plan in saved_disks(facts.drives).items()},
+                sizes={path.name: path.stat().st_size for path in work.own.root.iterdir()},
+            )
+            write_private(work.own.rank_json, as_text(part))
+        except OSError as error:
+            work.problem = f"{error.filename}: {error.strerror}"
+            return
+        work.size_bytes = size_on_disk(work.own.root)
+        work.done = True
+
+    def _how(self, work: _Work) -> dict[str, Any]:
+        memory = {"bytes": work.bytes, "of_bytes": work.of_bytes}
+        return {"done": work.done, "disks": work.copying is not None, "size_bytes": work.size_bytes, **memory}
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _thaw(self, work: _Work, answer: Answer) -> None:
+        def went_on(reply: Reply) -> None:
+            work.frozen = "error" in reply
+            answer(_outcome(reply))
+
+        if work.frozen:
+            self._machine().qmp({"execute": "cont"}, went_on)
+        else:
+            answer({"ok": None})
+
+    def _keep(self, work: _Work, answer: Answer) -> None:
+        """Give the folder its name; the first rank that shares it does so for the others."""
+        with suppress(FileNotFoundError):
+            if work.folder.exists() and work.part.exists():
+                answer(_error(f"{work.folder}: is there already"))
+                return
+            work.part.rename(work.folder)
+        read_part(SaveFolder(work.folder).rank(self._facts.rank), work.id)
+        self._work = None
+        answer({"ok": None})
+
+    def _drop(self, work: _Work, answer: Answer) -> None:
+        """Let the guest go on, once qemu writes no more, and remove what there is of the save."""
+        if work.begins:  # a guest that went on before qemu has begun would be stopped when all is written
+            work.once_begun.append(lambda: self._drop(work, answer))
+        elif work.migrates:
+            self._machine().qmp({"execute": "migrate_cancel"}, lambda reply: self._drop_when_cancelled(work, answer))
+        else:
+            self._remove(work)
+            self._thaw(work, answer)
+
+    def _drop_when_cancelled(self, work: _Work, answer: Answer) -> None:
+        def look(reply: Reply) -> None:
+            if reply.get("return", {}).get("status", "failed") in _UNDER_WAY:
+                self._loop.call_later(LOOK_S, lambda: self._drop_when_cancelled(work, answer))
+                return
+            work.migrates = False
+            self._remove(work)
+            self._thaw(work, answer)
+
+        self._machine().qmp({"execute": "query-migrate"}, look)
+
+    def _remove(self, work: _Work) -> None:
+        if work.copying:
+            work.copying.kill()
+            work.copying.wait()
+            work.copying = None
+        if self._work is work:
+            self._work = None
+        shutil.rmtree(work.own.root, ignore_errors=True)
+        with suppress(OSError):
+            work.part.rmdir()  # the last one out, where rank 0 has nothing in it
+
+
+def resident_bytes(pid: int | None) -> int:
+    """What a process has in memory and swap (proc(5), status); 0 for one that cannot be looked at."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = dict(line.split(":", 1) for line in lines)
+    return sum(int(fields.get(name, "0").split()[0]) * 1024 for name in ("VmRSS", "VmSwap"))
+
+
+def _outcome(reply: Reply) -> Message:
+    return {"ok": None} if "error" not in reply else _error(reply["error"]["desc"])
+
+
+def _error(text: str) -> Message:
+    return {"error": {"message": text}}

@@ -1,0 +1,33 @@
+"""A program of its own, so that a rank's loop goes on meanwhile: copies disks into a save, and sees all of it on disk.
+
+    python -m mvpnet.snapshot.copy_disks FOLDER [FROM TO]...
+
+Disks are cloned where the file system can, else copied with their holes. Ends with 1 and a line on standard error when
+something fails.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvpnet.errors import ImageError
+from mvpnet.images.disk_image import copy_image, to_disk
+
+
+def main(argv: Sequence[str]) -> int:
+    folder, *files = map(Path, argv)
+    try:
+        for source, target in zip(files[::2], files[1::2], strict=True):
+            copy_image(source, target, "mvpnet save", lambda line: None)
+        for file in folder.iterdir():
+            to_disk(file)
+    except (ImageError, OSError) as error:
+        print(Exception.__str__(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""What the app is asked to do: its steps, resolved and checked. No I/O but a look whether named files are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mvpnet.errors import ConfigError
+from mvpnet.spec import schema
+from mvpnet.spec.model import RankSet
+from mvpnet.spec.schema import AppKind
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # it goes into file names
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_GUEST_ONLY = ("script", "on", "user", "push", "collect")
+_NOT_OF_ALL_STEPS = ("command", "script", "push", "collect")  # what each step says for itself
+SCRIPT_FOLDER = ".mvpnet"  # in the guest user's home
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program of the app, as resolved. Without `argv` a guest step only copies files."""
+
+    name: str | None  # None: the app has no named steps
+    key: str  # where it stands in the config, for messages: app, app.steps.NAME
+    kind: AppKind
+    argv: tuple[str, ...]
+    on: RankSet
+    user: str | None
+    push: Mapping[str, Path]  # path in the guest: file or folder on the host
+    executable: str | None  # the one of them that is the script
+    collect: tuple[str, ...]
+    timeout_s: float | None
+    login_timeout_s: float
+    copy_timeout_s: float
+    ssh_at_once: int
+    show_output: bool
+
+    def ranks(self, world_size: int) -> list[int]:
+        """The guests that it is for; none for a step on the host."""
+        return [rank for rank in range(world_size) if self.kind is AppKind.guest and self.on.holds(rank, world_size)]
+
+
+def steps_of(app: schema.App) -> list[Step]:
+    """The app's steps in order; none where nothing is asked for.
+
+    Raises ConfigError, naming the key, for what cannot be.
+    """
+    if not app.steps:
+        own = {field.name: getattr(app, field.name) for field in fields(schema.Step)}
+        asked = own["command"] is not None or any(own[key] for key in _NOT_OF_ALL_STEPS)
+        return [_step(None, "app", own)] if asked else []
+    for key in _NOT_OF_ALL_STEPS:
+        if getattr(app, key):
+            raise ConfigError(f"app.{key}: is for an app without steps", hint=f"write app.steps.NAME.{key}")
+    shared = {f.name: getattr(app, f.name) for f in fields(schema.Step) if f.name not in _NOT_OF_ALL_STEPS}
+    return [_step(name, f"app.steps.{name}", _laid_over(shared, entry)) for name, entry in app.steps.items()]
+
+
+def check_steps(steps: list[Step], world_size: int) -> None:
+    """Raises ConfigError where a step is for no rank of this world, or a file that it names is not there."""
+    for step in steps:
+        if step.kind is AppKind.guest and step.on.is_empty_in(world_size):
+            raise ConfigError(
+                f"{step.key}.on: no rank of this world of {world_size} is in {step.on.text!r}",
+                hint="start more ranks (mpirun -n), or name others",
+            )
+        for target, source in step.push.items():
+            if not source.exists():
+                key = "script" if target == step.executable else "push"
+                raise ConfigError(f"{step.key}.{key}: there is no file or folder {source}")
+
+
+def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
+    """A command as a list of arguments: a list as it is, a string split as a shell would; None for no command.
+
+    Raises ConfigError, naming `key`, for anything else.
+    """
+    if command is None:
+        return None
+    if isinstance(command, list) and any(isinstance(word, bool) or word is None for word in command):
+        raise ConfigError(
+            f"{key}: {command!r} holds a word that YAML reads as something else",
+            hint=f"put quotes around words such as true, on, no and null: {key}=['\"true\"']",
+        )
+    try:
+        argv = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{key}: {command!r} cannot be split into arguments: {error}") from None
+    if not argv:
+        raise ConfigError(f"{key}: is empty", hint="leave it out for a job without an app")
+    return argv
+
+
+def absolute(section: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What of a step's keys names files on the host, with relative paths taken from `folder`.
+
+    Raises ConfigError for a script that is no command line.
+    """
+    changes: dict[str, Any] = {}
+    if section.get("push"):
+        changes["push"] = {
+            target: str(folder / Path(source).expanduser()) for target, source in section["push"].items()
+        }
+    if script := app_argv(section.get("script"), "app.script"):
+        changes["script"] = [str(folder / Path(script[0]).expanduser()), *script[1:]]
+    return changes
+
+
+def _laid_over(shared: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The step's own keys over the app's; a step on the host takes none that are for guests only."""
+    kind = entry.get("kind", shared["kind"])
+    if AppKind(getattr(kind, "value", kind)) is AppKind.host:
+        shared = {key: value for key, value in shared.items() if key not in _GUEST_ONLY}
+    return {**shared, **entry}
+
+
+def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
+    """A step from the keys that were given, in JSON's types or the schema's."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise ConfigError(f"{key}: {name!r} cannot be used in file names", hint="letters, digits, dash, underscore")
+    default = schema.Step()
+    value = {field.name: given.get(field.name, getattr(default, field.name)) for field in fields(schema.Step)}
+    kind = AppKind(getattr(value["kind"], "value", value["kind"]))
+    if kind is AppKind.host and (wrong := next((k for k in _GUEST_ONLY if value[k]), None)):
+        raise ConfigError(f"{key}.{wrong}: is for guests; this runs on the host", hint=f"{key}.kind=guest")
+    argv = app_argv(value["command"], f"{key}.command")
+    script = app_argv(value["script"], f"{key}.script")
+    if argv and script:
+        raise ConfigError(f"{key}.script: there is {key}.command too; give one of them")
+    if not (argv or script or value["push"] or value["collect"]):
+        raise ConfigError(f"{key}: has nothing to do", hint=f"set {key}.command")
+    for limit in ("timeout_s", "login_timeout_s", "copy_timeout_s"):
+        if value[limit] is not None and value[limit] <= 0:
+            raise ConfigError(f"{key}.{limit}: {value[limit]:g} is no time to wait")
+    if value["ssh_at_once"] < 1:
+        raise ConfigError(f"{key}.ssh_at_once: {value['ssh_at_once']} guests at once will never come to an end")
+    if value["user"] is not None and not _USER.fullmatch(value["user"]):
+        raise ConfigError(f"{key}.user: {value['user']!r} is no user's name")
+    push = {_target(f"{key}.push", to, source): Path(source) for to, source in value["push"].items()}
+    executable = None
+    if script:
+        executable = f"{SCRIPT_FOLDER}/{Path(script[0]).name}"
+        push[executable] = Path(script[0])
+        argv = [f"./{executable}", *script[1:]]
+    return Step(
+        name=name,
+        key=key,
+        kind=kind,
+        argv=tuple(argv or ()),
+        on=RankSet.parse(str(value["on"] if value["on"] is not None else "0"), f"{key}.on"),
+        user=value["user"],
+        push=push,
+        executable=executable,
+        collect=_collected(f"{key}.collect", value["collect"]),
+        timeout_s=value["timeout_s"],
+        login_timeout_s=value["login_timeout_s"],
+        copy_timeout_s=value["copy_timeout_s"],
+        ssh_at_once=value["ssh_at_once"],
+        show_output=value["show_output"],
+    )
+
+
+def _target(key: str, path: str, source: str) -> str:
+    """Where a pushed file goes; `DIR/` means into that folder."""
+    if path.endswith("/"):
+        path += Path(source).name
+    if not path.strip("/") or ".." in PurePosixPath(path).parts:
+        raise ConfigError(f"{key}: {path!r} is no path that a file in the guest can have")
+    return path
+
+
+def _collected(key: str, paths: list[str]) -> tuple[str, ...]:
+    """Raises ConfigError for a path without a last name, or two with the same: by it they are kept."""
+    names: dict[str, str] = {}
+    for path in paths:
+        name = PurePosixPath(path).name
+        if not name or ".." in PurePosixPath(path).parts:
+            raise ConfigError(f"{key}: {path!r} leads outside, or names no file", hint="name a file or folder, no ..")
+        if name in names:
+            raise ConfigError(f"{key}: {names[name]!r} and {path!r} would both be kept as {name!r}")
+        names[name] = path
+    return tuple(paths)

@@ -1,0 +1,229 @@
+"""From overrides to specs, through Hydra: what composes, and how what does not is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+
+from mvpnet.config import compose
+from mvpnet.errors import ConfigError
+from mvpnet.spec import schema
+from mvpnet.spec.model import JobSpec
+from mvpnet.spec.schema import Accel, ImageKind, ImageUse, NetKind
+
+
+def composed(*overrides: str, world_size: int = 4) -> JobSpec:
+    return compose.compose(list(overrides), world_size)
+
+
+@pytest.fixture(autouse=True)
+def launch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home-config"))
+    return tmp_path
+
+
+def option(folder: Path, group: str, name: str, text: str) -> None:
+    (folder / group).mkdir(parents=True, exist_ok=True)
+    (folder / group / f"{name}.yaml").write_text(text)
+
+
+def test_the_default_is_tiny_guests_on_a_stream_link() -> None:
+    spec = composed()
+    assert (spec.config.image.kind, spec.config.net.kind) == (ImageKind.tiny, NetKind.stream)
+    assert spec.config == schema.Config(
+        job=schema.Job(name=spec.name), image=schema.Image(user="root"), app=spec.config.app
+    )
+
+
+def test_groups_and_keys_compose() -> None:
+    spec = composed("net=dgram", "vm=large", "vm.memory=2G", "vm.accel=tcg", "image.use=copy")
+    rank = spec.for_rank(3)
+    assert (rank.net.kind, rank.vm.memory, rank.vm.cpus, rank.vm.accel) == (NetKind.dgram, "2G", 4, Accel.tcg)
+    assert rank.image.use is ImageUse.copy
+
+
+@pytest.mark.parametrize("group", [*compose.GROUPS, "ranks", "recipe"])
+def test_every_shipped_option_composes(group: str) -> None:
+    options = sorted(path.stem for path in (compose.conf_folder() / group).glob("*.yaml"))
+    assert options
+    for name in options:
+        extra = ["image.path=disk.qcow2"] if (group, name) == ("image", "file") else []
+        composed(f"{group}=[{name}]" if group == "ranks" else f"{group}={name}", *extra)
+
+
+def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
+    defaults = composed("image.path=x")
+    for key in compose.all_keys():
+        section, _, leaf = key.partition(".")
+        if leaf and section in compose.GROUPS and isinstance(attrgetter(key)(defaults.config), bool):
+            changed = composed("image.path=x", f"{key}=true", "image.copy_dir=.")
+            assert attrgetter(key)(changed.config) is True
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("vm.acel=kvm", ["vm.acel", "vm.accel", "command line"]),
+        ("memory=2G", ["memory"]),
+        ("vmm.memory=2G", ["vmm.memory", "vm.memory"]),
+        ("+vm.foo=1", ["vm.foo"]),
+        ("+extra=1", ["extra"]),
+        ("vm.accel=kvmm", ["vm.accel", "kvmm", "auto, kvm, tcg"]),
+        ("vm.cpus=two", ["vm.cpus", "two", "Integer"]),
+        ("vm.memory=2Q", ["vm.memory", "2Q", "512M"]),
+        ("image=cent", ["image", "cent", "tiny"]),
+        ("net=dgramm", ["net", "dgramm", "did you mean dgram"]),
+        ("imag=tiny", ["imag", "image"]),
+        ("ranks=[bighead]", ["bighead", "did you mean big_head"]),
+        ("vm=[", ["vm=["]),
+        ("+ranks.a={on: x}", ["ranks.a.on", "'x'"]),
+        ("+ranks.a={vm: {cpus: 2}}", ["ranks.a", "no rank set"]),
+        ("+ranks.a={on: all, vm: {cpos: 2}}", ["ranks.a.vm.cpos", "ranks.a.vm.cpus"]),
+        ("+ranks.a={on: all, vm: {cpus: x}}", ["ranks.a.vm.cpus", "'x'"]),
+        ("+ranks.a={on: all, net: {mtu: 9000}}", ["ranks.a.net", "per rank"]),
+        ("+ranks.a={on: all, vm: 3}", ["ranks.a.vm"]),
+        ("boot.wait_for=cloud_init", ["boot.wait_for", "tiny", "image=debian12-built"]),
+        ("boot.wait_for=cloudinit", ["boot.wait_for", "cloudinit", "ssh, cloud_init"]),
+        ("app.command=''", ["app.command", "empty"]),
+        ("app.steps={a: {comand: x}}", ["app.steps.a.comand", "did you mean app.steps.a.command?"]),
+        ("app.steps={a: {command: x, timeout_s: soon}}", ["app.steps.a.timeout_s", "'soon'"]),
+        ("app.steps={a: 3}", ["app.steps.a", "group of keys"]),
+        ('app.command="\'unclosed"', ["app.command"]),
+    ],
+)
+def test_what_is_refused_is_named_with_its_place_and_near_misses(override: str, says: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(override)
+    message = str(caught.value)
+    assert all(part in message for part in says), message
+    assert "Traceback" not in message and "full_key" not in message
+    assert caught.value.exit_code == 2
+
+
+def test_a_mistake_in_a_config_file_is_told_with_the_file(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "vm", "mine", "defaults: [schema]\nmemry: 3G\n")
+    with pytest.raises(ConfigError, match=r"vm\.memry.*vm\.memory[^$]*vm/mine"):
+        composed("vm=mine")
+
+
+def test_a_config_file_that_is_no_yaml_is_told_with_the_line(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "vm", "mine", "memory: [3G\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        composed("vm=mine")
+
+
+def test_users_add_options_and_the_nearer_folder_wins(launch_folder: Path) -> None:
+    option(launch_folder / "home-config" / "mvpnet", "vm", "mine", "defaults: [schema]\nmemory: 3G\n")
+    assert composed("vm=mine").config.vm.memory == "3G"
+    option(launch_folder / "mvpnet.d", "vm", "mine", "defaults: [schema]\nmemory: 5G\n")
+    assert composed("vm=mine").config.vm.memory == "5G"
+
+
+def test_a_site_may_replace_a_shipped_option(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "vm", "default", "defaults: [schema]\nmemory: 7G\n")
+    assert composed().config.vm.memory == "7G"
+
+
+def test_a_config_dir_adds_options(launch_folder: Path) -> None:
+    option(launch_folder / "more", "vm", "mine", "defaults: [schema]\nmemory: 6G\n")
+    assert compose.compose(["vm=mine"], 1, str(launch_folder / "more")).config.vm.memory == "6G"
+
+
+def test_rank_overrides_come_from_files_and_from_the_command_line() -> None:
+    spec = composed("ranks=[big_head,console_on_zero]", '+ranks.mine={on: "1,last", vm: {cpus: 3}}')
+    assert [o.name for o in spec.overrides] == ["big_head", "console_off", "console_on_zero", "mine"]
+    assert [spec.for_rank(r).vm.cpus for r in range(4)] == [4, 3, 1, 3]
+    assert [spec.for_rank(r).logging.console for r in range(4)] == [True, False, False, False]
+
+
+def test_yaml_may_write_on_without_quotes(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "ranks", "mine", "mine: {on: 2, vm: {cpus: 2}}\n")
+    assert [composed("ranks=[mine]").for_rank(r).vm.cpus for r in range(4)] == [1, 1, 2, 1]
+
+
+def test_a_rank_may_have_another_image(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "ranks", "server", "defaults: [/image@server.image: file]\nserver: {on: 0}\n")
+    spec = composed("ranks=[server]", "ranks.server.image.path=server.qcow2")
+    assert spec.for_rank(0).image.path == str(launch_folder / "server.qcow2")
+    assert spec.for_rank(1).image.kind is ImageKind.tiny
+
+
+def test_paths_are_taken_from_the_folder_of_the_launch(launch_folder: Path) -> None:
+    spec = composed(
+        "image=file",
+        'image.path="disk-{rank}.qcow2"',
+        'image.drives=["data.img,cache=none","file=as-is.img,if=ide"]',
+        "cloud_init.path=seed",
+        "+ranks.a={on: 1, image: {path: other.img}}",
+    )
+    image = spec.for_rank(0).image
+    assert image.path == f"{launch_folder}/disk-{{rank}}.qcow2"
+    assert image.drives == [f"{launch_folder}/data.img,cache=none", "file=as-is.img,if=ide"]
+    assert spec.for_rank(0).cloud_init.path == f"{launch_folder}/seed"
+    assert spec.for_rank(1).image.path == f"{launch_folder}/other.img"
+
+
+def test_the_job_is_named_after_the_batch_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert composed().name == "4711"
+    assert composed().run_dir.name.endswith("-4711")
+
+
+def test_what_was_typed_is_kept() -> None:
+    assert composed("vm.cpus=2", "net=dgram").typed == ("vm.cpus=2", "net=dgram")
+
+
+def test_options_may_stand_among_the_overrides() -> None:
+    argv = ["image=tiny", "-m", "vm.memory=1G,2G", "--config-dir", "more", "net=dgram"]
+    assert compose.flags_first(argv) == ["-m", "--config-dir", "more", "image=tiny", "vm.memory=1G,2G", "net=dgram"]
+
+
+def test_a_steps_files_are_taken_from_the_folder_of_the_launch(launch_folder: Path) -> None:
+    step = "{kind: guest, on: all, script: 'run.sh -q', push: {x: data}}"
+    spec = composed(f"app.steps={{a: {step}}}", "app.user=alice")
+    assert spec.config.app.steps == {
+        "a": {
+            "kind": "guest",
+            "on": "all",
+            "script": [f"{launch_folder}/run.sh", "-q"],
+            "push": {"x": f"{launch_folder}/data"},
+        }
+    }
+
+
+def test_on_without_quotes_in_a_group_is_explained(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "recipe", "mine", "# @package _global_\napp: {kind: guest, on: all}\n")
+    with pytest.raises(ConfigError, match=r'YAML reads on as true; write "on" with quotes'):
+        composed("recipe=mine")
+
+
+def test_a_recipe_that_does_not_say_where_its_keys_go_is_told_how(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "recipe", "mine", "vm: {memory: 1G}\n")
+    with pytest.raises(ConfigError) as caught:
+        composed("recipe=mine")
+    assert "recipe/mine.yaml" in str(caught.value) and "# @package _global_" in str(caught.value)
+
+
+SWEEP = """
+import sys
+from mvpnet.config import compose
+
+def run_job(spec):
+    print("job", spec.config.vm.cpus, flush=True)
+    raise ProcessLookupError("nobody foresaw it")
+
+compose.run(sys.argv[1:], 2, run_job, lambda error: 1)
+"""
+
+
+def test_a_sweep_does_not_go_on_after_what_nobody_foresaw(launch_folder: Path) -> None:
+    """The ranks may be out of step: rank 0 is to end them all, not to begin the next job without them."""
+    argv = ["-m", "vm.cpus=1,2,3", "hydra.sweep.dir=sweep"]
+    ended = subprocess.run([sys.executable, "-c", SWEEP, *argv], capture_output=True, text=True)
+    assert [line for line in ended.stdout.splitlines() if line.startswith("job ")] == ["job 1"], ended
+    assert ended.returncode == 1 and "ProcessLookupError: nobody foresaw it" in ended.stderr
