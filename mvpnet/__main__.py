@@ -125,13 +125,13 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
 
 def resume(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0 of a job that goes on from a save. Raises MvpnetError."""
-    from mvpnet.job import lifecycle
+    from mvpnet.job import lifecycle, messages
     from mvpnet.job.resume import origin
 
     with signals.raising():
         found = origin(argv, world.size)
     return lifecycle.lead(
-        world, signals, found.spec, lifecycle.Origin(resumes=found.record, resume=found.resume, keys=found.keys)
+        world, signals, found.spec, messages.Origin(resumes=found.record, resume=found.resume, keys=found.keys)
     )
 
 
@@ -147,7 +147,7 @@ def follow(world: World, signals: StopSignals) -> int:
 def lead_verb(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0 of a verb that all ranks run."""
     from mvpnet.cli import main
-    from mvpnet.cli.bench import Launch
+    from mvpnet.mpi.launch import Launch
 
     try:
         if argv[0] != "doctor":  # which tells it in its own way
@@ -166,7 +166,7 @@ def follow_doctor(world: World, signals: StopSignals) -> int:
 
 
 def follow_bench(world: World, signals: StopSignals) -> int:
-    from mvpnet.cli.bench import follow
+    from mvpnet.bench.session import follow
 
     return follow(world, signals)
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TextIO
 from loguru import logger
 
 from mvpnet.paths import RankLogs
-from mvpnet.spec.model import parse_size
 from mvpnet.spec.schema import Logging
+from mvpnet.spec.sizes import parse_size
 
 if TYPE_CHECKING:
     from loguru import FilterFunction, Record

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.errors import HostError
-from mvpnet.job.inventory import Door, make_key_pair, ssh_config
+from mvpnet.ssh import Door, make_key_pair, ssh_config
 
 
 def test_the_key_pair_is_private(tmp_path: Path) -> None:

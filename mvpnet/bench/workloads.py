@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvpnet.dataplane.address import host_name
 from mvpnet.spec.schema import Net, NetKind
+from mvpnet.util.text import Say
 
 if TYPE_CHECKING:
     from mvpnet.bench.node import Answer, Node
@@ -23,7 +24,6 @@ _LOOK_S = 0.05
 _SETTLED_S = 0.5  # nothing came for so long: what has not come is lost
 
 Result = dict[str, Any]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from mvpnet.bench.workloads import PING_FRAME_BYTES, WORKLOADS, Bench, Plan, Result
+from mvpnet.bench.session import run
+from mvpnet.bench.workloads import PING_FRAME_BYTES, WORKLOADS, Plan, Result
 from mvpnet.dataplane.frame import ETHERNET_HEADER_BYTES, MAX_FRAME_BYTES
 from mvpnet.errors import ConfigError
+from mvpnet.mpi.launch import Launch
 from mvpnet.mpi.world import World
-from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net, NetKind
 
 # The keys of `net` that tune the data path.
@@ -26,25 +26,6 @@ TUNING = tuple(
     f.name for f in dataclasses.fields(Net) if f.name.endswith(("_bytes", "_us", "_ms", "credits", "compiled"))
 )
 _FLAGS = {"true": True, "false": False}
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """Rank 0's launch, for the verb to run in."""
-
-    world: World
-    signals: StopSignals
-
-
-def follow(world: World, signals: StopSignals) -> int:
-    """The ranks above 0: take part in what rank 0 announces, until it sends the exit code."""
-    from mvpnet.bench.node import Node
-
-    while not isinstance(net := world.broadcast(), int):
-        node = Node(world, signals, net)
-        node.follow()
-        node.close()
-    return net
 
 
 @click.command()
@@ -145,28 +126,6 @@ def tuned(settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {setting}: {key} is to be a whole number, {least} or more")
         changes[name] = int(value)
     return changes
-
-
-def run(launch: Launch, plan: Plan) -> list[Result]:
-    """Run the plan with all ranks. Raises what `Node.ask` does, after the others were told that it is over."""
-    from mvpnet.bench.node import Node
-
-    results: list[Result] = []
-
-    def say(what: str) -> None:
-        sys.stderr.write(f"{len(results) + 1:2}/{plan.steps()}  {net.kind.name:6}  {what}\n")
-        sys.stderr.flush()
-
-    for net in plan.nets:
-        launch.world.broadcast(net)
-        node = Node(launch.world, launch.signals, net)
-        try:
-            for result in Bench(node, plan, net.kind, launch.world.size, say).results():
-                results.append(result)
-        finally:
-            node.end()
-            node.close()
-    return results
 
 
 def facts(world: World) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvpnet.cli.bench import Launch
 from mvpnet.errors import ConfigError, HostError, ImageError, MpiError
 from mvpnet.host.finding import Finding, Level
-from mvpnet.spec.model import plain, runs_of
+from mvpnet.mpi.launch import Launch
+from mvpnet.spec.plain import plain
+from mvpnet.spec.rank_set import runs_of
 from mvpnet.util.tables import table_text
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def _looked(launch: Launch | MpiError, job: JobSpec) -> list[Finding]:
 def _check_images(job: JobSpec, hosts: Sequence[str]) -> None:
     """Refuse what no host could do, as a job does. Raises ConfigError."""
     from mvpnet.guest.drives import check_shared_writes
+    from mvpnet.images.boot import with_built_disk
     from mvpnet.images.store import planned
-    from mvpnet.job.prepare import with_built_disk
 
     with suppress(ImageError):  # an image of another architecture: a line of the table
         check_shared_writes([planned(with_built_disk(job.for_rank(rank))) for rank in range(job.world_size)], hosts)

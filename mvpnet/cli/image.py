@@ -81,7 +81,7 @@ def prepare(overrides: tuple[str, ...], config_dir: str | None, refresh: bool, a
     from mvpnet.config import compose
     from mvpnet.images.prepare import prepare as prepared
     from mvpnet.images.store.prepared import is_asked
-    from mvpnet.spec.model import changed
+    from mvpnet.spec.plain import changed
 
     made = {}
     for composition in _compositions(overrides):
@@ -220,8 +220,8 @@ def resize(path: Path, size: str, cache_dir: str | None) -> None:
 
     The store's own images stay as they are: image.size grows a job's overlay.
     """
-    from mvpnet.guest.drives import growth
     from mvpnet.images.disk_image import image_format
+    from mvpnet.spec.drive_text import growth
 
     root = _store(cache_dir).root
     if path.resolve().is_relative_to(root.resolve()):
@@ -266,7 +266,7 @@ def _wanted(
     from mvpnet.config import compose
     from mvpnet.images.store.prepared import source_of
     from mvpnet.images.store.request import check_architecture, wanted
-    from mvpnet.spec.model import changed
+    from mvpnet.spec.plain import changed
     from mvpnet.spec.schema import ImageKind
 
     seen: set[Wanted | None] = set()
@@ -391,7 +391,7 @@ def _qemu_img_info(path: Path, format_name: str) -> dict[str, Any]:
 def _qemu_img(*arguments: str) -> str:
     import subprocess
 
-    from mvpnet.host.programs import find_qemu_img
+    from mvpnet.qemu.binary import find_qemu_img
 
     done = subprocess.run(
         [find_qemu_img("qemu-system-x86_64"), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
-from typing import Any
 
 import click
 
 from mvpnet import __version__
-from mvpnet.cli.bench import Launch, bench
+from mvpnet.cli.bench import bench
 from mvpnet.cli.control import HANDS, complete
 from mvpnet.cli.doctor import doctor
 from mvpnet.cli.image import image
@@ -18,7 +15,9 @@ from mvpnet.cli.recipes import recipes
 from mvpnet.cli.records import diff, export, replay, report
 from mvpnet.cli.seed import seed
 from mvpnet.cli.snapshots import SNAPSHOTS
-from mvpnet.errors import ConfigError, ImageError, Interrupted, MpiError, MvpnetError
+from mvpnet.errors import ConfigError, Interrupted, MpiError
+from mvpnet.job.plan import check_planned_seeds, planned_rank
+from mvpnet.mpi.launch import Launch
 
 
 def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
@@ -78,8 +77,8 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
     from mvpnet.config import compose
     from mvpnet.guest.command_line import shell_text
     from mvpnet.guest.drives import check_shared_writes
+    from mvpnet.images.boot import with_built_disk
     from mvpnet.images.store import planned as with_stored_image
-    from mvpnet.job.prepare import with_built_disk
     from mvpnet.spec.app_steps import check_steps, steps_of
 
     job = compose.compose(list(overrides), ranks, config_dir)
@@ -98,87 +97,3 @@ def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str
         for section, keys in rank["spec"].items():
             click.echo(f"#   {section}: {json.dumps(keys)}")
         click.echo(shell_text(rank["qemu"]) + "\n")
-
-
-def check_planned_seeds(specs: list[Any]) -> None:
-    """Refuse user-data that a run would refuse. Ranks whose seeds differ in the rank's own values alone, which are put
-    in as text, are checked once: the check starts a program.
-
-    Raises ConfigError, ImageError or HostError, naming the first rank.
-    """
-    from mvpnet.cloudinit.seed_files import seed_facts
-    from mvpnet.host.programs import default_user
-    from mvpnet.job import prepare
-
-    checked: list[tuple[Any, ...]] = []
-    facts = seed_facts("", "", Path.home(), os.environ)
-    for spec in specs:
-        alike = (spec.cloud_init, spec.image.user)
-        if not spec.makes_seed or alike in checked:
-            continue
-        checked.append(alike)
-        try:
-            prepare.check_seed(spec, spec.image.user or default_user(), facts)
-        except MvpnetError as error:
-            raise error.of_rank(spec.rank) from error
-
-
-def planned_rank(spec: Any) -> dict[str, Any]:
-    """What one rank would do. Raises what `rank.prepare` would, as far as that can be known without doing it."""
-    from mvpnet.cloudinit.seed_files import rank_seed, seed_facts
-    from mvpnet.guest.command_line import LinkFd, LinkPath, qemu_argv
-    from mvpnet.guest.drives import plan_drives
-    from mvpnet.host import programs
-    from mvpnet.images.store import planned as with_stored_image
-    from mvpnet.job import prepare
-    from mvpnet.paths import RankLogs, RunFolder, scratch_base
-    from mvpnet.spec.model import plain
-    from mvpnet.spec.schema import NetSocket
-
-    prepare.check_host(spec)
-    if spec.makes_seed:
-        rank_seed(spec, spec.image.user or programs.default_user(), seed_facts("", "", Path.home(), os.environ))
-    folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
-    logs = RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir, spec.job_name))
-    link: LinkFd | LinkPath = LinkFd(10)
-    if spec.net.socket is NetSocket.path:
-        ours, *qemus = prepare.socket_paths(spec)
-        link = LinkPath(ours, qemus[0] if qemus else None)
-    accel, _ = programs.resolve_accel(spec.vm.accel, spec.qemu.binary)
-    boot = planned_boot(spec, folder)
-    wiring = prepare.wire(
-        spec,
-        accel=accel,
-        ssh_port=spec.net.ssh_port + spec.rank,
-        link=link,
-        qmp_fd=11,
-        folder=folder,
-        logs=logs,
-        boot=boot,
-        drives=prepare.with_made_seed(spec, plan_drives(with_stored_image(spec), folder), folder),
-    )
-    return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
-
-
-def planned_boot(spec: Any, folder: Path) -> Any:
-    """What the guest would boot; a tiny image that is not built yet is named after its recipe.
-
-    Raises ImageError for a Debian image that is not built yet: its disk has to be looked at.
-    """
-    from mvpnet.images import build_cache, debian, tiny
-    from mvpnet.job import prepare
-    from mvpnet.paths import cache_base
-    from mvpnet.spec.schema import ImageKind
-
-    cache = cache_base(spec.image.cache_dir)
-    if spec.image.kind is ImageKind.debian:
-        found = build_cache.find(cache / "debian", debian.image_digest(spec.image.packages))
-        if found is None:
-            raise ImageError("image=debian12-built: is not built yet", hint="mvpnet image fetch image=debian12-built")
-        return prepare.debian_boot(spec, debian.image_in(found))
-    if spec.image.kind is not ImageKind.tiny:
-        return prepare.disk_boot(spec)
-    recipe = tiny.recipe_digest()
-    named = cache / "tiny" / recipe
-    built = tiny.newest(cache / "tiny", recipe) or tiny.TinyImage(named / "vmlinuz", named / "initrd", recipe)
-    return prepare.tiny_boot(built, spec.image.kernel_args, (folder / "authorized_keys", folder / "id_ed25519"))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvpnet.cli.bench import Launch
 from mvpnet.errors import ConfigError
 from mvpnet.logs import say
+from mvpnet.mpi.launch import Launch
 from mvpnet.util.tables import table_text
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def replay(launch: Launch | None, changed: str, run_dir: str | None, run: Path) 
     """
     if launch is None:
         raise ConfigError("replay runs a job", hint="mpirun -n RANKS mvpnet replay RUN")
-    from mvpnet.job import lifecycle
+    from mvpnet.job import lifecycle, messages
     from mvpnet.records.replay import prepared
 
     with opened(run) as old:
         spec, link = prepared(old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=say)
-    return lifecycle.lead(launch.world, launch.signals, spec, lifecycle.Origin(replays=link))
+    return lifecycle.lead(launch.world, launch.signals, spec, messages.Origin(replays=link))
 
 
 @click.command()
@@ -117,16 +117,17 @@ def report(output: Path | None, run: Path) -> None:
     """
     from mvpnet.paths import RunFolder, jobs_of_sweep
     from mvpnet.records.archive import is_archive
+    from mvpnet.report import of_run, of_sweep
     from mvpnet.report import page as pages
 
     folder = RunFolder(run)
     if is_archive(run) and output is None:
         raise ConfigError(f"{run}: a report of an archive needs a place", hint="-o DIR")
     if not folder.job_json.exists() and not is_archive(run) and jobs_of_sweep(run):
-        page = pages.of_sweep(run)
+        page = of_sweep.of_sweep(run)
     else:
         with opened(run) as one:
-            page = pages.of_run(one)
+            page = of_run.of_run(one)
     click.echo(pages.write(page, output or folder.report))
 
 

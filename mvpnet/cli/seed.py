@@ -57,7 +57,7 @@ def seed(
 def _facts(folder: Path, job_name: str) -> SeedFacts:
     """Make the folder and its key pair. Raises ConfigError where something is in it, HostError where it cannot be."""
     from mvpnet.cloudinit.seed_files import seed_facts
-    from mvpnet.job.inventory import make_key_pair
+    from mvpnet.ssh import make_key_pair
 
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def _write(spec: RankSpec, folder: Path, facts: SeedFacts, iso: bool, validate: 
     """Write one rank's seed, then check it; why it was not checked. Raises what is wrong with it, naming the rank."""
     from mvpnet.cloudinit.schema_check import check_user_data
     from mvpnet.cloudinit.seed_files import rank_seed, write_folder, write_image
-    from mvpnet.host.programs import default_user
+    from mvpnet.host.names import default_user
 
     user = spec.image.user or default_user()
     rank_folder = folder / f"rank-{spec.rank:04d}"

@@ -16,10 +16,8 @@ from typing import BinaryIO
 from mvpnet.cloudinit.seed import Seed, make_seed
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts
 from mvpnet.errors import ImageError
-from mvpnet.guest.drives import DrivePlan, expand
-from mvpnet.spec import option_string
+from mvpnet.spec.drive_text import expand
 from mvpnet.spec.model import RankSpec
-from mvpnet.spec.schema import ImageUse
 
 SEED_KEY = "cloud_init.seed"  # of the drive, and in records, of a seed that mvpnet makes
 
@@ -98,10 +96,3 @@ def write_image(seed: Seed, path: Path) -> None:
 
 def _new_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "w+b")
-
-
-def made_seed_drive(path: Path) -> DrivePlan:
-    """The drive of an image that `write_image` writes; it need not be there yet."""
-    parts = {"file": str(path), "format": "raw", "media": "disk", "if": "virtio", "read-only": "on"}
-    option = option_string.joined(f"{name}={value}" for name, value in parts.items())
-    return DrivePlan(SEED_KEY, option, ImageUse.readonly, path, "raw", path, "raw")

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,46 +20,21 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mvpnet.config.messages import explained, near
+from mvpnet.config.nodes import all_keys, keep_rank_values, writable
+from mvpnet.config.resolve import resolve
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.guest.drives import absolute_drive
 from mvpnet.logs import put
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
-from mvpnet.spec import app_steps, schema
-from mvpnet.spec.model import JobSpec, Override, RankSet, changed, check_job, plain
+from mvpnet.spec import schema
+from mvpnet.spec.model import JobSpec
 from mvpnet.sweep.sweep import Sweep, SweepUnderWay, remembered, resumed
-
-GROUPS: dict[str, type] = {
-    "image": schema.Image,
-    "net": schema.Net,
-    "vm": schema.Vm,
-    "cloud_init": schema.CloudInit,
-    "logging": schema.Logging,
-    "app": schema.App,
-}
-# The values of a rank that cloud_init may refer to, as guest.seed puts them in; not where they are escaped already.
-_RANK_VALUE = re.compile(r"(?<!\\)\$\{(rank|world_size|host_name|address)\}")
-_SHELL_HINT = (
-    r"a ${…} that is for a shell in the guest is written \${…}; rank, world_size, host_name and address are known"
-)
-_PACKAGE_HINT = "the first line of a recipe has to be: # @package _global_"
-_ON_HINT = 'YAML reads on as true; write "on" with quotes'
-PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
-_PATHS = {
-    "job": ("scratch_dir",),
-    "image": (
-        *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
-        "prepare",
-    ),
-    "net": ("socket_dir", "tftp_dir"),
-    "cloud_init": ("path", "files"),
-    "logging": ("dir",),
-}
 
 
 class SweepStopped(BaseException):
@@ -161,7 +134,7 @@ def _resolved_job(argv: list[str], world_size: int) -> str | None:
         return None
     with _composed(asked.overrides, asked.config_dir, world_size) as composed:
         config = _without_hydra(composed)
-        _keep_rank_values(config)
+        keep_rank_values(config)
         part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
         if part is None:
             raise ConfigError(f"--package: there is no {asked.package!r}{near(asked.package, all_keys())}")
@@ -219,156 +192,6 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
-def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
-    """A checked spec from a composed config; relative paths are taken from the folder of the launch.
-
-    Raises ConfigError.
-    """
-    if unknown := next(_unknown(config), None):
-        raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
-    _keep_rank_values(config)
-    try:
-        whole = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise explained(error) from error
-    assert isinstance(whole, schema.Config)
-    entries = OmegaConf.to_container(config.ranks, resolve=True)
-    assert isinstance(entries, dict)
-    overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
-    whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
-    ranks = world_size if whole.job.ranks is None else whole.job.ranks
-    if not 1 <= ranks <= world_size:
-        raise ConfigError(
-            f"job.ranks: {ranks} is not between 1 and {world_size}, the ranks of this launch",
-            hint=f"mpirun -n {max(ranks, 1)}, or fewer job.ranks",
-        )
-    spec = JobSpec(ranks, run_dir.resolve(), whole, overrides, typed)
-    check_job(spec)
-    app_steps.steps_of(spec.config.app)
-    return spec
-
-
-def _keep_rank_values(config: DictConfig) -> None:
-    """Escape references to a rank's own values in cloud_init, so that they are still there when seeds are made."""
-
-    def escape(node: Any) -> None:
-        for child in _children(node).values():
-            if isinstance(text := child._value(), str):
-                child._set_value(_RANK_VALUE.sub(r"\\\g<0>", text))
-            escape(child)
-
-    with flag_override(config, "readonly", False):
-        for place in (config, *_children(config.ranks).values()):
-            escape(_children(place).get("cloud_init"))
-
-
-def _children(node: Any) -> dict[Any, Any]:
-    """The nodes in a mapping or list, none in anything else, and none of them resolved."""
-    content = vars(node)["_content"] if isinstance(node, (DictConfig, ListConfig)) else None
-    return dict(enumerate(content)) if isinstance(content, list) else content if isinstance(content, dict) else {}
-
-
-def _override(name: str, entry: Any) -> Override:
-    place = f"ranks.{name}"
-    if isinstance(entry, Mapping):
-        entry = _with_on(entry)
-    if not isinstance(entry, Mapping) or "on" not in entry:
-        raise ConfigError(f"{place}: has no rank set", hint=f'write {name}: {{on: "0,3,7-9", vm: {{memory: 8G}}}}')
-    given = {key: value for key, value in entry.items() if key != "on"}
-    for section, keys in given.items():
-        if section not in PER_RANK:
-            raise ConfigError(
-                f"{place}.{section}: cannot be set per rank{near(section, PER_RANK)}",
-                hint=f"per rank are {', '.join(PER_RANK)}",
-            )
-        if not isinstance(keys, Mapping):
-            raise ConfigError(f"{place}.{section}: {keys!r} is no group of keys")
-    try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.RankOverride), resolved_already(entry)))
-    except OmegaConfBaseException as error:
-        raise explained(error, place) from error
-    assert isinstance(typed, schema.RankOverride)
-    folder = Path.cwd()
-    changes = {
-        section: {
-            key: _given(_absolute_value(section, key, getattr(getattr(typed, section), key), folder), value)
-            for key, value in keys.items()
-        }
-        for section, keys in given.items()
-    }
-    return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
-
-
-def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
-    """The config with the app's files, and those of its steps, absolute; the steps as plain values of the right type.
-
-    Raises ConfigError.
-    """
-    own = {name: getattr(config.app, name) for name in ("push", "script")}
-    steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
-    return changed(config, {"app": {**app_steps.absolute(own, folder), "steps": steps}})
-
-
-def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
-    place = f"app.steps.{name}"
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
-    given = _with_on(entry)
-    known = [field.name for field in dataclasses.fields(schema.Step)]
-    if wrong := next((str(key) for key in given if key not in known), None):
-        raise ConfigError(f"there is no key '{place}.{wrong}'{near(wrong, known, place)}")
-    try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_writable(schema.Step), resolved_already(given)))
-    except OmegaConfBaseException as error:
-        raise explained(error, place) from error
-    step = {key: plain(getattr(typed, key)) for key in given}
-    return {**step, **app_steps.absolute(step, folder)}
-
-
-def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The same with the key `on`, which YAML 1.1 reads as true."""
-    return {"on" if key is True else key: value for key, value in entry.items()}
-
-
-def _given(typed: Any, written: Any) -> Any:
-    """Of a group of keys within a section, those that were written."""
-    if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
-        return {key: getattr(typed, key) for key in written}
-    return typed
-
-
-def resolved_already(value: Any) -> Any:
-    """The same to be put into a config again, where ${…} would be resolved once more."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    if isinstance(value, Mapping):
-        return {key: resolved_already(item) for key, item in value.items()}
-    return [resolved_already(item) for item in value] if isinstance(value, list) else value
-
-
-def _absolute(config: schema.Config, folder: Path) -> schema.Config:
-    paths = {
-        section: {key: _absolute_value(section, key, getattr(getattr(config, section), key), folder) for key in keys}
-        for section, keys in _PATHS.items()
-    }
-    return changed(config, paths)
-
-
-def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
-    if (section, key) == ("image", "drives"):
-        return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
-    if (section, key) == ("image", "path") and value is not None:
-        return absolute_drive(value, folder, "image.path")
-    if (section, key) == ("image", "prepare"):
-        script = None if value.script is None else str(folder / Path(value.script).expanduser())
-        return dataclasses.replace(value, script=script)
-    if (section, key) == ("cloud_init", "files"):
-        return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
-    if value is None or key not in _PATHS.get(section, ()) or "://" in value:
-        return value
-    return str(folder / Path(value).expanduser())
-
-
 class _UserFolders(SearchPathPlugin):
     """Puts the user's own folders before the shipped config, so that they add to it and may replace its options."""
 
@@ -384,31 +207,14 @@ def _register(launch_dir: Path, sweep: Sweep, world_size: int) -> None:
     SweepUnderWay.digest_of = lambda config: resolve(config, world_size, Path(), ()).digest()
     store = ConfigStore.instance()
     store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
-    store.store(name="schema", node=_writable(schema.Config))
-    for group, node in GROUPS.items():
-        store.store(group=group, name="schema", node=_writable(node))
+    store.store(name="schema", node=writable(schema.Config))
+    for group, node in schema.GROUPS.items():
+        store.store(group=group, name="schema", node=writable(node))
     _UserFolders.launch_dir = launch_dir
     Plugins.instance().register(_UserFolders)
     OmegaConf.register_new_resolver("mvpnet.default_job_name", default_job_name, replace=True)
     OmegaConf.register_new_resolver("mvpnet.python", lambda: sys.executable, replace=True)
     OmegaConf.register_new_resolver("mvpnet.recipe_file", _recipe_file, replace=True)
-
-
-def _writable(node: type) -> DictConfig:
-    """A config node of a frozen dataclass that Hydra may still merge into: OmegaConf makes those read-only."""
-    config: DictConfig = OmegaConf.structured(node)
-
-    def unlock(part: DictConfig) -> None:
-        part._set_flag("readonly", None)
-        for key in part:
-            child = part._get_node(key)
-            if isinstance(child, DictConfig):
-                unlock(child)
-                if not dataclasses.is_dataclass(OmegaConf.get_type(child)):
-                    child._set_flag("struct", False)  # new keys are what it is for; no + in front of them
-
-    unlock(config)
-    return config
 
 
 def _recipe_file(name: str) -> str:
@@ -425,102 +231,3 @@ def default_job_name() -> str:
 
 
 # -- what Hydra refuses, told once and plainly -------------------------------------------------------------------
-
-
-def explained(error: Exception, place: str = "") -> ConfigError:
-    """One message that names the key or group, its place, and near misses."""
-    chain = list(_chain(error))
-    if missing := next((e for e in chain if isinstance(e, MissingConfigException)), None):
-        return _missing_option(missing)
-    if isinstance(error, OverrideParseException):
-        return ConfigError(
-            f"cannot read {error.override!r} on the command line: {str(error).splitlines()[0]}",
-            hint="a value with braces, commas or spaces needs quotes of its own: 'image.path=\"disk-{rank}.qcow2\"'",
-        )
-    outer = str(error).splitlines()[0] if str(error) else type(error).__name__
-    inner = next((e for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
-    inner = inner or next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
-    if inner is None:
-        if "No match in the defaults list" in str(error):
-            name = outer.split("'")[1] if "'" in outer else outer
-            return ConfigError(
-                f"there is no config group {name!r}{near(name.split('@')[0], [*GROUPS, 'ranks', 'recipe'])}"
-            )
-        return ConfigError(str(error).strip())
-    key = ".".join(part for part in (place, str(inner.full_key or inner.key or "")) if part)
-    if outer.startswith("Could not override '"):
-        key = outer.split("'")[1]  # the whole of what was typed, not just the part that was not found
-    what = str(inner).splitlines()[0]
-    if type(inner).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        what = f"there is no key {key!r}{near(key.removeprefix(place + '.'), all_keys(), place)}"
-    else:
-        what = f"{key}: {what}"
-    where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
-    shell = type(inner).__name__ == "InterpolationKeyError" and "cloud_init" in what
-    no_package = key.startswith("recipe.") and "the config file recipe/" in where
-    hints = ((shell, _SHELL_HINT), (key.endswith(".True"), _ON_HINT), (no_package, _PACKAGE_HINT))
-    return ConfigError(what + where, hint=next((hint for applies, hint in hints if applies), None))
-
-
-def _place(outer: str) -> str:
-    if outer.startswith("In '"):
-        return f"the config file {outer.split(chr(39))[1]}.yaml"
-    for prefix in ("Error merging override ", "Could not override "):
-        outer = outer.removeprefix(prefix)
-    return f"the command line, {outer.rstrip('.')}"
-
-
-def _missing_option(error: MissingConfigException) -> ConfigError:
-    missing = str(error.missing_cfg_file)
-    group, _, option = missing.rpartition("/")
-    options = sorted((set(error.options or []) or _options(group)) - {"schema"})
-    if not group:
-        return ConfigError(f"there is no config {missing!r}")
-    return ConfigError(
-        f"{group}: there is no option {option!r}{near(option, options)}",
-        hint=f"options of {group}: {', '.join(options) or 'none'}",
-    )
-
-
-def _options(group: str) -> set[str]:
-    folders = [*user_config_folders(Path.cwd()), conf_folder()]
-    return {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _unknown(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys that the schema does not have: a `+key=value` on the command line puts in what it likes."""
-    declared = {f.name for f in dataclasses.fields(OmegaConf.get_type(node))}  # type: ignore[arg-type]
-    for key in node:
-        child = node._get_node(key)
-        if key not in declared:
-            yield prefix + str(key)
-        elif isinstance(child, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(child)):
-            yield from _unknown(child, prefix + str(key) + ".")
-
-
-def near(word: str, known: Any, place: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    if not close and "." in word:
-        section, leaf = word.rsplit(".", 1)
-        close = [k for k in known if k.rsplit(".", 1)[-1] == leaf or k.startswith(section + ".")][:3]
-    prefix = f"{place}." if place else ""
-    return f" (did you mean {' or '.join(prefix + match for match in close)}?)" if close else ""
-
-
-def all_keys() -> list[str]:
-    """Every dotted key of the schema."""
-
-    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
-        for key in node:
-            yield prefix + str(key)
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none():
-                yield from walk(child, prefix + str(key) + ".")
-
-    return list(walk(OmegaConf.structured(schema.Config), ""))

@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,11 @@ from mvpnet.control.protocol import PROTOCOL
 from mvpnet.errors import HostError
 from mvpnet.paths import registry_base
 from mvpnet.runtime.scratch import remove_stale, scratch_folder
+from mvpnet.util.text import Say
 
 PREPARING, ANSWERING, ENDING = "preparing", "answering", "ending"
 _KEY = "MVPNET_REGISTRY"
 _CONNECT_S = 10.0
-
-Say = Callable[[str], None]
 
 
 @dataclass

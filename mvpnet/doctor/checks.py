@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mvpnet.doctor.facts import Demand, Facts, ImageState, Refusal
 from mvpnet.errors import HostError
+from mvpnet.guest.requirements import check_socket_path
 from mvpnet.host.finding import Finding, Level, merged
-from mvpnet.host.programs import KvmDevice
+from mvpnet.host.kvm import KvmDevice
 from mvpnet.host.resources import resource_findings, size_text
-from mvpnet.job.prepare import check_socket_path
 from mvpnet.mpi.launcher import SAME_MPI
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, WaitFor

@@ -14,19 +14,21 @@ from typing import Any
 
 from mvpnet.doctor.mpi import MpiFacts
 from mvpnet.errors import MvpnetError
-from mvpnet.guest.drives import DrivePlan, growth, plan_drives
-from mvpnet.host import programs
-from mvpnet.host.programs import KvmDevice
+from mvpnet.guest import requirements
+from mvpnet.guest.drives import DrivePlan, plan_drives
+from mvpnet.host import kvm, ports
+from mvpnet.host.kvm import KvmDevice
 from mvpnet.host.resources import Resources, resources
-from mvpnet.images import build_cache, debian, store, tiny
+from mvpnet.images import boot, build_cache, debian, store, tiny
 from mvpnet.images.disk_image import check_readable
 from mvpnet.images.store.fetch import find, not_prepared
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.images.store.request import Wanted, wanted
 from mvpnet.images.tiny import packages
-from mvpnet.job import prepare as preparing
 from mvpnet.paths import cache_base, scratch_base
+from mvpnet.qemu import binary
 from mvpnet.runtime.scratch import scratch_folder
+from mvpnet.spec.drive_text import growth
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, ImageKind, ImageUse
 
@@ -110,19 +112,17 @@ def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFa
         host=host_name,
         resources=resources(spec, host_name),
         qemu=_qemu(spec),
-        kvm=programs.look_at_kvm(),
+        kvm=kvm.look_at_kvm(),
         accel=_accel(spec),
-        lacks_virtualization=programs.lacks_virtualization(
-            Path("/proc/cpuinfo").read_text(errors="replace"), machine()
-        ),
+        lacks_virtualization=kvm.lacks_virtualization(Path("/proc/cpuinfo").read_text(errors="replace"), machine()),
         scratch_refused=refusal(lambda: _try_scratch(spec, removed.append)),
         removed=tuple(removed),
-        sockets=tuple((key, str(path)) for key, path in preparing.unix_socket_paths(spec)),
+        sockets=tuple((key, str(path)) for key, path in requirements.unix_socket_paths(spec)),
         port=_port(spec, most_ranks_on_one_host),
         image=image,
         demands=tuple(_demands(spec, plans)),
         programs=(("ssh", shutil.which("ssh")), ("ssh-keygen", shutil.which("ssh-keygen")), *_qemu_img(spec, plans)),
-        refused=tuple(filter(None, [refusal(lambda: preparing.check_settings(spec))])),
+        refused=tuple(filter(None, [refusal(lambda: requirements.check_settings(spec))])),
         mpi=mpi,
     )
 
@@ -137,16 +137,16 @@ def refusal(check: Callable[[], Any]) -> Refusal | None:
 
 
 def _qemu(spec: RankSpec) -> QemuFacts:
-    binary = spec.qemu.binary
-    refused = refusal(lambda: preparing.check_qemu(spec))
-    if refusal(lambda: programs.qemu_version(binary)):
-        return QemuFacts(shutil.which(binary), None, frozenset(), refused)
-    return QemuFacts(shutil.which(binary), programs.qemu_version(binary), programs.netdevs(binary), refused)
+    program = spec.qemu.binary
+    refused = refusal(lambda: requirements.check_qemu(spec))
+    if refusal(lambda: binary.qemu_version(program)):
+        return QemuFacts(shutil.which(program), None, frozenset(), refused)
+    return QemuFacts(shutil.which(program), binary.qemu_version(program), binary.netdevs(program), refused)
 
 
 def _accel(spec: RankSpec) -> tuple[Accel, str] | Refusal:
     try:
-        return programs.resolve_accel(spec.vm.accel, spec.qemu.binary)
+        return kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
     except MvpnetError as error:
         return Refusal(Exception.__str__(error), error.hint)
 
@@ -163,7 +163,7 @@ def _try_scratch(spec: RankSpec, say: Callable[[str], None]) -> None:
 def _port(spec: RankSpec, most_ranks_on_one_host: int) -> Port:
     wanted_port = spec.net.ssh_port + spec.rank
     try:
-        got, holder = programs.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+        got, holder = ports.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     except MvpnetError as error:
         return Port(wanted_port, None, Refusal(Exception.__str__(error), error.hint))
     holder.close()
@@ -179,8 +179,8 @@ def _image(spec: RankSpec) -> tuple[tuple[DrivePlan, ...], ImageFacts]:
         facts = _image_facts(spec)
         if facts.state is not ImageState.here:
             return (), facts
-        preparing.check_kernel(preparing.disk_boot(spec))
-        plans = plan_drives(store.planned(preparing.with_built_disk(spec)), scratch_base(spec.scratch_dir))
+        boot.check_kernel(boot.disk_boot(spec))
+        plans = plan_drives(store.planned(boot.with_built_disk(spec)), scratch_base(spec.scratch_dir))
         for plan in plans:
             if plan.source is not None and not plan.source.is_dir():
                 check_readable(plan.source, plan.key)
@@ -265,5 +265,5 @@ def virtual_bytes(image: Path, format_name: str | None) -> int:
 
 def _qemu_img(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[tuple[str, str | None]]:
     if any(plan.use is ImageUse.overlay or plan.size for plan in plans):
-        missing = refusal(lambda: programs.find_qemu_img(spec.qemu.binary))
-        yield "qemu-img", None if missing else str(programs.find_qemu_img(spec.qemu.binary))
+        missing = refusal(lambda: binary.find_qemu_img(spec.qemu.binary))
+        yield "qemu-img", None if missing else str(binary.find_qemu_img(spec.qemu.binary))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.dataplane.address import host_name, mac, mac_text, user_mac
-from mvpnet.host.programs import SANDBOX, check_domains
-from mvpnet.spec.model import RankSpec, parse_size
+from mvpnet.host.names import check_domains
+from mvpnet.qemu.binary import SANDBOX
+from mvpnet.spec.model import RankSpec
 from mvpnet.spec.option_string import escaped
 from mvpnet.spec.schema import Accel, NetKind
+from mvpnet.spec.sizes import parse_size
 
 USER_NETWORK = "192.168.1.0/24"
 GUEST_SSH_PORT = 22

@@ -7,21 +7,21 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ImageError
-from mvpnet.guest.drives import DrivePlan, growth
-from mvpnet.host.programs import find_qemu_img
+from mvpnet.guest.drives import DrivePlan
 from mvpnet.images.disk_image import check_readable, copy_error, copy_image, no_space
+from mvpnet.qemu.binary import find_qemu_img
+from mvpnet.spec.drive_text import growth
 from mvpnet.spec.schema import ImageUse
+from mvpnet.util.text import Say
 
 _OVERLAY_BYTES = (
     256 * 1024
 )  # what an empty qcow2 overlay takes: header, refcount and L1 tables, a cluster of 64 KiB each
-
-Say = Callable[[str], None]
 
 
 def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "qemu-system-x86_64") -> None:

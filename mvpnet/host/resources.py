@@ -13,8 +13,9 @@ from mvpnet.host.cgroups import Limits, MemoryLimit, limits
 from mvpnet.host.finding import Finding, Level
 from mvpnet.host.mounts import Mount, file_system
 from mvpnet.paths import scratch_base
-from mvpnet.spec.model import RankSpec, parse_size
+from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Vm
+from mvpnet.spec.sizes import parse_size
 
 _TOPOLOGY = ("sockets", "dies", "clusters", "cores", "threads")  # qemu's -smp
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-Say = Callable[[str], None]
+from mvpnet.util.text import Say
 
 _BUILD_PREFIX = ".build-"
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from mvpnet.errors import ImageError
 from mvpnet.images import build_cache
-from mvpnet.images.build_cache import Say
 from mvpnet.images.initrd import initrd
 from mvpnet.images.tiny.errors import TinyBuildError
+from mvpnet.util.text import Say
 
 SUITE = "bookworm"
 PACKAGES = [

@@ -16,20 +16,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mvpnet.config.compose import resolved_already
 from mvpnet.errors import ImageError
-from mvpnet.host.programs import find_qemu_img
 from mvpnet.images import debian, sysprep
 from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.prepared import source_of
-from mvpnet.images.store.progress import Say
 from mvpnet.images.store.request import Wanted, check_architecture, declaration, wanted
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.paths import RunFolder, cache_base
+from mvpnet.qemu.binary import find_qemu_img
 from mvpnet.runtime.signals import die_with_parent
-from mvpnet.spec.model import plain
+from mvpnet.spec.escape import resolved_already
+from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
+from mvpnet.util.text import Say
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
 _SCRIPT_IN_GUEST = "/root/mvpnet-prepare"

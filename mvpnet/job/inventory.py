@@ -3,49 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.dataplane.address import host_name, ipv4_text
-from mvpnet.errors import HostError
+from mvpnet.ssh import Door
 from mvpnet.util.yaml_text import yaml_text
-
-
-@dataclass(frozen=True)
-class Door:
-    """Where one guest is reached: 127.0.0.1:`port` on `host`, as `user`."""
-
-    rank: int
-    host: str
-    port: int
-    user: str
-
-
-def make_key_pair(path: Path, comment: str) -> None:
-    """Make an ed25519 key pair at `path` (0600) and `path`.pub.
-
-    Raises HostError when ssh-keygen is missing or fails.
-    """
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise HostError("ssh-keygen is not installed", hint="install openssh-client") from None
-    if done.returncode:
-        raise HostError(f"ssh-keygen could not make {path}: {(done.stderr or done.stdout).strip()}")
-
-
-def ssh_config(doors: Sequence[Door], key: Path, here: str) -> str:
-    """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`.
-
-    The hosts that guests are reached through keep what the user's and the system's files say of them, which `ssh -F`
-    would leave unread: a cluster may let its users in from host to host by nothing but a setting there.
-    """
-    jumps = sorted({door.host for door in doors} - {here})
-    usual = "    Include ~/.ssh/config\n    Include /etc/ssh/ssh_config\n"
-    return "\n".join([*(_host_block(door, key, here) for door in doors), *(f"Host {jump}\n{usual}" for jump in jumps)])
 
 
 def inventory(doors: Sequence[Door], ssh_config_file: Path) -> str:
@@ -64,19 +27,3 @@ def inventory(doors: Sequence[Door], ssh_config_file: Path) -> str:
     }
     reached = {"ansible_ssh_common_args": shlex.join(["-F", str(ssh_config_file)])}
     return yaml_text({"mvpnet": {"vars": reached, "hosts": hosts}})
-
-
-def _host_block(door: Door, key: Path, here: str) -> str:
-    jump = "" if door.host == here else f"    ProxyJump {door.host}\n"
-    return (
-        f"Host {host_name(door.rank)}\n"
-        f"    HostName 127.0.0.1\n"
-        f"    Port {door.port}\n"
-        f"    User {door.user}\n"
-        f'    IdentityFile "{key}"\n'
-        f"{jump}"
-        # the guests' host keys are new with every boot and are reached through loopback only
-        f"    StrictHostKeyChecking no\n"
-        f"    UserKnownHostsFile /dev/null\n"
-        f"    LogLevel ERROR\n"
-    )

@@ -9,56 +9,36 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 
 from mvpnet.cloudinit.schema_check import check_user_data
-from mvpnet.cloudinit.seed_files import made_seed_drive, rank_seed, write_image
+from mvpnet.cloudinit.seed_files import rank_seed, write_image
 from mvpnet.cloudinit.status import ask_argv
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.dataplane.link import Link
-from mvpnet.errors import ConfigError, HostError
+from mvpnet.errors import HostError
 from mvpnet.guest.command_line import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
-from mvpnet.guest.drives import DrivePlan, expand, plan_drives
+from mvpnet.guest.drives import DrivePlan, made_seed_drive, plan_drives
+from mvpnet.guest.requirements import check_host, check_unused, console_socket, socket_paths
 from mvpnet.guest.supervisor import Launch
-from mvpnet.host import programs
-from mvpnet.images import debian, store, tiny
-from mvpnet.images.store.prepared import is_asked
-from mvpnet.job.inventory import Door
-from mvpnet.paths import UNIX_PATH_MAX, RankLogs, cache_base, scratch_base
+from mvpnet.host import kvm, names, ports, programs
+from mvpnet.images import store
+from mvpnet.images.boot import Boot, boot_files, with_built_disk
+from mvpnet.paths import RankLogs, scratch_base
+from mvpnet.qemu import binary
 from mvpnet.runtime.scratch import scratch_folder
 from mvpnet.snapshot.machine import machine_of
 from mvpnet.snapshot.restore import Resume, Resumed, resumed
-from mvpnet.spec.model import RankSpec, changed
-from mvpnet.spec.option_string import escaped
-from mvpnet.spec.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.schema import Accel, NetSocket, WaitFor
+from mvpnet.ssh import Door, Keys, write_keys
+from mvpnet.util.text import Say
 
-Say = Callable[[str], None]
-
-_UNIX_SOCKETS = Path("/proc/net/unix")
 _RESOLV_CONF = Path("/etc/resolv.conf")
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The job's own ssh key pair, as ssh-keygen wrote it."""
-
-    public: str
-    private: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Boot:
-    """What a guest boots by -kernel, and the files that it reads from fw_cfg; empty for a guest that boots a disk."""
-
-    kernel: Path | None = None
-    initrd: Path | None = None
-    kernel_args: str | None = None
-    fw_cfg: tuple[str, ...] = ()
-    emulated_kernel_args: str | None = None  # before the others, under TCG
 
 
 class Descriptors:
@@ -119,11 +99,11 @@ def prepare(
     Raises HostError, ConfigError or ImageError naming the key.
     """
     check_host(spec)
-    accel, accel_why = programs.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    accel, accel_why = kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
     if saved := resumed(resume, spec.rank):
         saved.check_host(spec.qemu.binary, accel)
     saved_cpu_model = saved.cpu_model if saved else None
-    user = spec.image.user or programs.default_user()
+    user = spec.image.user or names.default_user()
     scratch = stack.enter_context(
         scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
     )
@@ -143,7 +123,7 @@ def prepare(
         for path in socket_paths(spec):
             check_unused(path, spec.job_name)
             scratch.own_socket(path)
-    port, reserved = programs.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
+    port, reserved = ports.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     stack.callback(reserved.close)
     door = Door(spec.rank, socket.gethostname(), port, user)
 
@@ -211,77 +191,6 @@ def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, s
     }
 
 
-def check_host(spec: RankSpec) -> None:
-    """Refuse a rank whose programs, folders or names cannot do. Raises HostError or ConfigError, naming the key."""
-    check_qemu(spec)
-    check_ssh(spec)
-    check_settings(spec)
-    for key, path in unix_socket_paths(spec):
-        check_socket_path(path, key)
-
-
-def check_qemu(spec: RankSpec) -> None:
-    """Raises HostError for a qemu that is not there, or without the netdev."""
-    programs.find_program(spec.qemu.binary, "qemu.binary")
-    programs.check_netdev(spec.qemu.binary, spec.net.kind)
-
-
-def check_ssh(spec: RankSpec) -> None:
-    """Raises HostError where the guest is to be asked something by ssh, and there is none."""
-    if spec.boot.wait_for is WaitFor.cloud_init:
-        programs.find_program("ssh", "boot.wait_for")
-
-
-def check_settings(spec: RankSpec) -> None:
-    """Raises ConfigError for names that are none, HostError for folders and a user's name that are not there."""
-    programs.check_domains(spec.net.domains or [])
-    if spec.image.user:
-        programs.check_user(spec.image.user)
-    else:
-        programs.default_user()
-    if spec.net.tftp_dir:
-        programs.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")
-    if spec.net.socket is NetSocket.path:
-        programs.check_folder(Path(spec.net.socket_dir), "net.socket_dir", write=True)
-
-
-def unix_socket_paths(spec: RankSpec) -> list[tuple[str, Path]]:
-    """The paths of sockets that are made for the guest, each with the key that its folder is from."""
-    links = socket_paths(spec) if spec.net.socket is NetSocket.path else []
-    console = console_socket(scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.9999999")
-    return [*(("net.socket_dir", path) for path in links), ("job.scratch_dir", console)]
-
-
-def check_socket_path(path: Path, key: str) -> None:
-    """Raises HostError when a unix socket cannot have this path: Linux takes 107 bytes (unix(7))."""
-    length = len(os.fsencode(path))
-    if length > UNIX_PATH_MAX:
-        raise HostError(
-            f"{key}: the socket path {path} has {length} bytes and may have {UNIX_PATH_MAX}",
-            hint=f"set {key} to a folder with a shorter path, such as /tmp",
-        )
-
-
-def check_unused(path: Path, job_name: str) -> None:
-    """Raises HostError where a living process has a unix socket of this path (proc(5), /proc/net/unix)."""
-    if str(path) in {line.split()[-1] for line in _UNIX_SOCKETS.read_text(errors="replace").splitlines()}:
-        raise HostError(
-            f"net.socket_dir: the socket {path} is in use, by another job of the name {job_name}",
-            hint="set job.name or net.socket_dir to another, or leave out net.socket=path",
-        )
-
-
-def console_socket(scratch: Path) -> Path:
-    return scratch / "console.sock"
-
-
-def socket_paths(spec: RankSpec) -> list[Path]:
-    """The link's sockets with net.socket=path, ours first, under the C program's names."""
-    stem = f"mvp.{spec.job_name}.{spec.rank}"
-    names = [f"{stem}.sock"] if spec.net.kind is NetKind.stream else [f"{stem}.qo-rsock", f"{stem}.qi-lsock"]
-    return [Path(spec.net.socket_dir) / name for name in names]
-
-
 def open_rank_link(spec: RankSpec, descriptors: Descriptors) -> tuple[Link, LinkFd | LinkPath]:
     """Our end of the link, and how qemu is told of its own. Raises HostError when a socket cannot be made."""
     from mvpnet.dataplane.switch import open_link  # loads MPI, which `plan` and `doctor` are to do without
@@ -299,15 +208,6 @@ def open_rank_link(spec: RankSpec, descriptors: Descriptors) -> tuple[Link, Link
     except OSError as error:
         raise HostError(f"net.socket_dir: cannot make the socket {ours}: {error.strerror}") from error
     return link, LinkPath(ours, qemus)
-
-
-def write_keys(folder: Path, keys: Keys) -> tuple[Path, Path]:
-    """The key pair as files of this rank's own, 0600: public (as authorized_keys) and private."""
-    public, private = folder / "authorized_keys", folder / "id_ed25519"
-    for path, text in ((public, keys.public), (private, keys.private)):
-        path.touch(0o600, exist_ok=False)
-        path.write_text(text)
-    return public, private
 
 
 def write_seed(spec: RankSpec, user: str, facts: SeedFacts, path: Path) -> None:
@@ -339,64 +239,6 @@ def with_made_seed(spec: RankSpec, drives: tuple[DrivePlan, ...], scratch: Path)
     return (*drives[:1], *seed, *drives[1:])
 
 
-def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
-    """What the guest boots from outside its disk; images that mvpnet builds are built here if they are not yet.
-
-    Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
-    """
-    image = spec.image
-    cache = cache_base(image.cache_dir)
-    if image.kind is ImageKind.tiny:
-        return tiny_boot(tiny.ensure(cache / "tiny", say), image.kernel_args, key_files)
-    if image.kind is ImageKind.debian:
-        return debian_boot(spec, debian.ensure(cache / "debian", image.packages, say))
-    boot = disk_boot(spec)
-    check_kernel(boot)
-    return boot
-
-
-def check_kernel(boot: Boot) -> None:
-    """Raises ConfigError for a kernel or initrd of the user's that is not there."""
-    for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
-        if path and not path.is_file():
-            raise ConfigError(f"{key}: there is no file {path}")
-
-
-def with_built_disk(spec: RankSpec) -> RankSpec:
-    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not.
-
-    A prepared one is in the store.
-    """
-    if spec.image.kind is not ImageKind.debian or is_asked(spec.image):
-        return spec
-    folder = cache_base(spec.image.cache_dir) / "debian" / debian.image_digest(spec.image.packages)
-    return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})
-
-
-def debian_boot(spec: RankSpec, built: debian.DebianImage) -> Boot:
-    arguments = " ".join(filter(None, [debian.KERNEL_COMMAND_LINE, spec.image.kernel_args]))
-    return Boot(built.kernel, built.initrd, arguments, emulated_kernel_args=debian.EMULATED_KERNEL_ARGS)
-
-
-def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:
-    public, private = key_files
-    return Boot(
-        built.kernel,
-        built.initrd,
-        " ".join(filter(None, [tiny.KERNEL_COMMAND_LINE, more_args])),
-        tuple(tiny.fw_cfg(public, private)),
-    )
-
-
-def disk_boot(spec: RankSpec) -> Boot:
-    image = spec.image
-    return Boot(
-        Path(expand(image.kernel, spec, "image.kernel")) if image.kernel else None,
-        Path(expand(image.initrd, spec, "image.initrd")) if image.initrd else None,
-        image.kernel_args,
-    )
-
-
 def wire(
     spec: RankSpec,
     *,
@@ -426,8 +268,8 @@ def wire(
         kernel_args=kernel_arguments(boot, accel),
         fw_cfg=boot.fw_cfg,
         domains=tuple(search_domains(spec)),
-        sandbox=spec.qemu.sandbox and programs.supports_sandbox(spec.qemu.binary),
-        panic_device=programs.panic_device(spec.qemu.binary),
+        sandbox=spec.qemu.sandbox and binary.supports_sandbox(spec.qemu.binary),
+        panic_device=binary.panic_device(spec.qemu.binary),
         memory_fd=memory_fd,
         saved_cpu_model=saved_cpu_model,
     )
@@ -443,4 +285,4 @@ def search_domains(spec: RankSpec) -> list[str]:
     """net.domains, else this host's own from /etc/resolv.conf."""
     if spec.net.domains is not None:
         return spec.net.domains
-    return programs.search_domains(_RESOLV_CONF.read_text(errors="replace")) if _RESOLV_CONF.is_file() else []
+    return names.search_domains(_RESOLV_CONF.read_text(errors="replace")) if _RESOLV_CONF.is_file() else []

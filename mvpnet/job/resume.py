@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvpnet.errors import ConfigError, HostError
-from mvpnet.job.prepare import Keys
 from mvpnet.logs import say
 from mvpnet.paths import RunFolder
 from mvpnet.records.replay import changes, new_run_folder, told
@@ -23,6 +22,7 @@ from mvpnet.snapshot.restore import Resume
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.schema import App, Config
+from mvpnet.ssh import Keys
 
 _WORD = "resume="
 _RUN_DIR = "hydra.run.dir"

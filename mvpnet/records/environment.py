@@ -15,6 +15,7 @@ from typing import Any
 from mvpnet import __version__
 from mvpnet.errors import HostError
 from mvpnet.host import programs
+from mvpnet.qemu import binary
 
 _GIT_TIMEOUT_S = 5
 _SOURCES = ("mvpnet", "conf", "recipes", "pyproject.toml")  # of the checkout, what a job is run by
@@ -98,11 +99,11 @@ def mpi_library() -> str:
     return " ".join(said[0].split()) if said else "unknown"
 
 
-def qemu(binary: str) -> dict[str, Any]:
+def qemu(program: str) -> dict[str, Any]:
     """Path and version of qemu, None for what it does not tell."""
     try:
-        version = programs.qemu_version(binary)
-        path = str(programs.find_program(binary, "qemu.binary"))
+        version = binary.qemu_version(program)
+        path = str(programs.find_program(program, "qemu.binary"))
     except HostError:
         return {"path": None, "version": None}
     return {"path": path, "version": ".".join(map(str, version)) if version else None}

@@ -20,10 +20,13 @@ from typing import Any
 from mvpnet.cloudinit.seed_files import SEED_KEY, rank_seed
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.errors import MvpnetError
-from mvpnet.guest.drives import DrivePlan, expand, parse_drive
+from mvpnet.guest.drives import DrivePlan
 from mvpnet.paths import cache_base
 from mvpnet.records.digests import OutOfTimeError, Remembered, mark, of_stored_image, sha256
-from mvpnet.spec.model import JobSpec, RankSpec, plain, runs_of
+from mvpnet.spec.drive_text import expand, parse_drive
+from mvpnet.spec.model import JobSpec, RankSpec
+from mvpnet.spec.plain import plain
+from mvpnet.spec.rank_set import runs_of
 
 _AT_ONCE_BYTES = 2**20  # digested before the guests start: a millisecond or two
 _LATER = "not digested: the job was killed before"

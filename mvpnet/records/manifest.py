@@ -23,8 +23,9 @@ from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.paths import RunFolder, jobs_of_sweep
 from mvpnet.records import environment
 from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
-from mvpnet.records.result import write_json
-from mvpnet.spec.model import JobSpec, plain
+from mvpnet.spec.model import JobSpec
+from mvpnet.spec.plain import plain
+from mvpnet.util.files import write_json
 
 FORMAT = 1
 

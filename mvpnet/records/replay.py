@@ -19,8 +19,8 @@ from typing import Any
 from mvpnet.errors import ConfigError, HostError, ImageError, MvpnetError
 from mvpnet.guest.drives import plan_drives
 from mvpnet.images import store
+from mvpnet.images.boot import boot_files, with_built_disk
 from mvpnet.images.store.store import Store
-from mvpnet.job.prepare import Say, boot_files, with_built_disk
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.records import digests
 from mvpnet.records.digests import Remembered, mark
@@ -28,7 +28,9 @@ from mvpnet.records.inputs import Input, as_plain, digested, error_free, job_inp
 from mvpnet.records.run import Run
 from mvpnet.spec import option_string
 from mvpnet.spec.codec import job_spec
-from mvpnet.spec.model import JobSpec, RankSpec, digest_of, plain
+from mvpnet.spec.model import JobSpec, RankSpec
+from mvpnet.spec.plain import digest_of, plain
+from mvpnet.util.text import Say
 
 _SHOWN_AT_MOST = 8
 _IMAGE_HINT = (

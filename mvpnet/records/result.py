@@ -30,21 +30,6 @@ def result(
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`write_whole` of a JSON file."""
-    write_whole(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    try:
-        temporary.write_text(text, newline="")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of the run in this folder; None for one that did not end, or that another version wrote."""
     try:

@@ -60,13 +60,6 @@ def scratch_folder(
             base.rmdir()  # the last one out; others' folders keep it
 
 
-def make_private(folder: Path) -> None:
-    """Make a folder that only this user enters; one that is there is left as it is. Raises OSError."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-
-
 def remove_stale(base: Path, say: Callable[[str], None], locks: str = "*.lock") -> None:
     """Remove what killed jobs of this user left in `base`, as far as the names of their lock files match."""
     for lock in sorted(base.glob(locks)):

@@ -24,8 +24,9 @@ from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.states import GuestState
 from mvpnet.runtime.loop import Loop
 from mvpnet.runtime.signals import held_back
-from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part, size_on_disk, write_private
+from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part, size_on_disk
 from mvpnet.snapshot.machine import saved_disks, why_not
+from mvpnet.util.files import write_private
 
 LOOK_S: Final = 0.1
 AT_FULL_SPEED: Final = 2**40  # bytes a second; nobody else waits for the disk, and the guests stand still

@@ -18,7 +18,8 @@ from mvpnet import __version__
 from mvpnet.control.protocol import Message
 from mvpnet.control.server import Server
 from mvpnet.dataplane.address import host_name
-from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, is_save, write_private
+from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, is_save
+from mvpnet.util.files import write_private
 
 STEP_S: Final = 60.0  # for a rank to answer: qemu writes its disks out before it says that a guest is stopped
 _PAUSE_S: Final = 0.25

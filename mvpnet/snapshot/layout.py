@@ -128,14 +128,6 @@ class Save:
         return len(self.hosts)
 
 
-def write_private(path: Path, text: str) -> None:
-    """A new file that nobody else may read."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def as_text(content: Save | RankPart) -> str:
     return json.dumps(asdict(content), indent=1) + "\n"
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvpnet.errors import HostError
-from mvpnet.guest.drives import DrivePlan, parse_drive
-from mvpnet.host import programs
+from mvpnet.guest.drives import DrivePlan
+from mvpnet.qemu import binary
 from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, read_part
 from mvpnet.snapshot.machine import difference, missing_flags, option_value, saved_disks, this_cpu_flags
 from mvpnet.spec import option_string
+from mvpnet.spec.drive_text import parse_drive
 from mvpnet.spec.schema import Accel, ImageUse
 
 
@@ -35,7 +36,7 @@ class Resumed:
 
     def check_host(self, qemu_binary: str, accel: Accel) -> None:
         """Raises HostError where qemu, its accelerator or the CPU are not what the saved memory fits."""
-        saved, here = self.part.qemu_version, programs.qemu_version(qemu_binary)
+        saved, here = self.part.qemu_version, binary.qemu_version(qemu_binary)
         if here != tuple(map(int, saved.split("."))):
             found = ".".join(map(str, here)) if here else "an unknown version"
             raise HostError(

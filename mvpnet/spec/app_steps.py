@@ -11,7 +11,7 @@ from typing import Any
 
 from mvpnet.errors import ConfigError
 from mvpnet.spec import schema
-from mvpnet.spec.model import RankSet
+from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import AppKind
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # it goes into file names

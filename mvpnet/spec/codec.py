@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ConfigError
-from mvpnet.spec.model import JobSpec, Override, RankSet, check_job
+from mvpnet.spec.checks import check_job
+from mvpnet.spec.model import JobSpec, Override
+from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import RankOverride
 
 _MISSING_HINT = "it was written by another version of mvpnet; the manifest says by which"

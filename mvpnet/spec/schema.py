@@ -350,3 +350,14 @@ class RankOverride:
     qemu: Qemu = field(default_factory=Qemu)
     cloud_init: CloudInit = field(default_factory=CloudInit)
     logging: Logging = field(default_factory=Logging)
+
+
+#: the config groups of one section each, with the section's type
+GROUPS: dict[str, type] = {
+    "image": Image,
+    "net": Net,
+    "vm": Vm,
+    "cloud_init": CloudInit,
+    "logging": Logging,
+    "app": App,
+}

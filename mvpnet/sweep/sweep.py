@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from mvpnet.errors import ConfigError
 from mvpnet.logs import put, say
 from mvpnet.mpi.launcher import launched_size
-from mvpnet.records.result import read_result, write_json, write_whole
+from mvpnet.records.result import read_result
+from mvpnet.util.files import write_json, write_whole
 from mvpnet.util.tables import table_text
 
 FORMAT = 1

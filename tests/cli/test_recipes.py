@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mvpnet.cli import main, recipes
-from mvpnet.config import compose
+from mvpnet.cli import main
+from mvpnet.config import compose, recipes
 from mvpnet.errors import ConfigError
 from mvpnet.spec.app_steps import check_steps, steps_of
 from mvpnet.spec.schema import Proof

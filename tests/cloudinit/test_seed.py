@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mvpnet.cloudinit.seed import filled, make_seed, merged
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts, hosts_text
 from mvpnet.errors import ConfigError
-from mvpnet.spec.model import JobSpec, RankSpec, check_job
+from mvpnet.spec.checks import check_job
+from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, Job, Net, Seed
 from mvpnet.util.yaml_text import Quoted, yaml_text
 

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from mvpnet.cloudinit.seed import Seed, make_seed
-from mvpnet.cloudinit.seed_files import made_seed_drive, rank_seed, seed_facts, user_keys, write_folder, write_image
+from mvpnet.cloudinit.seed_files import rank_seed, seed_facts, user_keys, write_folder, write_image
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.errors import ConfigError, ImageError
+from mvpnet.guest.drives import made_seed_drive
 from mvpnet.images.disk_image import image_format
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, Job

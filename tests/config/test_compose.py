@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mvpnet.config import compose
+from mvpnet.config import compose, nodes
 from mvpnet.errors import ConfigError
 from mvpnet.spec import schema
 from mvpnet.spec.model import JobSpec
@@ -47,7 +47,7 @@ def test_groups_and_keys_compose() -> None:
     assert rank.image.use is ImageUse.copy
 
 
-@pytest.mark.parametrize("group", [*compose.GROUPS, "ranks", "recipe"])
+@pytest.mark.parametrize("group", [*schema.GROUPS, "ranks", "recipe"])
 def test_every_shipped_option_composes(group: str) -> None:
     options = sorted(path.stem for path in (compose.conf_folder() / group).glob("*.yaml"))
     assert options
@@ -58,9 +58,9 @@ def test_every_shipped_option_composes(group: str) -> None:
 
 def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
     defaults = composed("image.path=x")
-    for key in compose.all_keys():
+    for key in nodes.all_keys():
         section, _, leaf = key.partition(".")
-        if leaf and section in compose.GROUPS and isinstance(attrgetter(key)(defaults.config), bool):
+        if leaf and section in schema.GROUPS and isinstance(attrgetter(key)(defaults.config), bool):
             changed = composed("image.path=x", f"{key}=true", "image.copy_dir=.")
             assert attrgetter(key)(changed.config) is True
 

@@ -11,10 +11,11 @@ from mvpnet.doctor.facts import Facts, ImageFacts, ImageState, Port, QemuFacts
 from mvpnet.doctor.mpi import MpiFacts
 from mvpnet.host.cgroups import Limits
 from mvpnet.host.finding import Finding
+from mvpnet.host.kvm import KvmDevice
 from mvpnet.host.mounts import Mount
-from mvpnet.host.programs import KvmDevice
 from mvpnet.host.resources import Resources
-from mvpnet.spec.model import JobSpec, RankSpec, changed
+from mvpnet.spec.model import JobSpec, RankSpec
+from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import Accel, Config
 
 GIB = 2**30

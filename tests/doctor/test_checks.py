@@ -15,8 +15,8 @@ from mvpnet.doctor import checks
 from mvpnet.doctor.checks import Seat, Skew
 from mvpnet.doctor.facts import Demand, ImageFacts, ImageState, Port, QemuFacts, Refusal
 from mvpnet.host.finding import Finding, Level, merged
-from mvpnet.host.programs import KvmDevice
-from mvpnet.spec.model import plain
+from mvpnet.host.kvm import KvmDevice
+from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import Accel, WaitFor
 
 

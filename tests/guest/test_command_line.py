@@ -18,7 +18,8 @@ import pytest
 from mvpnet.errors import ConfigError
 from mvpnet.guest.command_line import LinkFd, LinkPath, Wiring, qemu_argv, shell_text
 from mvpnet.guest.drives import plan_drives
-from mvpnet.host.programs import panic_device, reserve_ssh_port, supports_sandbox
+from mvpnet.host.ports import reserve_ssh_port
+from mvpnet.qemu.binary import panic_device, supports_sandbox
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.option_string import escaped
 from mvpnet.spec.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm

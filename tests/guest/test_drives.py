@@ -23,19 +23,10 @@ from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
-from mvpnet.guest.drives import (
-    DrivePlan,
-    DriveText,
-    absolute_drive,
-    check_shared_writes,
-    drive_text,
-    expand,
-    parse_drive,
-    plan_drives,
-    seed_drive,
-)
+from mvpnet.guest.drives import DrivePlan, check_shared_writes, plan_drives, seed_drive
 from mvpnet.images.disk_image import Progress, copy_image, image_format
 from mvpnet.spec import option_string
+from mvpnet.spec.drive_text import DriveText, absolute_drive, drive_text, expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mvpnet.cloudinit.seed_files import made_seed_drive
-from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.drives import DrivePlan, made_seed_drive
 from mvpnet.guest.image_guard import changed, marks
 from mvpnet.spec.schema import ImageUse
 

@@ -14,21 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, HostError
-from mvpnet.host.programs import (
-    architecture,
-    check_domains,
-    check_folder,
+from mvpnet.host.kvm import choose_accel, resolve_accel
+from mvpnet.host.names import check_domains, check_user, default_user, search_domains
+from mvpnet.host.ports import reserve_ssh_port
+from mvpnet.host.programs import architecture, check_folder, find_program
+from mvpnet.qemu.binary import (
     check_netdev,
-    check_user,
-    choose_accel,
-    default_user,
-    find_program,
     find_qemu_img,
     panic_device,
     qemu_version,
-    reserve_ssh_port,
-    resolve_accel,
-    search_domains,
     supports_netdev,
     supports_sandbox,
 )

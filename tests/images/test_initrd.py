@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from mvpnet.images import debian
+from mvpnet.images.boot import Boot
 from mvpnet.images.initrd import INIT, MODULES, initrd
 from mvpnet.images.tiny.errors import TinyBuildError
-from mvpnet.job.prepare import Boot, kernel_arguments
+from mvpnet.job.prepare import kernel_arguments
 from mvpnet.spec.schema import Accel
 
 

@@ -15,13 +15,13 @@ from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed_files import rank_seed
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.config import compose
-from mvpnet.config.compose import resolved_already
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.images import prepare
 from mvpnet.images.store.fetch import ensure
 from mvpnet.images.store.request import Wanted, wanted
 from mvpnet.images.store.resolve import pinned, planned, provided
 from mvpnet.images.store.store import SourceRecord, Store, now
+from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.schema import Config, ImageUse, Validate, WaitFor
 
 SOURCE = "https://example.org/disk-amd64.qcow2"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mvpnet.job.inventory import Door, inventory
+from mvpnet.job.inventory import inventory
+from mvpnet.ssh import Door
 from support import StartMvpnet
 
 DOORS = [Door(0, "h0", 2200, "alice"), Door(1, "h1", 2201, "bob")]

@@ -17,7 +17,7 @@ from mvpnet.cli.records import report as report_verb
 from mvpnet.errors import ConfigError
 from mvpnet.records.inputs import Input
 from mvpnet.records.run import open_run
-from mvpnet.report import page
+from mvpnet.report import of_run, of_sweep, page
 from records.runs import add_traffic, job, make_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -83,7 +83,7 @@ def test_a_runs_page_is_whole_and_alone(tmp_path: Path) -> None:
 
 def test_what_a_run_did_not_leave_is_said(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", ended=False).root
-    path = page.write(page.of_run(open_run(folder)), tmp_path / "out")
+    path = page.write(of_run.of_run(open_run(folder)), tmp_path / "out")
     assert check_page(path).references == []
     text = path.read_text()
     assert all(words in text for words in ("killed", "No times", "nothing was sampled", "no stats.json"))
@@ -92,7 +92,7 @@ def test_what_a_run_did_not_leave_is_said(tmp_path: Path) -> None:
 def test_many_ranks_fit(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", job(tmp_path, ranks=40))
     add_traffic(folder, 40)
-    path = page.write(page.of_run(open_run(folder.root)), tmp_path / "out")
+    path = page.write(of_run.of_run(open_run(folder.root)), tmp_path / "out")
     assert len(check_page(path).references) == 4
 
 
@@ -121,7 +121,7 @@ def test_a_job_that_was_run_again_does_not_count_as_failed(tmp_path: Path) -> No
     make_run(tmp_path / "sweep/0", spec, ended=False)
     make_run(tmp_path / "sweep/1", replace(spec, repeat=2), metrics={"mbits": 1.0}, code=3)
     make_run(tmp_path / "sweep/2", spec, metrics={"mbits": 2.0})
-    body = page.of_sweep(tmp_path / "sweep").body
+    body = of_sweep.of_sweep(tmp_path / "sweep").body
     assert "2 jobs ran, 1 of them failed" in body
     assert body.count("run again as") == 1 and "killed; run again as 2" in body
 
@@ -130,15 +130,15 @@ def test_words_are_swept_too_and_measuring_nothing_is_no_error(tmp_path: Path) -
     for number, kind in enumerate(("stream", "dgram")):
         make_run(tmp_path / "a" / str(number), replace(job(tmp_path), typed=(f"net={kind}",)), metrics={"mbits": 1.0})
         make_run(tmp_path / "b" / str(number), replace(job(tmp_path), typed=(f"net={kind}",)))
-    assert len(page.of_sweep(tmp_path / "a").pictures) == 1
-    assert "measured nothing" in page.of_sweep(tmp_path / "b").body
+    assert len(of_sweep.of_sweep(tmp_path / "a").pictures) == 1
+    assert "measured nothing" in of_sweep.of_sweep(tmp_path / "b").body
 
 
 def test_a_sweep_of_broken_jobs_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "0")
     run.manifest.unlink()
     with pytest.raises(ConfigError, match=r"no job of the sweep can be read(.|\n)*no manifest.json"):
-        page.of_sweep(tmp_path)
+        of_sweep.of_sweep(tmp_path)
 
 
 def test_without_matplotlib_it_is_said_what_to_install(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_without_matplotlib_it_is_said_what_to_install(tmp_path: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH; .ci/run installs it")
 def test_a_browser_shows_the_page_and_every_picture_in_it(tmp_path: Path) -> None:
     folder = full_run(tmp_path / "run")
-    written = page.write(page.of_run(open_run(folder)), tmp_path / "report")
+    written = page.write(of_run.of_run(open_run(folder)), tmp_path / "report")
     probe = (
         "<script>document.title = JSON.stringify([...document.images].map(i => [i.complete, i.naturalWidth,"
         " i.getBoundingClientRect().width <= document.documentElement.clientWidth]))</script>"

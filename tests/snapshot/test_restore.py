@@ -11,10 +11,11 @@ import pytest
 
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.guest.drives import DrivePlan
-from mvpnet.snapshot.layout import RankPart, SaveFolder, as_text, write_private
+from mvpnet.snapshot.layout import RankPart, SaveFolder, as_text
 from mvpnet.snapshot.machine import this_cpu_flags
 from mvpnet.snapshot.restore import Resume, Resumed, resumed
 from mvpnet.spec.schema import Accel, ImageUse
+from mvpnet.util.files import write_private
 
 STANDIN = str(Path(__file__).parent.parent / "standin.py")
 PART = RankPart("id1", 0, "7.2.0", "tcg", [], ["-m 1G"], {"0": "raw"}, {"memory": 3})

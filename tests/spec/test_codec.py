@@ -12,7 +12,9 @@ import pytest
 from mvpnet.config.compose import compose
 from mvpnet.errors import ConfigError
 from mvpnet.spec.codec import job_spec
-from mvpnet.spec.model import JobSpec, Override, RankSet, plain
+from mvpnet.spec.model import JobSpec, Override
+from mvpnet.spec.plain import plain
+from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import Image, ImageKind, Prepare
 from records.runs import job
 

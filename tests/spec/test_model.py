@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, RankSetError
-from mvpnet.spec.model import MAX_WORLD_SIZE, JobSpec, Override, RankSet, changed, check_job, parse_size, plain
+from mvpnet.spec.checks import check_job
+from mvpnet.spec.model import JobSpec, Override
+from mvpnet.spec.plain import changed, plain
+from mvpnet.spec.rank_set import MAX_WORLD_SIZE, RankSet
 from mvpnet.spec.schema import Config, Image, ImageUse, Job, Logging, Net, Recipe, Sweep, Vm
+from mvpnet.spec.sizes import parse_size
 
 
 def job(world_size: int = 4, overrides: tuple[Override, ...] = (), **sections: object) -> JobSpec:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mvpnet.spec.model import digest_of
+from mvpnet.spec.plain import digest_of
 from support import Finished, RunningJob, poll_until
 from whole_jobs.conftest import Bench, nothing_left
 

@@ -18,11 +18,12 @@ from mvpnet.images.disk_image import check_readable, copy_image
 from mvpnet.images.store.checksums import Published, published_digest
 from mvpnet.images.store.http import download, download_text, shown
 from mvpnet.images.store.inspection import find_qemu_img, inspect_disk
-from mvpnet.images.store.progress import Meter, Say, default_meter
+from mvpnet.images.store.progress import Meter, default_meter
 from mvpnet.images.store.request import Wanted
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.images.store.unpack import compression_of, unpack
 from mvpnet.spec.schema import Compression
+from mvpnet.util.text import Say
 
 _NEW_HINT = (
     "was it changed on the way, or has the vendor published a new one under this URL? "

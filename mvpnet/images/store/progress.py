@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-Say = Callable[[str], None]
+from mvpnet.util.text import Say
+
 #: advance(bytes)
 Advance = Callable[[int], None]
 #: meter(what, total bytes or None, bytes that are there already), a context manager that gives an Advance

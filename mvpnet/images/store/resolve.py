@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.images.store.fetch import ensure, find
-from mvpnet.images.store.progress import Say
 from mvpnet.images.store.request import Wanted, check_architecture, wanted
 from mvpnet.spec import option_string
-from mvpnet.spec.model import JobSpec, Override, RankSet, RankSpec, runs_of
+from mvpnet.spec.model import JobSpec, Override, RankSpec
+from mvpnet.spec.rank_set import RankSet, runs_of
 from mvpnet.spec.schema import Compression, Image, Prepare
+from mvpnet.util.text import Say
 
 
 def pinned(job: JobSpec, say: Say) -> JobSpec:

@@ -22,7 +22,7 @@ from typing import Any
 from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import to_disk
 from mvpnet.images.store.lock_file import SHA256
-from mvpnet.images.store.progress import Say
+from mvpnet.util.text import Say
 
 STAGING = ".staging-"
 _CHUNK = 4 * 2**20

@@ -24,8 +24,9 @@ from typing import Any
 from mvpnet.images.tiny import packages
 from mvpnet.images.tiny.build import Tree, initrd
 from mvpnet.images.tiny.errors import TinyBuildError
-from mvpnet.images.tiny.packages import Package, Say
+from mvpnet.images.tiny.packages import Package
 from mvpnet.images.tiny.recipe import image_digest, recipe_digest
+from mvpnet.util.text import Say
 
 BUILD_PREFIX = ".build-"
 

@@ -11,14 +11,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.images.tiny.errors import AptError, TinyBuildError
 from mvpnet.images.tiny.recipe import FOLLOWED_DEPENDENCY, KERNEL_METAPACKAGES, PACKAGES
-
-Say = Callable[[str], None]
+from mvpnet.util.text import Say
 
 TOOLS = ("apt-get", "apt-cache", "dpkg", "dpkg-deb")
 

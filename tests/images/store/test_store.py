@@ -29,7 +29,8 @@ from mvpnet.images.store.lock_file import Pin, write_lock
 from mvpnet.images.store.progress import line_meter
 from mvpnet.images.store.request import Wanted, check_architecture, wanted
 from mvpnet.images.store.store import Store, StoredImage
-from mvpnet.spec.model import JobSpec, Override, RankSet
+from mvpnet.spec.model import JobSpec, Override
+from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import Compression, Config, Image, ImageKind, ImageUse, Job, Qemu
 from waiting import eventually
 

@@ -1,0 +1,43 @@
+"""What the ranks of a bench do together: one leads, the others follow."""
+
+from __future__ import annotations
+
+import sys
+
+from mvpnet.bench.workloads import Bench, Plan, Result
+from mvpnet.mpi.launch import Launch
+from mvpnet.mpi.world import World
+from mvpnet.runtime.signals import StopSignals
+
+
+def follow(world: World, signals: StopSignals) -> int:
+    """The ranks above 0: take part in what rank 0 announces, until it sends the exit code."""
+    from mvpnet.bench.node import Node
+
+    while not isinstance(net := world.broadcast(), int):
+        node = Node(world, signals, net)
+        node.follow()
+        node.close()
+    return net
+
+
+def run(launch: Launch, plan: Plan) -> list[Result]:
+    """Run the plan with all ranks. Raises what `Node.ask` does, after the others were told that it is over."""
+    from mvpnet.bench.node import Node
+
+    results: list[Result] = []
+
+    def say(what: str) -> None:
+        sys.stderr.write(f"{len(results) + 1:2}/{plan.steps()}  {net.kind.name:6}  {what}\n")
+        sys.stderr.flush()
+
+    for net in plan.nets:
+        launch.world.broadcast(net)
+        node = Node(launch.world, launch.signals, net)
+        try:
+            for result in Bench(node, plan, net.kind, launch.world.size, say).results():
+                results.append(result)
+        finally:
+            node.end()
+            node.close()
+    return results

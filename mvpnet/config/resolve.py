@@ -1,0 +1,155 @@
+"""From a composed config to a JobSpec: steps, rank overrides, absolute paths, and what a sweep of ranks means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mvpnet.config.messages import explained, near
+from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
+from mvpnet.errors import ConfigError
+from mvpnet.spec import app_steps, schema
+from mvpnet.spec.checks import check_job
+from mvpnet.spec.drive_text import absolute_drive
+from mvpnet.spec.escape import resolved_already
+from mvpnet.spec.model import JobSpec, Override
+from mvpnet.spec.plain import changed, plain
+from mvpnet.spec.rank_set import RankSet
+
+PER_RANK = ("image", "vm", "qemu", "cloud_init", "logging")
+_PATHS = {
+    "job": ("scratch_dir",),
+    "image": (
+        *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
+        "prepare",
+    ),
+    "net": ("socket_dir", "tftp_dir"),
+    "cloud_init": ("path", "files"),
+    "logging": ("dir",),
+}
+
+
+def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
+    """A checked spec from a composed config; relative paths are taken from the folder of the launch.
+
+    Raises ConfigError.
+    """
+    if unknown := next(unknown_keys(config), None):
+        raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
+    keep_rank_values(config)
+    try:
+        whole = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise explained(error) from error
+    assert isinstance(whole, schema.Config)
+    entries = OmegaConf.to_container(config.ranks, resolve=True)
+    assert isinstance(entries, dict)
+    overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
+    whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
+    ranks = world_size if whole.job.ranks is None else whole.job.ranks
+    if not 1 <= ranks <= world_size:
+        raise ConfigError(
+            f"job.ranks: {ranks} is not between 1 and {world_size}, the ranks of this launch",
+            hint=f"mpirun -n {max(ranks, 1)}, or fewer job.ranks",
+        )
+    spec = JobSpec(ranks, run_dir.resolve(), whole, overrides, typed)
+    check_job(spec)
+    app_steps.steps_of(spec.config.app)
+    return spec
+
+
+def _override(name: str, entry: Any) -> Override:
+    place = f"ranks.{name}"
+    if isinstance(entry, Mapping):
+        entry = _with_on(entry)
+    if not isinstance(entry, Mapping) or "on" not in entry:
+        raise ConfigError(f"{place}: has no rank set", hint=f'write {name}: {{on: "0,3,7-9", vm: {{memory: 8G}}}}')
+    given = {key: value for key, value in entry.items() if key != "on"}
+    for section, keys in given.items():
+        if section not in PER_RANK:
+            raise ConfigError(
+                f"{place}.{section}: cannot be set per rank{near(section, PER_RANK)}",
+                hint=f"per rank are {', '.join(PER_RANK)}",
+            )
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{place}.{section}: {keys!r} is no group of keys")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(writable(schema.RankOverride), resolved_already(entry)))
+    except OmegaConfBaseException as error:
+        raise explained(error, place) from error
+    assert isinstance(typed, schema.RankOverride)
+    folder = Path.cwd()
+    changes = {
+        section: {
+            key: _given(_absolute_value(section, key, getattr(getattr(typed, section), key), folder), value)
+            for key, value in keys.items()
+        }
+        for section, keys in given.items()
+    }
+    return Override(name, RankSet.parse(str(entry["on"]), f"{place}.on"), changes)
+
+
+def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
+    """The config with the app's files, and those of its steps, absolute; the steps as plain values of the right type.
+
+    Raises ConfigError.
+    """
+    own = {name: getattr(config.app, name) for name in ("push", "script")}
+    steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
+    return changed(config, {"app": {**app_steps.absolute(own, folder), "steps": steps}})
+
+
+def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
+    place = f"app.steps.{name}"
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
+    given = _with_on(entry)
+    known = [field.name for field in dataclasses.fields(schema.Step)]
+    if wrong := next((str(key) for key in given if key not in known), None):
+        raise ConfigError(f"there is no key '{place}.{wrong}'{near(wrong, known, place)}")
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(writable(schema.Step), resolved_already(given)))
+    except OmegaConfBaseException as error:
+        raise explained(error, place) from error
+    step = {key: plain(getattr(typed, key)) for key in given}
+    return {**step, **app_steps.absolute(step, folder)}
+
+
+def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same with the key `on`, which YAML 1.1 reads as true."""
+    return {"on" if key is True else key: value for key, value in entry.items()}
+
+
+def _given(typed: Any, written: Any) -> Any:
+    """Of a group of keys within a section, those that were written."""
+    if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
+        return {key: getattr(typed, key) for key in written}
+    return typed
+
+
+def _absolute(config: schema.Config, folder: Path) -> schema.Config:
+    paths = {
+        section: {key: _absolute_value(section, key, getattr(getattr(config, section), key), folder) for key in keys}
+        for section, keys in _PATHS.items()
+    }
+    return changed(config, paths)
+
+
+def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
+    if (section, key) == ("image", "drives"):
+        return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
+    if (section, key) == ("image", "path") and value is not None:
+        return absolute_drive(value, folder, "image.path")
+    if (section, key) == ("image", "prepare"):
+        script = None if value.script is None else str(folder / Path(value.script).expanduser())
+        return dataclasses.replace(value, script=script)
+    if (section, key) == ("cloud_init", "files"):
+        return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
+    if value is None or key not in _PATHS.get(section, ()) or "://" in value:
+        return value
+    return str(folder / Path(value).expanduser())

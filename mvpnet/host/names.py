@@ -1,0 +1,42 @@
+"""Names of users and domains, as the host has them or the config gives them."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Sequence
+
+from mvpnet.errors import ConfigError, HostError
+
+_DOMAIN = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")  # useradd(8), with the capitals and dots of site directories
+
+
+def search_domains(resolv_conf: str) -> list[str]:
+    """The host's DNS search domains: those of the last search or domain line (resolv.conf(5)), without ".".
+
+    What is no domain name is left out: it could not be put on qemu's command line.
+    """
+    lines = [words for line in resolv_conf.splitlines() if (words := line.split()) and words[0] in ("search", "domain")]
+    return [domain for domain in lines[-1][1:] if domain != "." and _DOMAIN.fullmatch(domain)] if lines else []
+
+
+def check_domains(domains: Sequence[str], key: str = "net.domains") -> None:
+    """Raises ConfigError, naming `key`, for what is no domain name."""
+    for domain in domains:
+        if not _DOMAIN.fullmatch(domain):
+            raise ConfigError(f"{key}: {domain!r} is no domain name", hint="letters, digits, dots and dashes")
+
+
+def check_user(user: str, key: str = "image.user") -> None:
+    """Raises ConfigError, naming `key`, for what is no user's name."""
+    if not _USER.fullmatch(user):
+        raise ConfigError(f"{key}: {user!r} is no user's name", hint="letters, digits, dot, dash and underscore")
+
+
+def default_user() -> str:
+    """The name of the user who runs this. Raises HostError when the host does not know it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise HostError("image.user: this host has no name for the user who runs this; say who logs in") from error

@@ -1,0 +1,86 @@
+"""What a guest boots: a disk, or a kernel and initrd, built where they are not there yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvpnet.errors import ConfigError
+from mvpnet.images import debian, tiny
+from mvpnet.images.store.prepared import is_asked
+from mvpnet.paths import cache_base
+from mvpnet.spec.drive_text import expand
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.option_string import escaped
+from mvpnet.spec.plain import changed
+from mvpnet.spec.schema import ImageKind
+from mvpnet.util.text import Say
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a guest boots by -kernel, and the files that it reads from fw_cfg; empty for a guest that boots a disk."""
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    kernel_args: str | None = None
+    fw_cfg: tuple[str, ...] = ()
+    emulated_kernel_args: str | None = None  # before the others, under TCG
+
+
+def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
+    """What the guest boots from outside its disk; images that mvpnet builds are built here if they are not yet.
+
+    Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
+    """
+    image = spec.image
+    cache = cache_base(image.cache_dir)
+    if image.kind is ImageKind.tiny:
+        return tiny_boot(tiny.ensure(cache / "tiny", say), image.kernel_args, key_files)
+    if image.kind is ImageKind.debian:
+        return debian_boot(spec, debian.ensure(cache / "debian", image.packages, say))
+    boot = disk_boot(spec)
+    check_kernel(boot)
+    return boot
+
+
+def check_kernel(boot: Boot) -> None:
+    """Raises ConfigError for a kernel or initrd of the user's that is not there."""
+    for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
+        if path and not path.is_file():
+            raise ConfigError(f"{key}: there is no file {path}")
+
+
+def with_built_disk(spec: RankSpec) -> RankSpec:
+    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not.
+
+    A prepared one is in the store.
+    """
+    if spec.image.kind is not ImageKind.debian or is_asked(spec.image):
+        return spec
+    folder = cache_base(spec.image.cache_dir) / "debian" / debian.image_digest(spec.image.packages)
+    return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})
+
+
+def debian_boot(spec: RankSpec, built: debian.DebianImage) -> Boot:
+    arguments = " ".join(filter(None, [debian.KERNEL_COMMAND_LINE, spec.image.kernel_args]))
+    return Boot(built.kernel, built.initrd, arguments, emulated_kernel_args=debian.EMULATED_KERNEL_ARGS)
+
+
+def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:
+    public, private = key_files
+    return Boot(
+        built.kernel,
+        built.initrd,
+        " ".join(filter(None, [tiny.KERNEL_COMMAND_LINE, more_args])),
+        tuple(tiny.fw_cfg(public, private)),
+    )
+
+
+def disk_boot(spec: RankSpec) -> Boot:
+    image = spec.image
+    return Boot(
+        Path(expand(image.kernel, spec, "image.kernel")) if image.kernel else None,
+        Path(expand(image.initrd, spec, "image.initrd")) if image.initrd else None,
+        image.kernel_args,
+    )

@@ -1,0 +1,60 @@
+"""What all ranks agree on before any guest starts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from mvpnet.dataplane.address import host_name
+from mvpnet.errors import HostError, MvpnetError
+from mvpnet.host.finding import Level
+from mvpnet.host.resources import resource_findings, resources, warning_lines
+from mvpnet.job.messages import Order, Problem
+from mvpnet.job.prepare import Prepared, prepare
+from mvpnet.logs import rank_logs, say
+from mvpnet.mpi.world import World
+from mvpnet.paths import RankLogs, scratch_base
+from mvpnet.runtime.signals import StopSignals
+from mvpnet.spec.model import RankSpec
+from mvpnet.util.files import make_private
+from mvpnet.util.text import count
+
+
+def short_here(world: World, spec: RankSpec) -> Problem | None:
+    """Why this rank's host cannot take all that its ranks ask for together, if so. Rank 0 says what may be short."""
+    asked = world.allgather(resources(spec, world.hosts[world.rank]))
+    if world.rank == 0:
+        for line in warning_lines(resource_findings(asked)):
+            say(line)
+    mine = resource_findings(one for one in asked if one.host == world.hosts[world.rank])
+    failed = next((finding for finding in mine if finding.level is Level.failure), None)
+    return Problem(HostError.exit_code, f"{failed.check}: {failed.seen}", failed.todo) if failed else None
+
+
+def prepared(
+    world: World, signals: StopSignals, spec: RankSpec, order: Order, logs: RankLogs, stack: ExitStack
+) -> tuple[Prepared | None, Problem | None]:
+    """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
+    try:
+        with signals.raising():
+            make_private(logs.folder)
+            stack.enter_context(rank_logs(world.rank, spec.logging, logs))
+            most = world.most_ranks_on_one_host()
+            return prepare(spec, order.keys, order.facts, logs, most, stack, say, order.resume), None
+    except MvpnetError as error:
+        return None, Problem(error.exit_code, Exception.__str__(error), error.hint)
+    except OSError as error:
+        where = f"scratch is {scratch_base(spec.scratch_dir)}, logs go to {logs.folder}"
+        hint = f"is a disk full, or a folder not writable? {where}"
+        return None, Problem(HostError.exit_code, str(error), hint)
+
+
+def told_together(problems: dict[int, Problem]) -> MvpnetError:
+    """One error for what failed on several ranks: the first in full, with the ranks that say the same."""
+    first = next(iter(problems.values()))
+    same = [rank for rank, problem in problems.items() if problem == first]
+    others = len(problems) - len(same)
+    ranks = f"{host_name(same[0])}" if len(same) == 1 else f"{len(same)} ranks, {host_name(same[0])} first"
+    more = f"\n  and {count(others, 'more rank')} failed in other ways" if others else ""
+    error = MvpnetError(f"{first.message}\n  on: {ranks}{more}", hint=first.hint)
+    error.exit_code = first.exit_code
+    return error

@@ -1,0 +1,84 @@
+"""What a qemu program is and can do: its version, netdevs, sandbox and devices, asked of itself."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from mvpnet.errors import HostError
+from mvpnet.spec.schema import NetKind
+
+# No obsolete system calls, no other user or group, no programs, no priorities (qemu's invocation, -sandbox).
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_ASK_TIMEOUT_S = 30  # for a program that is asked about itself
+
+
+def find_qemu_img(qemu_binary: str) -> Path:
+    """qemu-img beside this qemu, else on PATH: a qemu with a prefix of its own comes with its own. Raises HostError."""
+    qemu = shutil.which(qemu_binary)
+    if qemu and (beside := shutil.which(str(Path(qemu).resolve().parent / "qemu-img"))):
+        return Path(beside)
+    if found := shutil.which("qemu-img"):
+        return Path(found).absolute()
+    raise HostError(
+        "there is no qemu-img beside qemu.binary or on PATH",
+        hint="it is in the package qemu-utils or qemu-img; or avoid it: image.use=snapshot",
+    )
+
+
+def qemu_version(binary: str) -> tuple[int, ...] | None:
+    """(7, 2, 22) as the program says it, None for a program that is no qemu."""
+    match = re.search(r"QEMU emulator version (\d+(?:\.\d+)+)", _ask(binary, "--version"))
+    return tuple(int(part) for part in match[1].split(".")) if match else None
+
+
+def netdevs(binary: str) -> frozenset[str]:
+    """What -netdev help lists: a heading, then a name a line. Empty for a program that gives no list."""
+    _, heading, names = _ask(binary, "-netdev", "help").partition("netdev backend types:")
+    return frozenset(names.split()) if heading else frozenset()
+
+
+def supports_netdev(binary: str, kind: NetKind) -> bool:
+    """Whether this qemu has the netdev. True of a program that gives no list at all, such as a stand-in for qemu."""
+    listed = netdevs(binary)
+    return not listed or kind.name in listed
+
+
+def check_netdev(binary: str, kind: NetKind) -> None:
+    """Raises HostError, naming net.kind, for a qemu without the netdev."""
+    if not supports_netdev(binary, kind):
+        version = ".".join(map(str, qemu_version(binary) or ()))
+        raise HostError(
+            f"net.kind: {binary} (qemu {version}) has no -netdev {kind.name}",
+            hint="qemu 7.2 and later have it: set qemu.binary",
+        )
+
+
+def supports_sandbox(binary: str) -> bool:
+    """Whether this qemu has its seccomp sandbox, with these options. It reads its options in order up to -version."""
+    return "QEMU emulator version" in _ask(binary, "-sandbox", SANDBOX, "-version")
+
+
+def panic_device(binary: str) -> str | None:
+    """The device by which a guest's kernel tells this qemu that it panicked; None for a qemu without one.
+
+    On x86 that on the ISA bus, which older kernels know too (docs/specs/pvpanic.rst of qemu).
+    """
+    devices = _ask(binary, "-device", "help")
+    return next((name for name in ("pvpanic", "pvpanic-pci") if f'name "{name}"' in devices), None)
+
+
+@functools.cache
+def _ask(binary: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [binary, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ASK_TIMEOUT_S
+        )
+    except OSError as error:
+        raise HostError(f"qemu.binary: {binary} does not start: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"qemu.binary: {binary} {' '.join(arguments)} gave no answer in {_ASK_TIMEOUT_S} s") from error
+    return done.stdout

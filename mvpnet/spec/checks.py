@@ -1,0 +1,82 @@
+"""What cannot work whatever the host, refused by key."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from mvpnet.errors import ConfigError
+from mvpnet.spec.model import JobSpec
+from mvpnet.spec.plain import changed
+from mvpnet.spec.rank_set import MAX_WORLD_SIZE
+from mvpnet.spec.schema import Config, ImageKind, WaitFor
+from mvpnet.spec.sizes import parse_size
+
+_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def check_job(spec: JobSpec) -> None:
+    """Refuse what cannot work whatever the host. Raises ConfigError naming the key."""
+    if not 1 <= spec.world_size <= MAX_WORLD_SIZE:
+        raise ConfigError(f"a world of {spec.world_size} ranks does not fit: at most {MAX_WORLD_SIZE} have addresses")
+    if not _JOB_NAME.fullmatch(spec.name):
+        raise ConfigError(
+            f"job.name: {spec.name!r} cannot be used in file names",
+            hint="letters, digits, dot, dash and underscore, at most 63, a letter or digit first",
+        )
+    _at_least("sweep.repeat", spec.config.sweep.repeat, 1)
+    _check_sections("", spec.config)
+    for override in spec.overrides:
+        _check_sections(f"ranks.{override.name}.", changed(spec.config, override.changes))
+
+
+def _check_sections(prefix: str, config: Config) -> None:
+    if parse_size(config.vm.memory, f"{prefix}vm.memory", bare="M") < 2**20:
+        raise ConfigError(f"{prefix}vm.memory: {config.vm.memory!r} is less than 1M")
+    parse_size(config.logging.recent, f"{prefix}logging.recent")
+    _at_least(f"{prefix}vm.cpus", config.vm.cpus, 1)
+    _at_least(f"{prefix}vm.restart", config.vm.restart, 0)
+    _at_least(f"{prefix}boot.timeout_s", config.boot.timeout_s, 1)
+    _at_least(f"{prefix}qemu.answer_timeout_s", config.qemu.answer_timeout_s, 0.1)
+    _at_least(f"{prefix}shutdown.powerdown_s", config.shutdown.powerdown_s, 0)
+    _at_least(f"{prefix}shutdown.term_s", config.shutdown.term_s, 0)
+    if config.boot.wait_for is WaitFor.cloud_init and config.image.kind is ImageKind.tiny:
+        raise ConfigError(
+            f"{prefix}boot.wait_for: there is no cloud-init in the tiny guest",
+            hint="boot.wait_for=ssh, or a cloud image such as image=debian12-built",
+        )
+    if not 68 <= config.net.mtu <= 65521:  # RFC 791's least; the most that qemu's stream netdev carried (FACTS)
+        raise ConfigError(f"{prefix}net.mtu: {config.net.mtu} is not between 68 and 65521 bytes")
+    # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)
+    _at_least(f"{prefix}net.chunk_bytes", config.net.chunk_bytes, 140_000)
+    _at_least(f"{prefix}net.credits", config.net.credits, 1)
+    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "nap_ms"):
+        _at_least(f"{prefix}net.{key}", getattr(config.net, key), 1)
+    for key in ("spin_us", "gather_us"):  # 0: never
+        _at_least(f"{prefix}net.{key}", getattr(config.net, key), 0)
+    if config.net.sample_s:  # 0: never
+        _at_least(f"{prefix}net.sample_s", config.net.sample_s, 0.01)
+    _at_least(f"{prefix}logging.digest_s", config.logging.digest_s, 0)
+    if not 1 <= config.net.ssh_port <= 65535:
+        raise ConfigError(f"{prefix}net.ssh_port: {config.net.ssh_port} is no TCP port")
+    if config.cloud_init.proxy and urlsplit(config.cloud_init.proxy).password is not None:
+        raise ConfigError(
+            f"{prefix}cloud_init.proxy: has a password, which the run folder would tell",
+            hint="set http_proxy and https_proxy in mpirun's environment, and cloud_init.proxy=env; "
+            "what Hydra wrote into .hydra in the run folder has the password in it already",
+        )
+    for key, level in [
+        ("level", config.logging.level),
+        ("stderr_level", config.logging.stderr_level),
+        *((f"levels.{part}", level) for part, level in config.logging.levels.items()),
+    ]:
+        if level not in LOG_LEVELS:
+            raise ConfigError(f"{prefix}logging.{key}: {level!r} is no level", hint=f"one of {', '.join(LOG_LEVELS)}")
+
+
+LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise ConfigError(f"{key}: {value:g} is less than {least:g}")

@@ -1,0 +1,103 @@
+"""How drives are written: qemu's -drive options with templates, as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Formatter
+
+from mvpnet.errors import ConfigError
+from mvpnet.spec import option_string
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.sizes import parse_size
+
+MVPCTL_FLAGS = {
+    "c": "copy the image to image.copy_dir",
+    "j": "the job's name in the copy's name",
+    "r": "the rank in the copy's name",
+    "d": "remove the copy at the end",
+    "J": "the job's name in the image's own name",
+    "R": "the rank in the image's own name",
+    "D": "remove the image at the end",
+    "p": "write-protect (read-only=on)",
+    "s": "snapshot mode (snapshot=on)",
+}
+_PROPERTY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class DriveText:
+    """One drive as the user wrote it, cut up. Without a path, all of it goes to qemu as it is."""
+
+    path: str | None
+    properties: Mapping[str, str]
+    mvpctl: str | None = None
+
+
+def parse_drive(text: str, key: str) -> DriveText:
+    """Cut up one drive as written. Raises ConfigError, naming `key`, for what is no path and no property=value."""
+    first, *rest = option_string.split(text)
+    passed_through = _PROPERTY.fullmatch(first) is not None
+    properties: dict[str, str] = {}
+    for part in [first, *rest] if passed_through else rest:
+        match = _PROPERTY.fullmatch(part)
+        if match is None:
+            raise ConfigError(
+                f"{key}: {part!r} in {text!r} is no property=value", hint="a comma in a path or value is doubled: a,,b"
+            )
+        if match[1] in properties:
+            raise ConfigError(f"{key}: {match[1]} is given twice in {text!r}")
+        properties[match[1]] = match[2]
+    mvpctl = properties.pop("mvpctl", None)
+    if passed_through:
+        if mvpctl is not None:
+            raise ConfigError(
+                f"{key}: mvpctl cannot be used in {text!r}, which is passed to qemu as it is",
+                hint="write PATH,mvpctl=… in place of file=PATH,mvpctl=…",
+            )
+        return DriveText(None, properties)
+    if not first:
+        raise ConfigError(f"{key}: {text!r} names no image")
+    if "file" in properties:
+        raise ConfigError(f"{key}: {text!r} names an image twice, by its path and by file=")
+    return DriveText(first, properties, mvpctl)
+
+
+def drive_text(drive: DriveText) -> str:
+    """The drive as a user would write it: what `parse_drive` reads."""
+    flags = [] if drive.mvpctl is None else [f"mvpctl={drive.mvpctl}"]
+    path = [] if drive.path is None else [drive.path]
+    return option_string.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
+
+
+def absolute_drive(text: str, folder: Path, key: str) -> str:
+    """The same drive with its path, where it has one, taken from `folder`. Raises ConfigError."""
+    drive = parse_drive(text, key)
+    if drive.path is None:
+        return text
+    return drive_text(replace(drive, path=str(folder / Path(drive.path).expanduser())))
+
+
+def expand(text: str, spec: RankSpec, key: str) -> str:
+    """`text` with {rank} and {job} put in; {rank:04d} and other formats of a number work too.
+
+    Raises ConfigError, naming `key`, for any other name in braces.
+    """
+    try:
+        for _, name, form, conversion in Formatter().parse(text):
+            if name is not None and (name not in ("rank", "job") or conversion or "{" in (form or "")):
+                raise ConfigError(
+                    f"{key}: {{{name}}} in {text!r} is not known", hint="{rank} and {job} are; a brace is written {{"
+                )
+        return text.format(rank=spec.rank, job=spec.job_name)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {text!r}: {error}", hint="as in {rank}, {rank:04d}, {job}") from error
+
+
+def growth(size: str) -> tuple[int, bool]:
+    """A size as qemu-img resize takes it: bytes, and whether they are added ("+3G"). Raises ConfigError."""
+    if size.startswith("-"):
+        raise ConfigError(f"image.size: {size!r} would shrink the disk, which loses data; it can only grow")
+    return parse_size(size.removeprefix("+"), "image.size"), size.startswith("+")

@@ -1,0 +1,16 @@
+"""Text that was resolved already, escaped so that it stays as it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def resolved_already(value: Any) -> Any:
+    """The same to be put into a config again, where ${…} would be resolved once more."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: resolved_already(item) for key, item in value.items()}
+    return [resolved_already(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,53 @@
+"""Frozen data as JSON's types, its digest, and changed copies."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mvpnet.spec.rank_set import RankSet
+
+T = TypeVar("T")
+
+
+def digest_of(plain_spec: Mapping[str, Any]) -> str:
+    """`JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
+    asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
+    config = {key: value for key, value in asked["config"].items() if key not in ("sweep", "recipe")}
+    # world_size has job.ranks
+    config["job"] = {key: value for key, value in config["job"].items() if key not in ("name", "ranks")}
+    return hashlib.sha256(json.dumps({**asked, "config": config}, sort_keys=True).encode()).hexdigest()
+
+
+def changed(section: T, changes: Mapping[str, Any]) -> T:
+    """A copy of a dataclass with some fields replaced; nested dataclasses and dicts are merged."""
+    new: dict[str, Any] = {}
+    for key, value in changes.items():
+        old = getattr(section, key)
+        if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
+            new[key] = changed(old, value)
+        elif isinstance(old, dict) and isinstance(value, Mapping):
+            new[key] = {**old, **value}
+        else:
+            new[key] = value
+    return dataclasses.replace(section, **new)  # type: ignore[type-var]
+
+
+def plain(value: Any) -> Any:
+    """The same in JSON's types: dataclasses as dicts, enums by name, paths and rank sets as written."""
+    if isinstance(value, RankSet):
+        return value.text
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,39 @@
+"""Files written whole, or not at all, and folders that one user alone enters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_whole` of a JSON file."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
+    temporary = path.with_suffix(".new")
+    try:
+        temporary.write_text(text, newline="")
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """A new file that nobody else may read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user enters; one that is there is left as it is. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
