@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["mvpnet"]):
     from mvpnet.dataplane.doorbell import Doorbell
     from mvpnet.dataplane.frame import Splitter
     from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
-    from mvpnet.dataplane.switch import Pump, open_link
+    from mvpnet.dataplane.switch import Switch, open_link
     from mvpnet.spec.schema import Net
 
 RANK, WORLD = 1, 4
@@ -71,7 +71,7 @@ class Receiver:
         self.guest = socket.socket(fileno=socket.dup(self.link.qemu_fd))
         self.guest.setblocking(False)
         self.link.detach_qemu_end()
-        self.pump = Pump(comm, Doorbell(comm), self.link, Net())
+        self.pump = Switch(comm, Doorbell(comm), self.link, Net())
 
     def take(self, data: bytes, broadcast: bool) -> None:
         chunk = POOL.get_for(len(data))

@@ -46,14 +46,14 @@ def run(argv: list[str]) -> int:
             return inspect(argv)
         return launch(argv, lead, follow)
     except MvpnetError as error:
-        return 0 if _is_repeated(error) else tell(error)
+        return 0 if _is_repeated(error) else report_error(error)
 
 
 def inspect(argv: list[str]) -> int:
     """Hydra's `--help`, `--cfg job` and the like need no MPI."""
     from mvpnet.config import compose
 
-    return _worst(compose.run(argv, 1, lambda spec: 0, tell))
+    return _worst(compose.run(argv, 1, lambda spec: 0, report_error))
 
 
 def launch(
@@ -76,7 +76,7 @@ def launch(
         return code
     except BaseException:
         failed = f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}"
-        logs.put(sys.stderr, failed.encode())
+        logs.write_quietly(sys.stderr, failed.encode())
         world.abort(MvpnetError.exit_code)
         raise
 
@@ -95,7 +95,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0: compose with Hydra, run each job together with the others, then send them home."""
     from mvpnet.config import compose
     from mvpnet.job import lifecycle
-    from mvpnet.job.resume import asked
+    from mvpnet.job.resume import is_resume
     from mvpnet.records.result import jobs_ran
 
     def run_job(spec: JobSpec) -> int:
@@ -104,7 +104,7 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
         except MvpnetError as error:
             if not signals.received:
                 raise
-            code = tell(error)
+            code = report_error(error)
         if signals.received:
             codes_of_stopped.append(code)
             raise compose.SweepStopped
@@ -113,12 +113,14 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
     codes_of_stopped: list[int] = []
     try:
         world.refuse_mixed_versions()
-        codes = [resume(world, signals, argv)] if asked(argv) else compose.run(argv, world.size, run_job, tell)
+        codes = (
+            [resume(world, signals, argv)] if is_resume(argv) else compose.run(argv, world.size, run_job, report_error)
+        )
     except MvpnetError as error:
-        codes = [tell(error)]
+        codes = [report_error(error)]
     code = _worst(codes + codes_of_stopped)
     if len(codes) > 1:
-        logs.put(sys.stderr, f"mvpnet: {jobs_ran(len(codes), sum(1 for one in codes if one))}\n".encode())
+        logs.write_quietly(sys.stderr, f"mvpnet: {jobs_ran(len(codes), sum(1 for one in codes if one))}\n".encode())
     world.broadcast(code)
     return code
 
@@ -126,12 +128,12 @@ def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
 def resume(world: World, signals: StopSignals, argv: list[str]) -> int:
     """Rank 0 of a job that goes on from a save. Raises MvpnetError."""
     from mvpnet.job import lifecycle, messages
-    from mvpnet.job.resume import origin
+    from mvpnet.job.resume import saved_job
 
     with signals.raising():
-        found = origin(argv, world.size)
+        found = saved_job(argv, world.size)
     return lifecycle.lead(
-        world, signals, found.spec, messages.Origin(resumes=found.record, resume=found.resume, keys=found.keys)
+        world, signals, found.spec, messages.Provenance(resumes=found.record, resume=found.resume, keys=found.keys)
     )
 
 
@@ -154,7 +156,7 @@ def lead_verb(world: World, signals: StopSignals, argv: list[str]) -> int:
             world.refuse_mixed_versions()
         code = main.run(argv, Launch(world, signals))
     except MvpnetError as error:
-        code = tell(error)
+        code = report_error(error)
     world.broadcast(code)
     return code
 
@@ -171,9 +173,9 @@ def follow_bench(world: World, signals: StopSignals) -> int:
     return follow(world, signals)
 
 
-def tell(error: MvpnetError) -> int:
+def report_error(error: MvpnetError) -> int:
     """Say what was wrong, plainly; the exit code that it means."""
-    logs.put(sys.stderr, f"mvpnet: {error}\n".encode())
+    logs.write_quietly(sys.stderr, f"mvpnet: {error}\n".encode())
     return error.exit_code
 
 

@@ -66,7 +66,7 @@ class BootError(MvpnetError):
     exit_code = 5
 
 
-class RanksLost(MvpnetError):
+class RanksLostError(MvpnetError):
     exit_code = 5
 
 
@@ -82,5 +82,5 @@ class GuestError(MvpnetError):
     exit_code = 9
 
 
-class Interrupted(MvpnetError):
+class InterruptedJobError(MvpnetError):
     exit_code = 130

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loguru import FilterFunction, Record
 
 
-class Recent:
+class LogRing:
     """The newest messages of every level, at most `limit_bytes` of them."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -62,15 +62,15 @@ def above(level: str, levels: Mapping[str, str]) -> FilterFunction:
 
 
 @contextlib.contextmanager
-def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[Recent]:
+def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[LogRing]:
     """Log this rank's messages while inside; what was recent is written out when an error passes through."""
     line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}: {message}"
-    recent = Recent(parse_size(settings.recent, "logging.recent"))
+    recent = LogRing(parse_size(settings.recent, "logging.recent"))
     add = partial(logger.add, level=0, backtrace=False, diagnose=False)
     to_terminal = above(settings.stderr_level, settings.levels)
     sinks = [
         add(
-            lambda text: put(sys.stderr, text.encode()),
+            lambda text: write_quietly(sys.stderr, text.encode()),
             format=f"n{rank:04d} {{level}}: {{message}}",
             filter=to_terminal,
         )
@@ -92,7 +92,7 @@ def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[Recent]:
             logger.remove(sink)
 
 
-def put(stream: TextIO | None, data: bytes) -> None:
+def write_quietly(stream: TextIO | None, data: bytes) -> None:
     """Write to standard output or error (None: it was closed when we were started) in one piece, and never fail.
 
     A reader that has gone (`mvpnet … | head`) or a full disk must not end a job: the stream is led to /dev/null then.
@@ -110,7 +110,7 @@ def put(stream: TextIO | None, data: bytes) -> None:
 
 def say(line: str) -> None:
     """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
-    put(sys.stderr, f"{line}\n".encode())
+    write_quietly(sys.stderr, f"{line}\n".encode())
 
 
 def silence() -> None:

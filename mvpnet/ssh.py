@@ -12,14 +12,14 @@ from mvpnet.errors import HostError
 
 
 @dataclass(frozen=True)
-class Keys:
+class KeyPair:
     """The job's own ssh key pair, as ssh-keygen wrote it."""
 
     public: str
     private: str = field(repr=False)
 
 
-def write_keys(folder: Path, keys: Keys) -> tuple[Path, Path]:
+def write_keys(folder: Path, keys: KeyPair) -> tuple[Path, Path]:
     """The key pair as files of this rank's own, 0600: public (as authorized_keys) and private."""
     public, private = folder / "authorized_keys", folder / "id_ed25519"
     for path, text in ((public, keys.public), (private, keys.private)):
@@ -29,7 +29,7 @@ def write_keys(folder: Path, keys: Keys) -> tuple[Path, Path]:
 
 
 @dataclass(frozen=True)
-class Door:
+class SshEndpoint:
     """Where one guest is reached: 127.0.0.1:`port` on `host`, as `user`."""
 
     rank: int
@@ -52,7 +52,7 @@ def make_key_pair(path: Path, comment: str) -> None:
         raise HostError(f"ssh-keygen could not make {path}: {(done.stderr or done.stdout).strip()}")
 
 
-def ssh_config(doors: Sequence[Door], key: Path, here: str) -> str:
+def ssh_config(doors: Sequence[SshEndpoint], key: Path, here: str) -> str:
     """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`.
 
     The hosts that guests are reached through keep what the user's and the system's files say of them, which `ssh -F`
@@ -63,7 +63,7 @@ def ssh_config(doors: Sequence[Door], key: Path, here: str) -> str:
     return "\n".join([*(_host_block(door, key, here) for door in doors), *(f"Host {jump}\n{usual}" for jump in jumps)])
 
 
-def _host_block(door: Door, key: Path, here: str) -> str:
+def _host_block(door: SshEndpoint, key: Path, here: str) -> str:
     jump = "" if door.host == here else f"    ProxyJump {door.host}\n"
     return (
         f"Host {host_name(door.rank)}\n"

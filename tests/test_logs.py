@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from mvpnet.logs import Recent, part_of, rank_logs, silence
+from mvpnet.logs import LogRing, part_of, rank_logs, silence
 from mvpnet.paths import RankLogs
 from mvpnet.spec.schema import Logging
 
@@ -64,7 +64,7 @@ def test_and_not_without_one(tmp_path: Path) -> None:
 
 
 def test_recent_is_bounded(tmp_path: Path) -> None:
-    recent = Recent(10)
+    recent = LogRing(10)
     for text in ("12345", "67890", "abc"):
         recent.add(text)
     recent.write_to(tmp_path / "recent")
@@ -85,8 +85,8 @@ def test_parts() -> None:
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_reader_that_has_gone_does_not_matter(stream: str) -> None:
     script = (
-        "import sys; from mvpnet.logs import put; sys.stdin.read();"
-        f"[put(sys.{stream}, b'x' * 100_000) for _ in range(9)]; sys.exit(4)"
+        "import sys; from mvpnet.logs import write_quietly; sys.stdin.read();"
+        f"[write_quietly(sys.{stream}, b'x' * 100_000) for _ in range(9)]; sys.exit(4)"
     )
     pipes = {"stdin": subprocess.PIPE, stream: subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
@@ -97,6 +97,9 @@ def test_a_reader_that_has_gone_does_not_matter(stream: str) -> None:
 
 
 def test_nor_does_a_full_disk() -> None:
-    script = "import sys; from mvpnet.logs import put; put(sys.stdout, b'x' * 100_000); put(None, b'x'); sys.exit(4)"
+    script = (
+        "import sys; from mvpnet.logs import write_quietly;"
+        " write_quietly(sys.stdout, b'x' * 100_000); write_quietly(None, b'x'); sys.exit(4)"
+    )
     with Path("/dev/full").open("wb") as full:
         assert subprocess.run([sys.executable, "-c", script], stdout=full, check=False).returncode == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.errors import HostError
-from mvpnet.ssh import Door, make_key_pair, ssh_config
+from mvpnet.ssh import SshEndpoint, make_key_pair, ssh_config
 
 
 def test_the_key_pair_is_private(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_without_ssh_keygen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_ssh_itself_reads_the_config(tmp_path: Path) -> None:
-    doors = [Door(0, "here", 2200, "root"), Door(1, "there", 2201, "alice")]
+    doors = [SshEndpoint(0, "here", 2200, "root"), SshEndpoint(1, "there", 2201, "alice")]
     key = tmp_path / "a folder with spaces" / "id"
     (tmp_path / "ssh_config").write_text(ssh_config(doors, key, "here"))
 
@@ -48,7 +48,9 @@ def test_ssh_itself_reads_the_config(tmp_path: Path) -> None:
 
 
 def test_a_host_on_the_way_is_reached_as_without_the_file(tmp_path: Path) -> None:
-    text = ssh_config([Door(0, "here", 2200, "root"), Door(1, "there", 2201, "root")], tmp_path / "id", "here")
+    text = ssh_config(
+        [SshEndpoint(0, "here", 2200, "root"), SshEndpoint(1, "there", 2201, "root")], tmp_path / "id", "here"
+    )
     (tmp_path / "usual").write_text("Host there\n    Port 2222\nHost *\n    HostbasedAuthentication yes\n")
     (tmp_path / "ssh_config").write_text(text.replace("/etc/ssh/ssh_config", str(tmp_path / "usual")))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 Over = Callable[[], None]
 
 
-class Turns:
+class CapacityLimiter:
     """Whoever asks is given a turn at once, or when one of those before is over; in the order of asking."""
 
     def __init__(self, most: int) -> None:

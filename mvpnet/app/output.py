@@ -11,7 +11,7 @@ from typing import BinaryIO
 from loguru import logger
 
 from mvpnet.errors import HostError
-from mvpnet.logs import put
+from mvpnet.logs import write_quietly
 
 _LONGEST_LINE_BYTES = 65536  # a longer one is passed on in pieces
 
@@ -63,7 +63,7 @@ class OutputLog:
     def take(self, data: bytes) -> None:
         self._keep(data)
         if self._show and not self._prefix:
-            put(sys.stdout, data)
+            write_quietly(sys.stdout, data)
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         if len(self._unfinished) > _LONGEST_LINE_BYTES:
             lines.append(self._unfinished)
@@ -81,7 +81,7 @@ class OutputLog:
         for line in lines:
             self._on_line(line)
         if self._show and self._prefix and lines:
-            put(sys.stdout, b"".join(self._prefix + line + b"\n" for line in lines))
+            write_quietly(sys.stdout, b"".join(self._prefix + line + b"\n" for line in lines))
 
     def _keep(self, data: bytes) -> None:
         """Into the file, as long as there is room: a full disk must not end the job."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mvpnet.app import guest_shell
-from mvpnet.app.limiter import Over, Turns
+from mvpnet.app.limiter import CapacityLimiter, Over
 from mvpnet.app.metrics import Metrics
 from mvpnet.app.output import BehindMark, OutputLog
 from mvpnet.dataplane.address import host_name
@@ -189,7 +189,7 @@ class _StepRun:
         self._metrics = metrics
         self._let_in = let_in
         self._on_end = on_end
-        self._turns = Turns(step.ssh_at_once)
+        self._turns = CapacityLimiter(step.ssh_at_once)
         self._phase = "login"
         self._late = False  # the phase has had its time
         self._stopping = False

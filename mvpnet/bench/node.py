@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mvpnet.dataplane.address import host_name
-from mvpnet.dataplane.switch import Pump, loop_for, open_link
-from mvpnet.errors import HostError, Interrupted
+from mvpnet.dataplane.switch import Switch, loop_for, open_link
+from mvpnet.errors import HostError, InterruptedJobError
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net
@@ -58,7 +58,7 @@ class Node:
                 start_new_session=True,  # a Ctrl-C is for us alone
             )
         link.detach_qemu_end()
-        self.pump = Pump(world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None)
+        self.pump = Switch(world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None)
         self._loop.worker = self.pump
         self._loop.watch(self._control.fileno(), self._guest_answered)
 
@@ -113,7 +113,7 @@ class Node:
         self._stop_when = lambda: False  # an answer that comes late stops nothing else
         timers[0].cancel()
         if self._signals.received:
-            error = Interrupted(f"stopped by {self._signals.received.name}")
+            error = InterruptedJobError(f"stopped by {self._signals.received.name}")
             error.exit_code = 128 + self._signals.received
             raise error
         return bool(condition())

@@ -21,7 +21,7 @@ from mvpnet.errors import ConfigError, GuestError, HostError, JobError, MvpnetEr
 from mvpnet.logs import say
 
 if TYPE_CHECKING:
-    from mvpnet.control.registry import Found
+    from mvpnet.control.registry import JobHandle
 
 COMPLETE_VARIABLE = "_MVPNET_COMPLETE"  # click's own, made of the program's name
 SHELLS = ("bash", "zsh", "fish")
@@ -92,7 +92,7 @@ def ls(as_json: bool) -> None:
         say("no job of yours runs on this host")
 
 
-def phase_of(job: Found) -> str:
+def phase_of(job: JobHandle) -> str:
     """As the job says, or why it does not."""
     from mvpnet.control.client import GLANCE_S, ask
     from mvpnet.control.protocol import PROTOCOL
@@ -133,7 +133,7 @@ def status(as_json: bool, watch: bool, interval_s: float, words: tuple[str, ...]
         say(f"job {job.entry.title} has ended; {job.entry.run_dir} is its run folder")
 
 
-def _statuses(job: Found, interval_s: float, watch: bool) -> Iterator[dict[str, Any]]:
+def _statuses(job: JobHandle, interval_s: float, watch: bool) -> Iterator[dict[str, Any]]:
     """Accounts of a job, one, or until it ends. Raises JobError for a job that ends before its first."""
     from mvpnet.control.render import status_facts
 
@@ -155,7 +155,7 @@ def _statuses(job: Found, interval_s: float, watch: bool) -> Iterator[dict[str, 
         job = _again(job)
 
 
-def _account(job: Found) -> Any:
+def _account(job: JobHandle) -> Any:
     """What the job answers; None while it is not to be asked, or ends just now."""
     from mvpnet.control.client import ask
     from mvpnet.control.render import shown_phase
@@ -173,14 +173,14 @@ def _account(job: Found) -> Any:
         raise
 
 
-def _again(job: Found) -> Found:
+def _again(job: JobHandle) -> JobHandle:
     """The same job with what its entry says now."""
     from mvpnet.control.registry import find_jobs
 
     return next((found for found in find_jobs() if found.folder == job.folder), job)
 
 
-def _job(words: Sequence[str]) -> Found:
+def _job(words: Sequence[str]) -> JobHandle:
     from mvpnet.control.select import choose_job
 
     if len(words) > 1:
@@ -243,7 +243,7 @@ def console(escape_text: str, read_only: bool, words: tuple[str, ...]) -> None:
     say(f"console of {host_name(rank)}: {how}")
 
 
-def _one_rank(words: Sequence[str]) -> tuple[Found, int]:
+def _one_rank(words: Sequence[str]) -> tuple[JobHandle, int]:
     from mvpnet.control.select import choose_rank
 
     job, rank, others = choose_rank(words)
@@ -281,7 +281,7 @@ def logs(follow: bool, lines: int, which: str, words: tuple[str, ...]) -> None:
     show(files, lines, _print, (lambda: not job.ended()) if follow else None)
 
 
-def log_file(job: Found, rank: int, which: str) -> Path:
+def log_file(job: JobHandle, rank: int, which: str) -> Path:
     """One log of a rank, wherever logging.dir led it to. Raises JobError when the job's record cannot be read."""
     from mvpnet.paths import RankLogs, RunFolder
 
@@ -330,7 +330,7 @@ def qmp_arguments(words: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _qmp(job: Found, rank: int, command: str, arguments: dict[str, Any]) -> Any:
+def _qmp(job: JobHandle, rank: int, command: str, arguments: dict[str, Any]) -> Any:
     from mvpnet.control.client import ask
 
     return ask(job, {"do": "qmp", "rank": rank, "command": {"execute": command, "arguments": arguments}})
@@ -377,7 +377,7 @@ def stop(no_wait: bool, words: tuple[str, ...]) -> None:
         say(f"job {job.entry.title} is over; {job.entry.run_dir} is its run folder")
 
 
-def _pid_of_rank_0(job: Found) -> int:
+def _pid_of_rank_0(job: JobHandle) -> int:
     """As the kernel tells it of the socket's other end, whatever number it has in a container of its own.
 
     Raises JobError when the job cannot be reached.

@@ -19,7 +19,7 @@ from mvpnet.errors import ConfigError, ImageError
 from mvpnet.paths import cache_base
 
 if TYPE_CHECKING:
-    from mvpnet.images.store.request import Wanted
+    from mvpnet.images.store.request import ImageRequest
     from mvpnet.images.store.store import Store, StoredImage
     from mvpnet.spec.schema import Image
 
@@ -200,13 +200,13 @@ def prune(digests: tuple[str, ...], everything: bool, dry_run: bool, cache_dir: 
 def import_(path: Path, sha256: str | None, format_name: str | None, cache_dir: str | None, as_json: bool) -> None:
     """Put a disk image of yours into the store, unpacked and checked; it is then had by its digest or its path."""
     from mvpnet.images.store.fetch import ensure
-    from mvpnet.images.store.request import wanted
+    from mvpnet.images.store.request import parse_request
     from mvpnet.spec.schema import Image, ImageKind
 
     asked = Image(
         kind=ImageKind.file, source=str(path.absolute()), sha256=sha256, format=format_name, cache_dir=cache_dir
     )
-    want = wanted(asked, under_lock=False)
+    want = parse_request(asked, under_lock=False)
     assert want
     _print([ensure(want, _say).as_dict()], as_json, lambda entry: f"{entry['sha256']}  {entry['folder']}")
 
@@ -257,7 +257,7 @@ def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, a
 
 def _wanted(
     overrides: tuple[str, ...], config_dir: str | None, *, under_lock: bool = True, source: bool = False
-) -> Iterator[tuple[Image, Wanted | None]]:
+) -> Iterator[tuple[Image, ImageRequest | None]]:
     """The images of the jobs that these overrides compose, each with what is asked of the store; None for a built one.
 
     With `source`, what a prepared image is made from is meant in its place.
@@ -265,18 +265,18 @@ def _wanted(
     """
     from mvpnet.config import compose
     from mvpnet.images.store.prepared import source_of
-    from mvpnet.images.store.request import check_architecture, wanted
+    from mvpnet.images.store.request import check_architecture, parse_request
     from mvpnet.spec.plain import changed
     from mvpnet.spec.schema import ImageKind
 
-    seen: set[Wanted | None] = set()
+    seen: set[ImageRequest | None] = set()
     for composition in _compositions(overrides):
         job = compose.compose(composition, 1, config_dir)
         for config in (job.config, *(changed(job.config, override.changes) for override in job.overrides)):
             one = config.image if under_lock else replace(config.image, locked=False)
             one = source_of(one) if source else one
             check_architecture(one, config.qemu.binary)
-            want = wanted(one, under_lock=under_lock)
+            want = parse_request(one, under_lock=under_lock)
             if want is None and one.kind not in (ImageKind.tiny, ImageKind.debian):
                 raise ConfigError("image.path: is used where it is: there is nothing to fetch")
             if want is None or want not in seen:
@@ -303,7 +303,7 @@ def _build(one: Image) -> dict[str, Any]:
     return {"sha256": None, "folder": str(kernel.parent)}
 
 
-def _job_facts(one: Image, want: Wanted | None) -> dict[str, Any]:
+def _job_facts(one: Image, want: ImageRequest | None) -> dict[str, Any]:
     from mvpnet.images.store.fetch import find
 
     if want is None:

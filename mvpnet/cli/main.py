@@ -15,7 +15,7 @@ from mvpnet.cli.recipes import recipes
 from mvpnet.cli.records import diff, export, replay, report
 from mvpnet.cli.seed import seed
 from mvpnet.cli.snapshots import SNAPSHOTS
-from mvpnet.errors import ConfigError, Interrupted, MpiError
+from mvpnet.errors import ConfigError, InterruptedJobError, MpiError
 from mvpnet.job.plan import check_planned_seeds, planned_rank
 from mvpnet.mpi.launch import Launch
 
@@ -30,7 +30,7 @@ def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
     try:
         result = verbs.main(argv, prog_name="mvpnet", standalone_mode=False, obj=launch)
     except click.Abort:  # Ctrl-C
-        raise Interrupted("stopped by SIGINT") from None
+        raise InterruptedJobError("stopped by SIGINT") from None
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:

@@ -45,11 +45,13 @@ def replay(launch: Launch | None, changed: str, run_dir: str | None, run: Path) 
     if launch is None:
         raise ConfigError("replay runs a job", hint="mpirun -n RANKS mvpnet replay RUN")
     from mvpnet.job import lifecycle, messages
-    from mvpnet.records.replay import prepared
+    from mvpnet.records.replay import replay_spec
 
     with opened(run) as old:
-        spec, link = prepared(old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=say)
-    return lifecycle.lead(launch.world, launch.signals, spec, messages.Origin(replays=link))
+        spec, link = replay_spec(
+            old, str(run.resolve()), launch.world.size, run_dir, refuse=changed == "refuse", say=say
+        )
+    return lifecycle.lead(launch.world, launch.signals, spec, messages.Provenance(replays=link))
 
 
 @click.command()

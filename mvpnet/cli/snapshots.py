@@ -16,7 +16,7 @@ from mvpnet.logs import say
 from mvpnet.util.tables import table_text
 
 if TYPE_CHECKING:
-    from mvpnet.control.registry import Found
+    from mvpnet.control.registry import JobHandle
     from mvpnet.snapshot.layout import Kept
 
 _NO_ANSWER_S = 90.0  # more than rank 0 waits for a rank
@@ -58,7 +58,7 @@ def make_base(folder: Path) -> None:
         raise ConfigError(f"{folder}: there is no folder {folder.parent}")
 
 
-def _saved(job: Found, folder: Path) -> dict[str, Any]:
+def _saved(job: JobHandle, folder: Path) -> dict[str, Any]:
     """Have it saved, and tell how far it is. Raises JobError, or GuestError when there is no save."""
     from mvpnet.control.client import Connection
 
@@ -74,11 +74,11 @@ def _saved(job: Found, folder: Path) -> dict[str, Any]:
 @click.pass_context
 def saves(context: click.Context, as_json: bool) -> None:
     """List what was saved with `mvpnet save NAME`: name, date, ranks, size on disk, image."""
-    from mvpnet.snapshot.layout import kept, saves_base
+    from mvpnet.snapshot.layout import list_snapshots, saves_base
 
     if context.invoked_subcommand:
         return
-    found = kept()
+    found = list_snapshots()
     if as_json:
         click.echo(json.dumps([_facts(one) for one in found], indent=1))
     elif found:

@@ -30,7 +30,7 @@ from mvpnet.config.messages import explained, near
 from mvpnet.config.nodes import all_keys, keep_rank_values, writable
 from mvpnet.config.resolve import resolve
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-from mvpnet.logs import put
+from mvpnet.logs import write_quietly
 from mvpnet.paths import RunFolder, conf_folder, user_config_folders
 from mvpnet.spec import schema
 from mvpnet.spec.model import JobSpec
@@ -51,7 +51,7 @@ def run(
     """
     argv = flags_first(resumed(argv))
     if shown := _resolved_job(argv, world_size):
-        put(sys.stdout, shown.encode())
+        write_quietly(sys.stdout, shown.encode())
         return [0]
     sweep = Sweep(remembered(argv), resuming=any(word.startswith("sweep.resume=") for word in argv))
     _register(Path.cwd(), sweep, world_size)

@@ -31,7 +31,7 @@ class Keeper(Protocol):
     def hear(self, message: Message, answer: Callable[[Message], None]) -> None: ...
 
 
-class Desk:
+class ControlAgent:
     """`machine` and `facts` are asked whenever they are needed: the guest of a rank may be started again."""
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from mvpnet import __version__
 from mvpnet.control.protocol import PROTOCOL, Lines, Message, packed, peer_of
-from mvpnet.control.registry import ANSWERING, PREPARING, Found
+from mvpnet.control.registry import ANSWERING, PREPARING, JobHandle
 from mvpnet.control.server import ANSWER_S
 from mvpnet.errors import GuestError, JobError, MvpnetError
 
@@ -20,7 +20,7 @@ GLANCE_S = 5.0  # for what rank 0 knows by itself
 class Connection:
     """To one job; a context manager. Raises JobError when the job cannot be asked, and says why."""
 
-    def __init__(self, job: Found) -> None:
+    def __init__(self, job: JobHandle) -> None:
         entry = job.entry
         if entry.protocol != PROTOCOL:
             raise JobError(
@@ -102,7 +102,7 @@ class Connection:
         return JobError(f"job {self.title} {what}", hint="mvpnet ls shows which jobs run")
 
 
-def ask(job: Found, request: Message, within_s: float = ANSWER_WITHIN_S) -> Any:
+def ask(job: JobHandle, request: Message, within_s: float = ANSWER_WITHIN_S) -> Any:
     """One question, one answer. Raises JobError or GuestError."""
     with Connection(job) as connection:
         return connection.ask(request, within_s)

@@ -37,7 +37,7 @@ _CONNECT_S = 10.0
 
 
 @dataclass
-class Entry:
+class RegistryEntry:
     """One job, as it says of itself. Times are in seconds since 1970."""
 
     name: str
@@ -63,10 +63,10 @@ class Entry:
         return f"{self.name} (id {self.pid})"
 
 
-class Listing:
+class Registration:
     """A job's own place in the registry."""
 
-    def __init__(self, folder: Path, entry: Entry) -> None:
+    def __init__(self, folder: Path, entry: RegistryEntry) -> None:
         self.entry = entry
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._folder = folder
@@ -93,13 +93,13 @@ class Listing:
 
 
 @contextlib.contextmanager
-def listed(entry: Entry, say: Say) -> Iterator[Listing | None]:
+def register_job(entry: RegistryEntry, say: Say) -> Iterator[Registration | None]:
     """A job in the registry while inside. One that cannot be listed runs all the same, and `say` gets a warning."""
     with contextlib.ExitStack() as stack:
-        listing: Listing | None = None
+        listing: Registration | None = None
         try:
             place = stack.enter_context(scratch_folder(registry_base(), f"{entry.name}.{entry.pid}", say, _KEY))
-            listing = Listing(place.folder, entry)
+            listing = Registration(place.folder, entry)
             stack.callback(listing.close)
         except (HostError, OSError) as error:
             say(f"warning: mvpnet ls and the like will not find this job: {error}")
@@ -107,11 +107,11 @@ def listed(entry: Entry, say: Say) -> Iterator[Listing | None]:
 
 
 @dataclass(frozen=True)
-class Found:
+class JobHandle:
     """A job that was found, alive or dead, and its folder."""
 
     folder: Path
-    entry: Entry
+    entry: RegistryEntry
     alive: bool
 
     def connect(self) -> socket.socket:
@@ -140,7 +140,7 @@ class Found:
         return max(times, default=self.entry.started_s)
 
 
-def find_jobs() -> list[Found]:
+def find_jobs() -> list[JobHandle]:
     """All jobs in the registry, the oldest first, the dead ones among them.
 
     Raises HostError when the registry is not a folder of one's own.
@@ -154,11 +154,11 @@ def find_jobs() -> list[Found]:
         folder = lock.with_suffix("")
         alive = _held(lock)
         if entry := _read(folder):
-            found.append(Found(folder, entry, alive))
+            found.append(JobHandle(folder, entry, alive))
     return sorted(found, key=lambda job: job.entry.started_s)
 
 
-def bury(job: Found) -> list[str]:
+def remove_dead_job(job: JobHandle) -> list[str]:
     """Remove what a dead job left on this host, and its entry: a line for each thing that was removed."""
     removed: list[str] = []
     scratch, registry = Path(job.entry.scratch_dir), registry_base()
@@ -170,7 +170,7 @@ def bury(job: Found) -> list[str]:
     return removed
 
 
-def stopping_guests(job: Found) -> int:
+def stopping_guests(job: JobHandle) -> int:
     """How many guests of a dead job's, on this host, are being stopped still: their monwraps hold locks."""
     return sum(map(_held, Path(job.entry.scratch_dir).glob(f"{job.entry.name}.*.lock")))
 
@@ -197,11 +197,13 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _read(folder: Path) -> Entry | None:
+def _read(folder: Path) -> RegistryEntry | None:
     """None where there is none (yet). Another version's may have other keys: what we do not know is left out."""
     try:
         found: dict[str, Any] = json.loads((folder / "entry.json").read_bytes())
-        return Entry(**{key: value for key, value in found.items() if key in Entry.__dataclass_fields__})
+        return RegistryEntry(
+            **{key: value for key, value in found.items() if key in RegistryEntry.__dataclass_fields__}
+        )
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mvpnet.control.registry import ANSWERING, Found
+from mvpnet.control.registry import ANSWERING, JobHandle
 from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.util.tables import table_text
 
@@ -39,7 +39,7 @@ def amount(number: float) -> str:
     return f"{number:.3g} P"
 
 
-def job_facts(job: Found, phase: str) -> dict[str, Any]:
+def job_facts(job: JobHandle, phase: str) -> dict[str, Any]:
     """One job of `mvpnet ls --json`. Times in seconds."""
     entry = job.entry
     return {
@@ -69,7 +69,7 @@ def jobs_table(jobs: Sequence[dict[str, Any]], width: int) -> str:
     return table_text(table, width=width)
 
 
-def status_facts(job: Found, first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any]:
+def status_facts(job: JobHandle, first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any]:
     """`mvpnet status --json`, from two answers to `status`, some time apart; None while the job does not answer."""
     phase = second["phase"] if second else job.entry.phase
     ranks = [_rank_facts(rank, first, second) for rank in range(job.entry.world_size)] if first and second else []
@@ -156,6 +156,6 @@ def _traffic(rank: dict[str, Any]) -> list[str]:
     return [amount(number) for way in ways for number in way] + [str(sum(rank["counters"]["drops"].values()))]
 
 
-def shown_phase(job: Found) -> str | None:
+def shown_phase(job: JobHandle) -> str | None:
     """What its entry says of a job that does not answer by itself now; None where it is to be asked."""
     return None if job.entry.phase == ANSWERING else job.entry.phase

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Collection, Sequence
 
-from mvpnet.control.registry import Found, bury, find_jobs, stopping_guests
+from mvpnet.control.registry import JobHandle, find_jobs, remove_dead_job, stopping_guests
 from mvpnet.control.render import clock, span
 from mvpnet.control.server import ranks_of
 from mvpnet.errors import ConfigError, JobError
@@ -20,7 +20,7 @@ from mvpnet.logs import say
 _RANK = re.compile(r"n?([0-9]+)")
 
 
-def living_jobs() -> list[Found]:
+def living_jobs() -> list[JobHandle]:
     """The jobs that run. What dead ones left is removed, and told."""
     jobs = find_jobs()
     living = [job for job in jobs if job.alive]
@@ -31,16 +31,16 @@ def living_jobs() -> list[Found]:
     return living
 
 
-def tell_of_dead(job: Found, living: Collection[str]) -> list[str]:
+def tell_of_dead(job: JobHandle, living: Collection[str]) -> list[str]:
     """Remove what a dead job left, once its guests have ended; lines that say so. `living`: names of other jobs."""
     dead = f"job {job.entry.title} is dead: {_last_sign(job)}"
     if job.entry.name not in living and (guests := stopping_guests(job)):
         return [dead, f"{guests} of its guests here are being stopped still; look again to have the rest removed"]
-    removed = bury(job)
+    removed = remove_dead_job(job)
     return [dead, f"what it left on this host is removed; its run folder is kept: {job.entry.run_dir}", *removed]
 
 
-def choose_job(name: str | None) -> Found:
+def choose_job(name: str | None) -> JobHandle:
     """The job of this name or id, or the only one. Raises JobError."""
     jobs = living_jobs()
     if name is None:
@@ -59,7 +59,7 @@ def choose_job(name: str | None) -> Found:
     raise JobError(f"there is no job {name}{_near(name, jobs)}", hint=_known(jobs))
 
 
-def choose_rank(words: Sequence[str]) -> tuple[Found, int, list[str]]:
+def choose_rank(words: Sequence[str]) -> tuple[JobHandle, int, list[str]]:
     """Job and rank of `[JOB] RANK …`, and the other words. Raises JobError, ConfigError when there is no rank."""
     first, *rest = words or [""]
     rank_follows = bool(rest) and is_rank(rest[0])
@@ -73,7 +73,7 @@ def choose_rank(words: Sequence[str]) -> tuple[Found, int, list[str]]:
     raise ConfigError(f"a rank is missing.{given}", hint="it is a number from 0 on, or a guest's name, n0002")
 
 
-def choose_rank_if_any(words: Sequence[str]) -> tuple[Found, int | None]:
+def choose_rank_if_any(words: Sequence[str]) -> tuple[JobHandle, int | None]:
     """Job and rank of `[JOB] [RANK]`; one word is a job where one has that name or id. Raises JobError, ConfigError."""
     if len(words) == 2:
         job, rank, _ = choose_rank(words)
@@ -96,34 +96,34 @@ def rank_number(word: str) -> int:
     return int(match[1])
 
 
-def _checked(job: Found, word: str) -> Found:
+def _checked(job: JobHandle, word: str) -> JobHandle:
     size = job.entry.world_size
     if rank_number(word) >= size:
         raise JobError(f"there is no rank {word} in job {job.entry.title}: {ranks_of(size)}")
     return job
 
 
-def _named(name: str, jobs: list[Found]) -> list[Found]:
+def _named(name: str, jobs: list[JobHandle]) -> list[JobHandle]:
     living = [job for job in jobs if job.alive]
     by_name = [job for job in living if job.entry.name == name]
     return by_name or [job for job in living if str(job.entry.pid) == name]
 
 
-def _lines(jobs: list[Found]) -> str:
+def _lines(jobs: list[JobHandle]) -> str:
     return "\n".join(f"  {job.entry.title}, {job.entry.world_size} ranks, in {job.entry.run_dir}" for job in jobs)
 
 
-def _near(name: str, jobs: list[Found]) -> str:
+def _near(name: str, jobs: list[JobHandle]) -> str:
     close = difflib.get_close_matches(name, [job.entry.name for job in jobs], n=3)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _known(jobs: list[Found]) -> str:
+def _known(jobs: list[JobHandle]) -> str:
     if not jobs:
         return "no job of yours runs on this host"
     return "jobs that run here: " + ", ".join(job.entry.title for job in jobs)
 
 
-def _last_sign(job: Found) -> str:
+def _last_sign(job: JobHandle) -> str:
     seen_s = job.seen_s()
     return f"its last sign of life was at {clock(seen_s)}, {span(max(0.0, time.time() - seen_s))} ago"

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from mvpnet.control.client import Connection
 from mvpnet.control.protocol import TYPED_AHEAD_BYTES, Message, data_in, data_text
-from mvpnet.errors import ConfigError, Interrupted
+from mvpnet.errors import ConfigError, InterruptedJobError
 from mvpnet.logs import say
 
 SILENCE_S: Final = 1.0
@@ -144,7 +144,7 @@ def _raising_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end us by an exception, so that the terminal is set back."""
 
     def end(number: int, _: object) -> None:
-        error = Interrupted(f"left the console: {signal.Signals(number).name}")
+        error = InterruptedJobError(f"left the console: {signal.Signals(number).name}")
         error.exit_code = 128 + number
         raise error
 

@@ -20,7 +20,7 @@ _REQUEST: Final = b"\x00\x01"
 _REPLY: Final = b"\x00\x02"
 
 
-class Verdict(Enum):
+class ArpAction(Enum):
     """What becomes of a guest's ARP frame."""
 
     reply = "reply"  # answered on the spot
@@ -32,28 +32,28 @@ class Verdict(Enum):
     malformed = "arp_malformed"
 
 
-def judge(frame: bytes, rank: int, world_size: int) -> tuple[Verdict, bytes]:
+def judge(frame: bytes, rank: int, world_size: int) -> tuple[ArpAction, bytes]:
     """What to do with an ARP frame from the guest of `rank`, and the reply frame where it is to be answered.
 
     `frame` starts at the Ethernet header and may be padded, as Ethernet pads to 60 bytes.
     """
     if len(frame) < FRAME_BYTES or frame[14:20] != _ETHERNET_IPV4:
-        return Verdict.malformed, b""
+        return ArpAction.malformed, b""
     operation, sender_mac, sender, target = frame[20:22], frame[22:28], frame[28:32], frame[38:42]
     own = address.ipv4(rank)
     if sender_mac != address.mac(rank) or (sender[0] == 10 and sender != own):
-        return Verdict.forged, b""
+        return ArpAction.forged, b""
     if sender == target or target == own:
         # The second is a probe for a duplicate of the guest's own address (RFC 5227): an answer would claim one.
-        return Verdict.gratuitous, b""
+        return ArpAction.gratuitous, b""
     if operation != _REQUEST or target[0] != 10:
-        return Verdict.travel, b""
+        return ArpAction.travel, b""
     if target == address.SHUTDOWN_IPV4:
-        return Verdict.shutdown, b""
+        return ArpAction.shutdown, b""
     asked = address.rank_of_ipv4(target)
     if asked is None or asked >= world_size:
-        return Verdict.unknown, b""
-    return Verdict.reply, _reply(address.mac(asked), target, sender_mac, sender)
+        return ArpAction.unknown, b""
+    return ArpAction.reply, _reply(address.mac(asked), target, sender_mac, sender)
 
 
 def _reply(mac: bytes, ipv4: bytes, to_mac: bytes, to_ipv4: bytes) -> bytes:

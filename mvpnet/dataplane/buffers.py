@@ -67,7 +67,7 @@ class Pool:
             self._free.append(chunk)
 
 
-class Part:
+class BufferSlice:
     """Bytes of whole frames on their way, and the chunk they lie in where they were not copied out of it."""
 
     __slots__ = ("_chunk", "data", "frames")
@@ -80,12 +80,12 @@ class Part:
             chunk.hold()
 
     @classmethod
-    def of(cls, view: memoryview, frames: int, chunk: Chunk) -> Part:
+    def of(cls, view: memoryview, frames: int, chunk: Chunk) -> BufferSlice:
         """A part of `chunk` that outlives the owner's use of it."""
         return cls(bytes(view), frames) if len(view) < COPY_BELOW_BYTES else cls(view, frames, chunk)
 
     @classmethod
-    def joined(cls, parts: list[Part]) -> Part:
+    def joined(cls, parts: list[BufferSlice]) -> BufferSlice:
         """One part with the bytes of all, which are released."""
         whole = cls(b"".join([part.data for part in parts]), sum(part.frames for part in parts))
         for part in parts:

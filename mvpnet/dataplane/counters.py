@@ -12,7 +12,7 @@ class Counters:
     The reasons of `drops`, all in frames unless they say otherwise:
 
     from the own guest   too_short, too_long, source_not_own, no_such_rank, to_itself, unknown_destination,
-                         shutdown_ignored, and those of `arp.Verdict`
+                         shutdown_ignored, and those of `arp.ArpAction`
     to a peer            peer_full: the peer did not take messages for net.patience_ms; job_ended: this rank has
                          ended its part in the job
     from a peer          forged: not from that peer's guest, not for this rank, or down the wrong branch of the tree;

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from mpi4py import MPI
 
-from mvpnet.dataplane.buffers import COPY_BELOW_BYTES, Chunk, Part, Pool
+from mvpnet.dataplane.buffers import COPY_BELOW_BYTES, BufferSlice, Chunk, Pool
 from mvpnet.dataplane.counters import Counters
 from mvpnet.dataplane.doorbell import Doorbell
 from mvpnet.dataplane.fastpath import DEAD, FREE, HELD, FastPath
@@ -59,7 +59,7 @@ class _Peer:
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.in_flight = 0
-        self.queue: deque[tuple[int, Part]] = deque()
+        self.queue: deque[tuple[int, BufferSlice]] = deque()
         self.queue_bytes = 0
         self.heard_s = 0.0  # when it last took or sent something
         self.rung_s = 0.0
@@ -68,7 +68,7 @@ class _Peer:
 
 
 # A message that the peer has not taken yet, and what it lies in; plain, as each costs time. The request keeps bytes.
-_Flight = tuple[MPI.Request, _Peer, Chunk | Part | None]
+_Flight = tuple[MPI.Request, _Peer, Chunk | BufferSlice | None]
 
 
 class Fabric:
@@ -180,7 +180,7 @@ class Fabric:
             return True
         if peer.dead or (not patiently and peer.queue_bytes >= self._peer_queue_bytes):
             return self._drop(frames, "peer_full")
-        peer.queue.append((tag, Part.of(view, frames, chunk)))
+        peer.queue.append((tag, BufferSlice.of(view, frames, chunk)))
         peer.queue_bytes += len(view)
         self._queue_bytes += len(view)
         if peer.queue_bytes >= self._peer_queue_bytes:
@@ -252,7 +252,7 @@ class Fabric:
             peer = self._peers[rank] = _Peer(rank)
             return peer
 
-    def _issue(self, peer: _Peer, tag: int, data: memoryview | bytes, held: Chunk | Part | None) -> None:
+    def _issue(self, peer: _Peer, tag: int, data: memoryview | bytes, held: Chunk | BufferSlice | None) -> None:
         now_s = self.now_s
         asleep = False
         if not peer.in_flight:
@@ -279,7 +279,7 @@ class Fabric:
                 small.append(next_part)
                 total += len(next_part.data)
                 peer.queue.popleft()
-            part = Part.joined(small)
+            part = BufferSlice.joined(small)
         peer.queue_bytes -= total
         self._queue_bytes -= total
         if peer.queue_bytes < self._peer_queue_bytes:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mvpnet.dataplane.buffers import Chunk, Part, Pool
+from mvpnet.dataplane.buffers import BufferSlice, Chunk, Pool
 from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
 from mvpnet.dataplane.tuning import DATAGRAMS_A_TURN
 
@@ -52,7 +52,7 @@ class Link:
         self._splitter = splitter
         self._pool = pool
         self._chunk = pool.get()
-        self._backlog: deque[Part] = deque()
+        self._backlog: deque[BufferSlice] = deque()
         self._qemu_end: socket.socket | None = None
         self._epoll = select.epoll()  # half the cost of poll(2) on one descriptor
         self._watched: tuple[int, int] = (-1, 0)
@@ -193,7 +193,7 @@ class Link:
         return ours
 
     def _enqueue(self, view: memoryview, frames: int, chunk: Chunk) -> None:
-        part = Part.of(view, frames, chunk)
+        part = BufferSlice.of(view, frames, chunk)
         if not self._backlog:
             self.moved_at_s = time.monotonic()
         self._backlog.append(part)

@@ -65,7 +65,7 @@ def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None,
     return DgramLink(resolve, pool, net.guest_queue_bytes, path, qemu_path)
 
 
-class Pump:
+class Switch:
     """One rank's switch, for one job. All ranks of `comm` make theirs, with or without a link, and all `finish`.
 
     `comm` and `doorbell` may serve one job after another, but nothing else.
@@ -327,12 +327,12 @@ class Pump:
     def _arp(self, chunk: Chunk, at: int, after: int) -> None:
         frame = bytes(chunk.view[at + LENGTH_BYTES : after])
         verdict, reply = arp.judge(frame, self._rank, self._size)
-        if verdict is arp.Verdict.reply:
+        if verdict is arp.ArpAction.reply:
             self._counters.arp_replies += 1
             self._answer(reply)
-        elif verdict is arp.Verdict.travel:
+        elif verdict is arp.ArpAction.travel:
             self._arp_travels(frame, chunk, at, after)
-        elif verdict is arp.Verdict.shutdown:
+        elif verdict is arp.ArpAction.shutdown:
             self._shutdown_requested()
         else:
             self._drop(verdict.value, 1)

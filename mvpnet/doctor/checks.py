@@ -40,7 +40,7 @@ class Skew:
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankView:
     """A rank: what it is to do, and what was found where it is."""
 
     spec: RankSpec
@@ -63,15 +63,15 @@ class Seat:
         return self.finds(check, Level.failure, refused.message, todo)
 
 
-def findings(seats: Sequence[Seat]) -> list[Finding]:
+def findings(seats: Sequence[RankView]) -> list[Finding]:
     """All lines, host by host."""
-    hosts: dict[str, list[Seat]] = defaultdict(list)
+    hosts: dict[str, list[RankView]] = defaultdict(list)
     for seat in seats:
         hosts[seat.facts.host].append(seat)
     return [line for here in hosts.values() for line in merged(_of_host(here, seats[0], len(hosts) > 1))]
 
 
-def _of_host(here: Sequence[Seat], first: Seat, several_hosts: bool) -> Iterator[Finding]:
+def _of_host(here: Sequence[RankView], first: RankView, several_hosts: bool) -> Iterator[Finding]:
     yield from (version(seat.facts.host, seat.rank, seat.version, first.version) for seat in here)
     yield from (mpi(seat, first) for seat in here)
     if several_hosts:
@@ -99,7 +99,7 @@ def version(host: str, rank: int, own: str, first: str) -> Finding:
     return Finding(host, (rank,), "mvpnet", Level.failure, f"{own}, and rank 0 has {first}", todo)
 
 
-def mpi(seat: Seat, first: Seat) -> Finding:
+def mpi(seat: RankView, first: RankView) -> Finding:
     """A library, the launcher's own, and the same as rank 0's."""
     facts = seat.facts.mpi
     if facts.refused:
@@ -116,7 +116,7 @@ def mpi(seat: Seat, first: Seat) -> Finding:
     return seat.finds("mpi", Level.ok, seen)
 
 
-def clock(seat: Seat, first: Seat) -> Finding:
+def clock(seat: RankView, first: RankView) -> Finding:
     """Of a host, against that of rank 0's."""
     if seat.skew is None:
         return seat.finds("clock", Level.ok, "what the other hosts' are compared with")
@@ -132,7 +132,7 @@ def clock(seat: Seat, first: Seat) -> Finding:
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
-def qemu(seat: Seat) -> Finding:
+def qemu(seat: RankView) -> Finding:
     """There, a qemu, and not older than what mvpnet was made for."""
     facts = seat.facts.qemu
     if facts.path is None and facts.refused:
@@ -149,7 +149,7 @@ def qemu(seat: Seat) -> Finding:
     return seat.finds("qemu", Level.ok, shown)
 
 
-def netdev(seat: Seat) -> Finding:
+def netdev(seat: RankView) -> Finding:
     """qemu has the network that net.kind asks for."""
     facts, kind = seat.facts.qemu, seat.spec.net.kind.name
     if not facts.netdevs:
@@ -160,7 +160,7 @@ def netdev(seat: Seat) -> Finding:
     return seat.finds("netdev", Level.ok, f"{kind} (net.kind)")
 
 
-def kvm(seat: Seat) -> Finding:
+def kvm(seat: RankView) -> Finding:
     """KVM where it is asked for or could be had, and what keeps it."""
     accel = seat.facts.accel
     if isinstance(accel, Refusal):
@@ -174,7 +174,7 @@ def kvm(seat: Seat) -> Finding:
     return seat.finds("kvm", Level.warning, f"guests are emulated (TCG), which is slow: {why}", _kvm_todo(seat, why))
 
 
-def _kvm_todo(seat: Seat, why: str) -> str:
+def _kvm_todo(seat: RankView, why: str) -> str:
     device = seat.facts.kvm
     if device.trouble and device.trouble in why:
         return f"{_device_todo(device)}; or vm.accel=tcg"
@@ -198,7 +198,7 @@ def _device_todo(device: KvmDevice) -> str:
 # -- the host ----------------------------------------------------------------------------------------------------------
 
 
-def scratch(here: Sequence[Seat]) -> Iterator[Finding]:
+def scratch(here: Sequence[RankView]) -> Iterator[Finding]:
     """A folder of one's own can be made there, locked, and removed; and what was found of killed jobs."""
     for seat in here:
         if seat.facts.scratch_refused:
@@ -207,9 +207,9 @@ def scratch(here: Sequence[Seat]) -> Iterator[Finding]:
             yield seat.finds("scratch", Level.ok, line)
 
 
-def space(here: Sequence[Seat]) -> Iterator[Finding]:
+def space(here: Sequence[RankView]) -> Iterator[Finding]:
     """A line for each disk that the host's ranks write overlays and copies to."""
-    disks: dict[int, list[tuple[Seat, Demand]]] = defaultdict(list)
+    disks: dict[int, list[tuple[RankView, Demand]]] = defaultdict(list)
     for seat in here:
         for demand in seat.facts.demands:
             disks[demand.device].append((seat, demand))
@@ -217,7 +217,7 @@ def space(here: Sequence[Seat]) -> Iterator[Finding]:
         yield _space([seat for seat, _ in demands], [demand for _, demand in demands])
 
 
-def _space(seats: Sequence[Seat], demands: Sequence[Demand]) -> Finding:
+def _space(seats: Sequence[RankView], demands: Sequence[Demand]) -> Finding:
     folder, free = demands[0].folder, min(demand.free_bytes for demand in demands)
     sure, most = (sum(getattr(demand, kind) for demand in demands) for kind in ("sure_bytes", "most_bytes"))
     ranks = tuple(sorted({seat.rank for seat in seats}))
@@ -232,7 +232,7 @@ def _space(seats: Sequence[Seat], demands: Sequence[Demand]) -> Finding:
     return Finding(host, ranks, "disk", Level.ok, seen)
 
 
-def sockets(here: Sequence[Seat]) -> Finding:
+def sockets(here: Sequence[RankView]) -> Finding:
     """The longest path of a unix socket that any rank of the host makes."""
     seat, key, path = max(
         ((seat, key, path) for seat in here for key, path in seat.facts.sockets), key=lambda one: len(one[2].encode())
@@ -245,7 +245,7 @@ def sockets(here: Sequence[Seat]) -> Finding:
     return Finding(seat.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(path.encode())} bytes")
 
 
-def ssh_ports(here: Sequence[Seat]) -> Iterator[Finding]:
+def ssh_ports(here: Sequence[RankView]) -> Iterator[Finding]:
     """A port on 127.0.0.1 for each rank, the one that its number stands for or another."""
     as_wanted = [seat for seat in here if seat.facts.port.got == seat.facts.port.wanted]
     if as_wanted:
@@ -267,7 +267,7 @@ def ssh_ports(here: Sequence[Seat]) -> Iterator[Finding]:
 # -- what the job names ------------------------------------------------------------------------------------------------
 
 
-def image(seat: Seat) -> Finding:
+def image(seat: RankView) -> Finding:
     """There, or what has to happen first."""
     facts = seat.facts.image
     if facts.refused:
@@ -281,7 +281,7 @@ def image(seat: Seat) -> Finding:
     return seat.finds("image", Level.ok, facts.what)
 
 
-def tools(seat: Seat) -> Finding:
+def tools(seat: RankView) -> Finding:
     """The programs beside qemu that this rank needs."""
     where = dict(seat.facts.programs)
     if seat.rank == 0 and where["ssh-keygen"] is None:
@@ -297,7 +297,7 @@ def tools(seat: Seat) -> Finding:
     return seat.finds("tools", Level.ok, ", ".join(sorted(name for name, path in seat.facts.programs if path)))
 
 
-def settings(seat: Seat) -> Iterator[Finding]:
+def settings(seat: RankView) -> Iterator[Finding]:
     """What else a job would refuse on this host."""
     yield from (seat.fails("settings", refused) for refused in seat.facts.refused)
 

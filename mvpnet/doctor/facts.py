@@ -23,7 +23,7 @@ from mvpnet.images import boot, build_cache, debian, store, tiny
 from mvpnet.images.disk_image import check_readable
 from mvpnet.images.store.fetch import find, not_prepared
 from mvpnet.images.store.prepared import is_asked
-from mvpnet.images.store.request import Wanted, wanted
+from mvpnet.images.store.request import ImageRequest, parse_request
 from mvpnet.images.tiny import packages
 from mvpnet.paths import cache_base, scratch_base
 from mvpnet.qemu import binary
@@ -195,7 +195,7 @@ def _image_facts(spec: RankSpec) -> ImageFacts:
     image = spec.image
     cache = cache_base(image.cache_dir)
     store.planned(spec)  # refuses another architecture
-    if want := wanted(image):
+    if want := parse_request(image):
         return _stored(want)
     if image.kind is ImageKind.tiny:
         built = tiny.newest(cache / "tiny", tiny.recipe_digest())
@@ -214,7 +214,7 @@ def _built(name: str, folder: Path | None, check_tools: Callable[[], None]) -> I
     return ImageFacts(ImageState.to_build, name)
 
 
-def _stored(want: Wanted) -> ImageFacts:
+def _stored(want: ImageRequest) -> ImageFacts:
     if found := find(want):
         return ImageFacts(ImageState.here, f"{want.name} in {found.folder}")
     if want.is_prepared:

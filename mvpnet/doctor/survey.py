@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 
 from mvpnet import __version__
-from mvpnet.doctor.checks import Seat, findings, version
+from mvpnet.doctor.checks import RankView, findings, version
 from mvpnet.doctor.clocks import skews
 from mvpnet.doctor.facts import Facts, look
 from mvpnet.doctor.mpi import MpiFacts, mpi_facts
@@ -37,7 +37,7 @@ def lead(world: World, job: JobSpec) -> list[Finding]:
     seats = []
     for rank in range(job.world_size):
         runs_ssh = rank == 0 and _runs_ssh(job)
-        seats.append(Seat(job.for_rank(rank), found[rank], world.versions[rank], ahead.get(rank), runs_ssh))
+        seats.append(RankView(job.for_rank(rank), found[rank], world.versions[rank], ahead.get(rank), runs_ssh))
     return findings(seats)
 
 
@@ -64,11 +64,11 @@ def alone(job: JobSpec, trouble: MpiError | None = None) -> list[Finding]:
     return findings(list(_seats(job, mpi)))
 
 
-def _seats(job: JobSpec, mpi: MpiFacts) -> Iterator[Seat]:
+def _seats(job: JobSpec, mpi: MpiFacts) -> Iterator[RankView]:
     host = socket.gethostname()
     for rank in range(job.world_size):
         spec = job.for_rank(rank)
-        yield Seat(spec, look(spec, host, job.world_size, mpi), __version__, runs_ssh=rank == 0 and _runs_ssh(job))
+        yield RankView(spec, look(spec, host, job.world_size, mpi), __version__, runs_ssh=rank == 0 and _runs_ssh(job))
 
 
 def _runs_ssh(job: JobSpec) -> bool:

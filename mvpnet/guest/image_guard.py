@@ -16,7 +16,7 @@ _READ_IN_PLACE = (ImageUse.overlay, ImageUse.snapshot, ImageUse.readonly)
 Mark = tuple[int, int]  # bytes, and mtime in ns
 
 
-def marks(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
+def stat_snapshot(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
     """Size and time of each image that is read where it lies, and that its own guest does not write.
 
     Not of a seed that mvpnet made: it is in the scratch folder, and goes with the guest.

@@ -19,7 +19,7 @@ _STATES = {
 }
 
 
-class Pulse:
+class QmpWatchdog:
     """Calls `ask(on_reply)` every half of `silent_s`; `on_silent(seconds)` once when no answer comes for all of it, and
     `on_answer()` when one comes after that."""
 

@@ -31,7 +31,7 @@ from mvpnet.guest.diagnosis import (
     unfinished_setup,
 )
 from mvpnet.guest.panic_watch import PanicWatch
-from mvpnet.guest.qmp_watchdog import Pulse, why_silent
+from mvpnet.guest.qmp_watchdog import QmpWatchdog, why_silent
 from mvpnet.guest.ssh_probe import FIRST_PAUSE_S, LOADED_PAUSE_S, BootProbe
 from mvpnet.guest.states import Ending, Exit, GuestEnd, GuestState, Shutdown, how_it_ended, why_it_ended
 from mvpnet.runtime.loop import Loop, Timer
@@ -50,7 +50,7 @@ Reply = dict[str, Any]  # {"return": ...} or {"error": {"class": ..., "desc": ..
 
 
 @dataclass(frozen=True)
-class Launch:
+class GuestLaunch:
     """All that it takes to start one guest. Times in seconds.
 
     The guest takes over `qmp_fd` and `qemu_fds`, and closes them in this process. `lock_fd` stays the caller's: monwrap
@@ -76,7 +76,7 @@ class Launch:
     env: Mapping[str, str] | None = None  # of monwrap and qemu; default this process's
 
 
-def monwrap_argv(launch: Launch) -> list[str]:
+def monwrap_argv(launch: GuestLaunch) -> list[str]:
     """The command line that runs the guest."""
     argv = _monwrap_program(launch.monwrap)
     argv += ["--powerdown-s", f"{launch.powerdown_s:g}"]
@@ -112,7 +112,7 @@ class Guest:
     def __init__(
         self,
         loop: Loop,
-        launch: Launch,
+        launch: GuestLaunch,
         *,
         on_state: Callable[[GuestState], None],
         link_connected: Callable[[], bool] = lambda: True,
@@ -144,7 +144,7 @@ class Guest:
         self._shutdown: Shutdown | None = None
         self._panicked = False
         self._panic_watch: PanicWatch | None = None
-        self._pulse: Pulse | None = None
+        self._pulse: QmpWatchdog | None = None
         self._trouble: str | None = None  # what keeps a guest from running that has not ended
         self._disk_errors: set[str] = set()  # that were told
         self._refusal: str | None = None
@@ -465,7 +465,7 @@ class Guest:
                 self.qemu_version = event["version"]
                 self._settled()
                 if self.state.precedes(GuestState.stopping):
-                    self._pulse = Pulse(
+                    self._pulse = QmpWatchdog(
                         self._loop,
                         self._ask_status,
                         self._is_silent,

@@ -18,7 +18,7 @@ from mvpnet.util.text import Say
 
 
 @dataclass(frozen=True)
-class Boot:
+class BootFiles:
     """What a guest boots by -kernel, and the files that it reads from fw_cfg; empty for a guest that boots a disk."""
 
     kernel: Path | None = None
@@ -28,7 +28,7 @@ class Boot:
     emulated_kernel_args: str | None = None  # before the others, under TCG
 
 
-def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
+def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> BootFiles:
     """What the guest boots from outside its disk; images that mvpnet builds are built here if they are not yet.
 
     Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
@@ -44,7 +44,7 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> Boot:
     return boot
 
 
-def check_kernel(boot: Boot) -> None:
+def check_kernel(boot: BootFiles) -> None:
     """Raises ConfigError for a kernel or initrd of the user's that is not there."""
     for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
         if path and not path.is_file():
@@ -62,14 +62,14 @@ def with_built_disk(spec: RankSpec) -> RankSpec:
     return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})
 
 
-def debian_boot(spec: RankSpec, built: debian.DebianImage) -> Boot:
+def debian_boot(spec: RankSpec, built: debian.DebianImage) -> BootFiles:
     arguments = " ".join(filter(None, [debian.KERNEL_COMMAND_LINE, spec.image.kernel_args]))
-    return Boot(built.kernel, built.initrd, arguments, emulated_kernel_args=debian.EMULATED_KERNEL_ARGS)
+    return BootFiles(built.kernel, built.initrd, arguments, emulated_kernel_args=debian.EMULATED_KERNEL_ARGS)
 
 
-def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> Boot:
+def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Path, Path]) -> BootFiles:
     public, private = key_files
-    return Boot(
+    return BootFiles(
         built.kernel,
         built.initrd,
         " ".join(filter(None, [tiny.KERNEL_COMMAND_LINE, more_args])),
@@ -77,9 +77,9 @@ def tiny_boot(built: tiny.TinyImage, more_args: str | None, key_files: tuple[Pat
     )
 
 
-def disk_boot(spec: RankSpec) -> Boot:
+def disk_boot(spec: RankSpec) -> BootFiles:
     image = spec.image
-    return Boot(
+    return BootFiles(
         Path(expand(image.kernel, spec, "image.kernel")) if image.kernel else None,
         Path(expand(image.initrd, spec, "image.initrd")) if image.initrd else None,
         image.kernel_args,

@@ -21,14 +21,14 @@ from mvpnet.images import debian, sysprep
 from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.prepared import source_of
-from mvpnet.images.store.request import Wanted, check_architecture, declaration, wanted
+from mvpnet.images.store.request import ImageRequest, check_architecture, declaration, parse_request
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.qemu.binary import find_qemu_img
 from mvpnet.runtime.signals import die_with_parent
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
-from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, Seed, Shutdown, WaitFor
+from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, SeedMode, Shutdown, WaitFor
 from mvpnet.util.text import Say
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
@@ -46,7 +46,7 @@ def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
     """
     image = config.image
     check_architecture(image, config.qemu.binary)
-    want = wanted(image)
+    want = parse_request(image)
     assert want and want.is_prepared
     base = _base(config, say, refresh=refresh)
     want = dataclasses.replace(want, sha256=None)  # what it has to be is asked of what comes of it
@@ -69,7 +69,7 @@ def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
 
 def _base(config: Config, say: Say, *, refresh: bool) -> str:
     """What stands for the source's bytes: its digest, or that of how it is built."""
-    source = wanted(source_of(config.image))
+    source = parse_request(source_of(config.image))
     if source:
         return ensure(source, say, refresh=refresh).sha256
     cache = cache_base(config.image.cache_dir) / "debian"
@@ -85,7 +85,7 @@ def preparing(config: Config, work: Path) -> Config:
     script = [f"chmod 700 {_SCRIPT_IN_GUEST} && {_SCRIPT_IN_GUEST}"] if asked.script else []
     runcmd = [*asked.runcmd, *script]
     cloud_init = CloudInit(
-        seed=Seed.make,
+        seed=SeedMode.make,
         validate=config.cloud_init.validate,
         user_keys=False,
         hosts=False,
@@ -183,7 +183,7 @@ def _record(config: Config, base: str, run_dir: Path) -> dict[str, Any]:
     return {**what, "base": base, "run_folder": str(run_dir)}
 
 
-def _sealed(want: Wanted, work: Path, qemu_binary: str) -> dict[str, Any]:
+def _sealed(want: ImageRequest, work: Path, qemu_binary: str) -> dict[str, Any]:
     """Pack the guest's disk, the only file in `work`, into `disk` beside that: what image.json says.
 
     Raises ImageError.

@@ -8,8 +8,8 @@ from mvpnet.dataplane.address import host_name
 from mvpnet.errors import HostError, MvpnetError
 from mvpnet.host.finding import Level
 from mvpnet.host.resources import resource_findings, resources, warning_lines
-from mvpnet.job.messages import Order, Problem
-from mvpnet.job.prepare import Prepared, prepare
+from mvpnet.job.messages import JobOrder, RankError
+from mvpnet.job.prepare import PreparedRank, prepare
 from mvpnet.logs import rank_logs, say
 from mvpnet.mpi.world import World
 from mvpnet.paths import RankLogs, scratch_base
@@ -19,7 +19,7 @@ from mvpnet.util.files import make_private
 from mvpnet.util.text import count
 
 
-def short_here(world: World, spec: RankSpec) -> Problem | None:
+def short_here(world: World, spec: RankSpec) -> RankError | None:
     """Why this rank's host cannot take all that its ranks ask for together, if so. Rank 0 says what may be short."""
     asked = world.allgather(resources(spec, world.hosts[world.rank]))
     if world.rank == 0:
@@ -27,12 +27,12 @@ def short_here(world: World, spec: RankSpec) -> Problem | None:
             say(line)
     mine = resource_findings(one for one in asked if one.host == world.hosts[world.rank])
     failed = next((finding for finding in mine if finding.level is Level.failure), None)
-    return Problem(HostError.exit_code, f"{failed.check}: {failed.seen}", failed.todo) if failed else None
+    return RankError(HostError.exit_code, f"{failed.check}: {failed.seen}", failed.todo) if failed else None
 
 
-def prepared(
-    world: World, signals: StopSignals, spec: RankSpec, order: Order, logs: RankLogs, stack: ExitStack
-) -> tuple[Prepared | None, Problem | None]:
+def prepare_here(
+    world: World, signals: StopSignals, spec: RankSpec, order: JobOrder, logs: RankLogs, stack: ExitStack
+) -> tuple[PreparedRank | None, RankError | None]:
     """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
     try:
         with signals.raising():
@@ -41,14 +41,14 @@ def prepared(
             most = world.most_ranks_on_one_host()
             return prepare(spec, order.keys, order.facts, logs, most, stack, say, order.resume), None
     except MvpnetError as error:
-        return None, Problem(error.exit_code, Exception.__str__(error), error.hint)
+        return None, RankError(error.exit_code, Exception.__str__(error), error.hint)
     except OSError as error:
         where = f"scratch is {scratch_base(spec.scratch_dir)}, logs go to {logs.folder}"
         hint = f"is a disk full, or a folder not writable? {where}"
-        return None, Problem(HostError.exit_code, str(error), hint)
+        return None, RankError(HostError.exit_code, str(error), hint)
 
 
-def told_together(problems: dict[int, Problem]) -> MvpnetError:
+def joined_error(problems: dict[int, RankError]) -> MvpnetError:
     """One error for what failed on several ranks: the first in full, with the ranks that say the same."""
     first = next(iter(problems.values()))
     same = [rank for rank, problem in problems.items() if problem == first]

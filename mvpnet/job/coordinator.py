@@ -44,14 +44,14 @@ class GuestReport:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JobOutcome:
     """How the job ended: in words, and mvpnet's exit code."""
 
     how: str
     code: int
 
 
-class Conductor:
+class Coordinator:
     """Conducts one job. Callbacks: `tell_all(message)`, `on_running()`, `stop_app() -> bool`, `on_over()`.
 
     `stop_app` asks the app to end and says whether there is one to wait for; `app_ended` is called when it has.
@@ -69,7 +69,7 @@ class Conductor:
         on_over: Callable[[], None],
     ) -> None:
         self.phase = Phase.booting
-        self.verdict: Verdict | None = None
+        self.verdict: JobOutcome | None = None
         self.states = ["prepared"] * world_size
         self.reports: dict[int, GuestReport] = {}
         self.restarts: Counter[int] = Counter()  # by rank
@@ -122,7 +122,7 @@ class Conductor:
         if self.phase in (Phase.stopping, Phase.over):
             return
         self.phase = Phase.stopping
-        self.verdict = Verdict(why, code)
+        self.verdict = JobOutcome(why, code)
         if not self._stop_app():
             self._stop_guests()
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvpnet.dataplane.address import host_name, ipv4_text
-from mvpnet.ssh import Door
+from mvpnet.ssh import SshEndpoint
 from mvpnet.util.yaml_text import yaml_text
 
 
-def inventory(doors: Sequence[Door], ssh_config_file: Path) -> str:
+def inventory(doors: Sequence[SshEndpoint], ssh_config_file: Path) -> str:
     """An Ansible inventory with all guests in the group mvpnet, by name.
 
     How they are reached stands in `ssh_config_file` alone; Ansible gives its name to ssh, scp and sftp.

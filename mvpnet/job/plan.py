@@ -55,7 +55,7 @@ def planned_rank(spec: Any) -> dict[str, Any]:
         ours, *qemus = requirements.socket_paths(spec)
         link = LinkPath(ours, qemus[0] if qemus else None)
     accel, _ = kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
-    wiring = prepare.wire(
+    wiring = prepare.qemu_wiring(
         spec,
         accel=accel,
         ssh_port=spec.net.ssh_port + spec.rank,

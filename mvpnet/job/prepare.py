@@ -24,10 +24,10 @@ from mvpnet.guest.command_line import LinkFd, LinkPath, Wiring, qemu_argv
 from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, made_seed_drive, plan_drives
 from mvpnet.guest.requirements import check_host, check_unused, console_socket, socket_paths
-from mvpnet.guest.supervisor import Launch
+from mvpnet.guest.supervisor import GuestLaunch
 from mvpnet.host import kvm, names, ports, programs
 from mvpnet.images import store
-from mvpnet.images.boot import Boot, boot_files, with_built_disk
+from mvpnet.images.boot import BootFiles, boot_files, with_built_disk
 from mvpnet.paths import RankLogs, scratch_base
 from mvpnet.qemu import binary
 from mvpnet.runtime.scratch import scratch_folder
@@ -35,7 +35,7 @@ from mvpnet.snapshot.machine import machine_of
 from mvpnet.snapshot.restore import Resume, Resumed, resumed
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, NetSocket, WaitFor
-from mvpnet.ssh import Door, Keys, write_keys
+from mvpnet.ssh import KeyPair, SshEndpoint, write_keys
 from mvpnet.util.text import Say
 
 _RESOLV_CONF = Path("/etc/resolv.conf")
@@ -60,40 +60,40 @@ class Descriptors:
 
 
 @dataclass(frozen=True)
-class Start:
+class GuestStart:
     """What one start of a guest takes: a `Guest` made of `launch` takes the descriptors over."""
 
-    launch: Launch
+    launch: GuestLaunch
     descriptors: Descriptors
     link: Link
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRank:
     """A guest that can be started."""
 
     spec: RankSpec
-    first: Start
-    again: Callable[[], Start]  # for a guest that died, on the same disks and port. Raises HostError or OSError
+    first: GuestStart
+    again: Callable[[], GuestStart]  # for a guest that died, on the same disks and port. Raises HostError or OSError
     logs: RankLogs
-    door: Door
+    door: SshEndpoint
     accel: Accel
     accel_why: str
     folder: Path  # its scratch folder
     drives: tuple[DrivePlan, ...]
-    boot: Boot
+    boot: BootFiles
 
 
 def prepare(
     spec: RankSpec,
-    keys: Keys,
+    keys: KeyPair,
     facts: SeedFacts,
     logs: RankLogs,
     most_ranks_on_one_host: int,
     stack: ExitStack,
     say: Say,
     resume: Resume | None = None,
-) -> Prepared:
+) -> PreparedRank:
     """Check this host and make everything that the guest needs, from an image or from a save.
 
     Raises HostError, ConfigError or ImageError naming the key.
@@ -113,7 +113,7 @@ def prepare(
         write_seed(spec, user, facts, seed_image(scratch.folder))
     public_key, private_key = write_keys(scratch.folder, keys)
     boot = boot_files(spec, (public_key, private_key), say)
-    spec = store.provided(with_built_disk(spec), stack, say)
+    spec = store.provide_image(with_built_disk(spec), stack, say)
     drives = with_made_seed(spec, plan_drives(spec, scratch.folder), scratch.folder)
     if saved:
         drives = saved.drives(drives, scratch.folder)
@@ -125,16 +125,16 @@ def prepare(
             scratch.own_socket(path)
     port, reserved = ports.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     stack.callback(reserved.close)
-    door = Door(spec.rank, socket.gethostname(), port, user)
+    door = SshEndpoint(spec.rank, socket.gethostname(), port, user)
 
-    def start(saved: Resumed | None = None) -> Start:
+    def start(saved: Resumed | None = None) -> GuestStart:
         descriptors = Descriptors()
         stack.callback(descriptors.close)
         link, link_for_qemu = open_rank_link(spec, descriptors)
         stack.callback(link.close)
         our_qmp_fd, qemus_qmp_fd = (descriptors.hold(end.detach()) for end in socket.socketpair())
         memory_fd = descriptors.hold(saved.open_memory()) if saved else None
-        wiring = wire(
+        wiring = qemu_wiring(
             spec,
             accel=accel,
             ssh_port=port,
@@ -151,7 +151,7 @@ def prepare(
         if saved:
             saved.check_machine(machine_of(argv))
         link_fd = link_for_qemu.fd if isinstance(link_for_qemu, LinkFd) else None
-        launch = Launch(
+        launch = GuestLaunch(
             qemu_argv=argv,
             ssh_port=port,
             qemu_log=logs.qemu,
@@ -173,12 +173,12 @@ def prepare(
             # qemu puts the temporary overlays of snapshot=on into TMPDIR
             env={**os.environ, **child_environment(spec, door, logs), "TMPDIR": str(scratch.folder)},
         )
-        return Start(launch, descriptors, link)
+        return GuestStart(launch, descriptors, link)
 
-    return Prepared(spec, start(saved), start, logs, door, accel, accel_why, scratch.folder, drives, boot)
+    return PreparedRank(spec, start(saved), start, logs, door, accel, accel_why, scratch.folder, drives, boot)
 
 
-def child_environment(spec: RankSpec, door: Door, logs: RankLogs) -> dict[str, str]:
+def child_environment(spec: RankSpec, door: SshEndpoint, logs: RankLogs) -> dict[str, str]:
     """What the app, monwrap and qemu find in their environment, under the C program's names."""
     return {
         "MVPNET_SSHPORT": str(door.port),
@@ -239,7 +239,7 @@ def with_made_seed(spec: RankSpec, drives: tuple[DrivePlan, ...], scratch: Path)
     return (*drives[:1], *seed, *drives[1:])
 
 
-def wire(
+def qemu_wiring(
     spec: RankSpec,
     *,
     accel: Accel,
@@ -248,7 +248,7 @@ def wire(
     qmp_fd: int,
     folder: Path,
     logs: RankLogs,
-    boot: Boot,
+    boot: BootFiles,
     drives: tuple[DrivePlan, ...],
     memory_fd: int | None = None,
     saved_cpu_model: str | None = None,
@@ -275,7 +275,7 @@ def wire(
     )
 
 
-def kernel_arguments(boot: Boot, accel: Accel) -> str | None:
+def kernel_arguments(boot: BootFiles, accel: Accel) -> str | None:
     """The user's own come last, and win."""
     emulated = boot.emulated_kernel_args if accel is Accel.tcg else None
     return " ".join(filter(None, [emulated, boot.kernel_args])) or None

@@ -11,10 +11,10 @@ from typing import Any
 
 from loguru import logger
 
-from mvpnet.errors import HostError, RanksLost
-from mvpnet.job.coordinator import GuestReport, Verdict
-from mvpnet.job.messages import Order
-from mvpnet.job.session import Part
+from mvpnet.errors import HostError, RanksLostError
+from mvpnet.job.coordinator import GuestReport, JobOutcome
+from mvpnet.job.messages import JobOrder
+from mvpnet.job.session import RankSession
 from mvpnet.logs import say
 from mvpnet.mpi.world import World
 from mvpnet.paths import RunFolder, cache_base
@@ -24,18 +24,18 @@ from mvpnet.records.result import result
 from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import plain
-from mvpnet.ssh import Keys, make_key_pair
+from mvpnet.ssh import KeyPair, make_key_pair
 from mvpnet.util.files import make_private, write_json, write_private
 from mvpnet.util.text import timestamp
 
 
 def give_up(
-    world: World, order: Order, run: RunFolder, part: Part, recorder: Recorder | None, error: RanksLost
+    world: World, order: JobOrder, run: RunFolder, part: RankSession, recorder: Recorder | None, error: RanksLostError
 ) -> None:
     """End all ranks that MPI still reaches; nothing can be agreed on with the others. Rank 0 leaves its records."""
     logger.error("{}", error)
     if recorder and part.conductor:
-        verdict = Verdict(str(error), error.exit_code)
+        verdict = JobOutcome(str(error), error.exit_code)
         reports = [report for _, report in sorted(part.conductor.reports.items())]
         with warning_of(run.manifest):
             recorder.ended("completed", asdict(verdict), [asdict(report) for report in reports])
@@ -44,7 +44,7 @@ def give_up(
     world.abort(error.exit_code)
 
 
-def open_run_folder(run: RunFolder, spec: JobSpec, keys: Keys | None) -> Keys:
+def open_run_folder(run: RunFolder, spec: JobSpec, keys: KeyPair | None) -> KeyPair:
     """Make the run folder this job's, with its key pair: `keys`, or a new one.
 
     Raises ConfigError when another run is in it, HostError when it cannot be written.
@@ -62,7 +62,7 @@ def open_run_folder(run: RunFolder, spec: JobSpec, keys: Keys | None) -> Keys:
             return keys
         make_key_pair(run.ssh_key, f"mvpnet job {spec.name}")
         public = run.ssh_key.with_suffix(".pub").read_text()
-        return Keys(public, run.ssh_key.read_text())
+        return KeyPair(public, run.ssh_key.read_text())
     except OSError as error:
         raise HostError(f"hydra.run.dir: cannot write {run.root}: {error.strerror}") from error
 
@@ -72,7 +72,7 @@ def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
 
 
 def ended(
-    world: World, signals: StopSignals, order: Order, run: RunFolder, part: Part, recorder: Recorder | None
+    world: World, signals: StopSignals, order: JobOrder, run: RunFolder, part: RankSession, recorder: Recorder | None
 ) -> int:
     """Gather what the ranks counted; on rank 0, record it and give the verdict."""
     gathered = world.gather((part.account(), part.states))
@@ -114,11 +114,11 @@ def _digest_inputs(
 
 def record(
     run: RunFolder,
-    order: Order,
+    order: JobOrder,
     world: World,
-    verdict: Verdict,
+    verdict: JobOutcome,
     reports: list[GuestReport],
-    part: Part | None = None,
+    part: RankSession | None = None,
 ) -> None:
     """job.json, and last of all result.json: a folder that has it is of a job that ended."""
     now = timestamp()

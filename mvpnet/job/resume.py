@@ -15,14 +15,14 @@ from typing import Any
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.logs import say
 from mvpnet.paths import RunFolder
-from mvpnet.records.replay import changes, new_run_folder, told
+from mvpnet.records.replay import changes, describe_changes, new_run_folder
 from mvpnet.records.run import Run, read_json
 from mvpnet.snapshot.layout import Save, SaveFolder, read_save, save_folder
 from mvpnet.snapshot.restore import Resume
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.schema import App, Config
-from mvpnet.ssh import Keys
+from mvpnet.ssh import KeyPair
 
 _WORD = "resume="
 _RUN_DIR = "hydra.run.dir"
@@ -32,7 +32,7 @@ _OF_IMAGES = ("image.",)  # of a manifest's inputs, what disks and memory stand 
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResumeRequest:
     """What the command line asks for."""
 
     name: str
@@ -45,20 +45,20 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SavedJob:
     """The spec to run, and where it comes from."""
 
     spec: JobSpec
     resume: Resume
-    keys: Keys
+    keys: KeyPair
     record: Mapping[str, Any]  # for the manifest
 
 
-def asked(argv: Sequence[str]) -> bool:
+def is_resume(argv: Sequence[str]) -> bool:
     return any(word.startswith(_WORD) for word in argv)
 
 
-def wanted(argv: Sequence[str]) -> Wanted:
+def parse_resume(argv: Sequence[str]) -> ResumeRequest:
     """Raises ConfigError for words that cannot stand beside `resume=`."""
     names = [word.removeprefix(_WORD) for word in argv if word.startswith(_WORD)]
     words = tuple(word for word in argv if not word.startswith(_WORD))
@@ -71,12 +71,12 @@ def wanted(argv: Sequence[str]) -> Wanted:
                 f"{word}: cannot be given with resume={names[0]}: the machines are as they were saved",
                 hint=f"what can be: {', '.join((*FREE_SECTIONS, *FREE_KEYS, _RUN_DIR))}",
             )
-    return Wanted(names[0], words, keys)
+    return ResumeRequest(names[0], words, keys)
 
 
-def origin(argv: Sequence[str], world_size: int) -> Origin:
+def saved_job(argv: Sequence[str], world_size: int) -> SavedJob:
     """The job that goes on. Raises ConfigError, HostError or ImageError where the save does not do any more."""
-    want = wanted(argv)
+    want = parse_resume(argv)
     folder = SaveFolder(save_folder(want.name))
     save = read_save(folder)
     spec = _spec(want, save, folder, world_size)
@@ -86,16 +86,16 @@ def origin(argv: Sequence[str], world_size: int) -> Origin:
             hint="put it back as it was; memory and disks of the save fit nothing else",
         )
     try:
-        keys = Keys(folder.public_key.read_text(), folder.private_key.read_text())
+        keys = KeyPair(folder.public_key.read_text(), folder.private_key.read_text())
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}") from error
     record = {"save": str(folder.root), "id": save.id, "saved_s": save.saved_s, "job": save.job}
     saved_at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(save.saved_s))
     say(f"going on from {folder.root}, saved on {saved_at} from job {save.job}")
-    return Origin(spec, Resume(folder.root, save.id, tuple(save.stands_on.items())), keys, record)
+    return SavedJob(spec, Resume(folder.root, save.id, tuple(save.stands_on.items())), keys, record)
 
 
-def _spec(want: Wanted, save: Save, folder: SaveFolder, world_size: int) -> JobSpec:
+def _spec(want: ResumeRequest, save: Save, folder: SaveFolder, world_size: int) -> JobSpec:
     from mvpnet.config import compose
 
     spec = job_spec(save.spec, str(folder.save_json))
@@ -135,4 +135,4 @@ def _changes(save: Save, folder: SaveFolder, spec: JobSpec) -> str:
     inputs = [one for one in manifest["inputs"] if one["key"].startswith(_OF_IMAGES)]
     run = Run(RunFolder(folder.root), {**manifest, "inputs": inputs})
     found = changes(run, spec, say)
-    return told(found) if found else ""
+    return describe_changes(found) if found else ""

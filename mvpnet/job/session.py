@@ -15,38 +15,38 @@ from typing import Any
 from loguru import logger
 
 from mvpnet.app.runner import AppRun
-from mvpnet.control.agent import Desk
+from mvpnet.control.agent import ControlAgent
 from mvpnet.control.console import Console
-from mvpnet.control.registry import ANSWERING, ENDING, Listing
+from mvpnet.control.registry import ANSWERING, ENDING, Registration
 from mvpnet.control.server import Server
 from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.link import DgramLink
-from mvpnet.dataplane.switch import Pump, loop_for
-from mvpnet.errors import HostError, MvpnetError, RanksLost
-from mvpnet.guest.image_guard import changed, marks
+from mvpnet.dataplane.switch import Switch, loop_for
+from mvpnet.errors import HostError, MvpnetError, RanksLostError
+from mvpnet.guest.image_guard import changed, stat_snapshot
 from mvpnet.guest.requirements import console_socket
 from mvpnet.guest.states import Ending, GuestState
 from mvpnet.guest.supervisor import Guest
-from mvpnet.job.coordinator import FAILURES, Conductor, Phase
+from mvpnet.job.coordinator import FAILURES, Coordinator, Phase
 from mvpnet.job.heartbeat import Heartbeat
 from mvpnet.job.inventory import inventory
-from mvpnet.job.messages import Order
-from mvpnet.job.prepare import Prepared, Start, child_environment, seed_image
+from mvpnet.job.messages import JobOrder
+from mvpnet.job.prepare import GuestStart, PreparedRank, child_environment, seed_image
 from mvpnet.logs import say
 from mvpnet.mpi.world import World
 from mvpnet.paths import RankLogs, RunFolder
 from mvpnet.records.sampling import Sampler
 from mvpnet.runtime.loop import Timer
 from mvpnet.runtime.signals import StopSignals
-from mvpnet.snapshot.agent import Facts as KeeperFacts
-from mvpnet.snapshot.agent import Keeper
-from mvpnet.snapshot.coordinator import Content, Saver
+from mvpnet.snapshot.agent import SnapshotAgent
+from mvpnet.snapshot.agent import SnapshotFacts as KeeperFacts
+from mvpnet.snapshot.coordinator import Content, SnapshotCoordinator
 from mvpnet.snapshot.layout import SaveFolder
 from mvpnet.snapshot.machine import machine_of, this_cpu_flags
 from mvpnet.spec.app_steps import steps_of
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import Accel, NetKind, NetSocket, OnGuestExit
-from mvpnet.ssh import Door, ssh_config
+from mvpnet.ssh import SshEndpoint, ssh_config
 from mvpnet.util.text import count, timestamp
 
 _PROGRESS_EVERY_S = 1.0
@@ -56,21 +56,21 @@ _SOCKET_LOOK_S = 5.0
 _LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
 
 
-class Part:
+class RankSession:
     """One rank's part while the guests run: its guest, its pump, and what it and rank 0 tell each other."""
 
     def __init__(
         self,
         world: World,
         signals: StopSignals,
-        order: Order,
-        ready: Prepared,
+        order: JobOrder,
+        ready: PreparedRank,
         run: RunFolder,
-        doors: list[Door],
-        listing: Listing | None = None,
+        doors: list[SshEndpoint],
+        listing: Registration | None = None,
     ) -> None:
         self.started = timestamp()
-        self.conductor: Conductor | None = None
+        self.conductor: Coordinator | None = None
         self._world = world
         self._signals = signals
         self._order = order
@@ -79,7 +79,7 @@ class Part:
         self._run = run
         self._doors = doors
         self._loop = loop_for(ready.spec.net)
-        self.pump = Pump(
+        self.pump = Switch(
             world.fabric,
             world.doorbell,
             ready.first.link,
@@ -106,13 +106,13 @@ class Part:
         self._has_booted = False
         self._all_up = False
         self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
-        self._sources = marks(ready.drives)
+        self._sources = stat_snapshot(ready.drives)
         self._sampler = Sampler(self._loop, self.pump, ready.logs.traffic, ready.spec.net.sample_s)
         self.app: AppRun | None = None
         socket, log = console_socket(ready.folder), ready.first.launch.console_log
         self._console = Console(self._loop, socket, log, lambda number, told: self._tell({"hands": number, **told}))
-        self._keeper = Keeper(self._loop, lambda: self._guest, keeper_facts(ready))
-        self._desk = Desk(
+        self._keeper = SnapshotAgent(self._loop, lambda: self._guest, keeper_facts(ready))
+        self._desk = ControlAgent(
             machine=lambda: self._guest,
             facts=self._facts,
             console=self._console,
@@ -121,7 +121,7 @@ class Part:
         )
         self._listing = listing
         self._server: Server | None = None
-        self._saver: Saver | None = None
+        self._saver: SnapshotCoordinator | None = None
         self._told_to_stop = False
         self._signalled_s: float | None = None
         self._said = ""
@@ -138,7 +138,7 @@ class Part:
                     say=say,
                     on_end=self._app_ended,
                 )
-            self.conductor = Conductor(
+            self.conductor = Coordinator(
                 world.size,
                 has_app=bool(steps),
                 stop_on_guest_exit=job.config.shutdown.on_guest_exit is OnGuestExit.stop,
@@ -151,7 +151,7 @@ class Part:
                 self._server = Server(
                     self._loop, listing.socket, world.size, tell=self._tell_rank, overview=self._overview
                 )
-                self._saver = Saver(self._server, self._to_save, lambda: self._overview()["phase"])
+                self._saver = SnapshotCoordinator(self._server, self._to_save, lambda: self._overview()["phase"])
                 self._server.saver = self._saver
 
     def run(self) -> None:
@@ -175,7 +175,7 @@ class Part:
             for change in changed(self._sources):
                 logger.error("{}", change)
 
-    def write_ways_in(self, conductor: Conductor) -> None:
+    def write_ways_in(self, conductor: Coordinator) -> None:
         """ssh_config and inventory.yaml, for whom wants into the guests; the job is of no use without."""
         run = self._run
         try:
@@ -262,7 +262,7 @@ class Part:
 
     # -- a guest that died and is started again (vm.restart) ---------------------------------------------------------
 
-    def _guest_of(self, start: Start) -> Guest:
+    def _guest_of(self, start: GuestStart) -> Guest:
         guest = Guest(
             self._loop, start.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
         )
@@ -355,7 +355,7 @@ class Part:
 
     def _ranks_lost(self, ranks: list[int]) -> None:
         hosts = sorted({self._world.hosts[rank] for rank in ranks})
-        raise RanksLost(
+        raise RanksLostError(
             f"{count(len(ranks), 'rank')} on {', '.join(hosts[:4])}{' and more' if hosts[4:] else ''} "
             f"not heard of for {self._job.config.job.silence_s:g} s: a link is cut, or a host is gone"
         )
@@ -414,7 +414,7 @@ class Part:
 
     # -- rank 0 ------------------------------------------------------------------------------------------------------
 
-    def _lead_the_way(self, conductor: Conductor) -> None:
+    def _lead_the_way(self, conductor: Coordinator) -> None:
         hosts = count(len(set(self._world.hosts)), "host")
         say(
             f"job {self._job.name}: {count(self._world.size, 'guest')} on {hosts}, "
@@ -451,7 +451,7 @@ class Part:
             stands_on={str(resume.folder): resume.id, **dict(resume.stands_on)} if resume else {},
         )
 
-    def _show_progress(self, conductor: Conductor) -> None:
+    def _show_progress(self, conductor: Coordinator) -> None:
         """A line whenever something changed, at most one a second."""
         if conductor.phase is not Phase.booting:
             return
@@ -489,7 +489,7 @@ class Part:
         self.app.stop()
         return True
 
-    def _watch_stdin(self, conductor: Conductor) -> None:
+    def _watch_stdin(self, conductor: Coordinator) -> None:
         if sys.stdin is None:  # it was closed when we were started
             conductor.stop("there is no standard input", 0)
             return
@@ -503,7 +503,7 @@ class Part:
         self._loop.watch(fd, read)
 
 
-def keeper_facts(ready: Prepared) -> KeeperFacts:
+def keeper_facts(ready: PreparedRank) -> KeeperFacts:
     """What a rank's part of a save says of the guest."""
     made_seed = ready.spec.makes_seed
     return KeeperFacts(

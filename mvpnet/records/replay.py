@@ -247,7 +247,7 @@ def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) 
 def _of_rank(spec: RankSpec, stack: ExitStack, say: Say) -> list[Input]:
     keys = (Path("authorized_keys"), Path("id_ed25519"))  # of no matter: qemu's options are not looked at
     boot = boot_files(spec, keys, say)
-    drives = plan_drives(store.provided(with_built_disk(spec), stack, say), Path("scratch"))
+    drives = plan_drives(store.provide_image(with_built_disk(spec), stack, say), Path("scratch"))
     return rank_inputs(spec, drives, boot.kernel, boot.initrd)
 
 
@@ -259,13 +259,13 @@ def _ranks(text: str) -> list[int]:
     return found
 
 
-def told(found: list[Change]) -> str:
+def describe_changes(found: list[Change]) -> str:
     """A line a change, the first of them."""
     lines = [f"  {one}" for one in found[:_SHOWN_AT_MOST]]
     return "\n".join([*lines, *([f"  and {len(found) - _SHOWN_AT_MOST} more"] if len(found) > _SHOWN_AT_MOST else [])])
 
 
-def prepared(
+def replay_spec(
     run: Run, source: str, world_size: int, run_dir: str | None, *, refuse: bool, say: Say
 ) -> tuple[JobSpec, dict[str, Any]]:
     """The spec to run, and what its manifest is to say of the run that it repeats, which is from `source`.
@@ -280,11 +280,11 @@ def prepared(
         raise _impossible(source, error) from error
     if found and refuse:
         raise ConfigError(
-            f"{source}: is made from files that are not what they were:\n{told(found)}",
+            f"{source}: is made from files that are not what they were:\n{describe_changes(found)}",
             hint="--changed=warn runs it all the same",
         )
     if found:
-        say(f"warning: not all is as it was:\n{told(found)}")
+        say(f"warning: not all is as it was:\n{describe_changes(found)}")
     link = {
         "run": source,
         "digest": run.manifest["digest"],

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
-from mvpnet.errors import Interrupted
+from mvpnet.errors import InterruptedJobError
 
 ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # what launchers send to a group
@@ -91,8 +91,8 @@ def _starts_a_program(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _interrupted(number: signal.Signals) -> Interrupted:
-    error = Interrupted(f"stopped by {number.name} before the guests ran")
+def _interrupted(number: signal.Signals) -> InterruptedJobError:
+    error = InterruptedJobError(f"stopped by {number.name} before the guests ran")
     error.exit_code = 128 + number
     return error
 

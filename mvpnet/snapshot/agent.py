@@ -49,7 +49,7 @@ class Machine(Protocol):
 
 
 @dataclass(frozen=True)
-class Facts:
+class SnapshotFacts:
     """What a rank knows of its guest; it goes into rank.json."""
 
     rank: int
@@ -81,10 +81,10 @@ class _Work:
         self.size_bytes = 0  # on disk
 
 
-class Keeper:
+class SnapshotAgent:
     """`machine` is asked whenever it is needed: the guest of a rank may be started again."""
 
-    def __init__(self, loop: Loop, machine: Callable[[], Machine], facts: Facts) -> None:
+    def __init__(self, loop: Loop, machine: Callable[[], Machine], facts: SnapshotFacts) -> None:
         self._loop = loop
         self._machine = machine
         self._facts = facts

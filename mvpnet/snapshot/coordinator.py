@@ -48,7 +48,7 @@ class NoSaveError(Exception):
     """Why there is no save."""
 
 
-class Saver:
+class SnapshotCoordinator:
     """`content()` is what there is to save now; `phase()` that of the job."""
 
     def __init__(self, server: Server, content: Callable[[], Content], phase: Callable[[], str]) -> None:

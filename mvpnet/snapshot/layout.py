@@ -204,7 +204,7 @@ class Kept:
     trouble: str | None = None
 
 
-def kept() -> list[Kept]:
+def list_snapshots() -> list[Kept]:
     """All in the saves folder, by name."""
     found = []
     base = saves_base()
@@ -233,7 +233,7 @@ def remove(name: str) -> Path:
     else:
         folder = SaveFolder(save_folder(name))
         read_save(folder)
-        if on_it := [one.name for one in kept() if one.save and str(folder.root) in one.save.stands_on]:
+        if on_it := [one.name for one in list_snapshots() if one.save and str(folder.root) in one.save.stands_on]:
             raise ConfigError(
                 f"{folder.root}: the disks of {', '.join(on_it)} stand on those of this save",
                 hint=f"mvpnet saves rm {' '.join(on_it)}, first",

@@ -14,19 +14,7 @@ from typing import Any
 
 from mvpnet.spec.plain import changed, digest_of, plain
 from mvpnet.spec.rank_set import RankSet
-from mvpnet.spec.schema import (
-    Boot,
-    CloudInit,
-    Config,
-    Image,
-    ImageKind,
-    Logging,
-    Net,
-    Qemu,
-    Seed,
-    Shutdown,
-    Vm,
-)
+from mvpnet.spec.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, SeedMode, Shutdown, Vm
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class RankSpec:
         """Whether mvpnet makes this guest a cloud-init seed. A ready one, cloud_init.path, takes its place."""
         asked = self.cloud_init.seed
         by_image = self.image.kind in (ImageKind.cloud, ImageKind.debian)
-        return self.cloud_init.path is None and (asked is Seed.make or (asked is Seed.auto and by_image))
+        return self.cloud_init.path is None and (asked is SeedMode.make or (asked is SeedMode.auto and by_image))
 
 
 @dataclass(frozen=True)

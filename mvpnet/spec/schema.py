@@ -56,7 +56,7 @@ class OnGuestExit(Enum):
     stop = "stop"  # the first guest that leaves ends the job
 
 
-class Seed(Enum):
+class SeedMode(Enum):
     """Whether mvpnet makes a seed for cloud-init in the guest."""
 
     auto = "auto"  # for cloud images, unless cloud_init.path is given
@@ -225,7 +225,7 @@ class CloudInit:
     """
 
     path: str | None = None  # a folder with user-data and meta-data, or an image of one, passed as it is
-    seed: Seed = Seed.auto
+    seed: SeedMode = SeedMode.auto
     validate: Validate = Validate.auto
     # Who gets in. image.user is made, with sudo; root gets in with the job's own key.
     user_keys: bool = True  # let in whom the starting user's ~/.ssh/*.pub and ~/.ssh/authorized_keys name

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mvpnet.errors import ConfigError
-from mvpnet.logs import put, say
+from mvpnet.logs import say, write_quietly
 from mvpnet.mpi.launcher import launched_size
 from mvpnet.records.result import read_result
 from mvpnet.util.files import write_json, write_whole
@@ -115,7 +115,7 @@ class Sweep:
     def tell(self) -> None:
         """The table of all jobs, on standard output."""
         if self.jobs and self.folder:
-            put(sys.stdout, table(self.jobs).encode())
+            write_quietly(sys.stdout, table(self.jobs).encode())
             say(f"sweep: results.csv and results.json are in {self.folder}; mvpnet report {self.folder} draws them")
 
     def _progress(self, job: SweepJob) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mvpnet.app.limiter import Turns
+from mvpnet.app.limiter import CapacityLimiter
 from mvpnet.app.runner import AppRun
 from mvpnet.errors import ConfigError
 from mvpnet.paths import RunFolder
@@ -290,7 +290,7 @@ def test_an_app_that_takes_too_long_in_a_guest_is_ended(running: Running, guest:
 
 
 def test_turns_come_in_order_and_so_many_at_once() -> None:
-    turns, began = Turns(2), {}
+    turns, began = CapacityLimiter(2), {}
     for name in "abcd":
         turns.ask(lambda over, name=name: began.update({name: over}))
     assert list(began) == ["a", "b"]

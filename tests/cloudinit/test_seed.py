@@ -19,7 +19,7 @@ from mvpnet.cloudinit.user_data import HostFile, SeedFacts, hosts_text
 from mvpnet.errors import ConfigError
 from mvpnet.spec.checks import check_job
 from mvpnet.spec.model import JobSpec, RankSpec
-from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, Job, Net, Seed
+from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, Job, Net, SeedMode
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
 FACTS = SeedFacts("ssh-ed25519 JOB mvpnet job job7\n", "-----BEGIN-----\nSECRET\n-----END-----\n", ("ssh-rsa MINE me",))
@@ -407,17 +407,17 @@ def test_a_mac_address_is_always_a_text(number: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "asked", "path", "made"),
     [
-        (ImageKind.cloud, Seed.auto, None, True),
-        (ImageKind.debian, Seed.auto, None, True),
-        (ImageKind.file, Seed.auto, None, False),
-        (ImageKind.tiny, Seed.auto, None, False),
-        (ImageKind.file, Seed.make, None, True),
-        (ImageKind.cloud, Seed.none, None, False),
-        (ImageKind.cloud, Seed.auto, "/seed", False),
-        (ImageKind.file, Seed.make, "/seed", False),
+        (ImageKind.cloud, SeedMode.auto, None, True),
+        (ImageKind.debian, SeedMode.auto, None, True),
+        (ImageKind.file, SeedMode.auto, None, False),
+        (ImageKind.tiny, SeedMode.auto, None, False),
+        (ImageKind.file, SeedMode.make, None, True),
+        (ImageKind.cloud, SeedMode.none, None, False),
+        (ImageKind.cloud, SeedMode.auto, "/seed", False),
+        (ImageKind.file, SeedMode.make, "/seed", False),
     ],
 )
-def test_for_whom_a_seed_is_made(kind: ImageKind, asked: Seed, path: str | None, made: bool) -> None:
+def test_for_whom_a_seed_is_made(kind: ImageKind, asked: SeedMode, path: str | None, made: bool) -> None:
     config = Config(image=Image(kind=kind), cloud_init=CloudInit(seed=asked, path=path))
     assert JobSpec(1, Path("/run"), config).for_rank(0).makes_seed is made
 

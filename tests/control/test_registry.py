@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mvpnet.control.registry import Entry, Found, Listing, find_jobs, listed, sweep_number
+from mvpnet.control.registry import JobHandle, Registration, RegistryEntry, find_jobs, register_job, sweep_number
 from mvpnet.control.select import choose_job, choose_rank, choose_rank_if_any
 from mvpnet.errors import ConfigError, HostError, JobError
 
-ListJob = Callable[..., Listing]
+ListJob = Callable[..., Registration]
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def list_job(tmp_path: Path) -> Iterator[ListJob]:
     """list_job(NAME, PID, ranks=2) puts a job into the registry, alive as long as the test is."""
     with ExitStack() as stack:
 
-        def enter(name: str, pid: int = os.getpid(), ranks: int = 2) -> Listing:
-            entry = Entry(name, pid, ranks, str(tmp_path / "run"), str(tmp_path / "scratch"))
-            listing = stack.enter_context(listed(entry, pytest.fail))
+        def enter(name: str, pid: int = os.getpid(), ranks: int = 2) -> Registration:
+            entry = RegistryEntry(name, pid, ranks, str(tmp_path / "run"), str(tmp_path / "scratch"))
+            listing = stack.enter_context(register_job(entry, pytest.fail))
             assert listing
             return listing
 
@@ -34,7 +34,7 @@ def list_job(tmp_path: Path) -> Iterator[ListJob]:
 
 def test_a_job_is_there_until_it_ends(tmp_path: Path) -> None:
     said: list[str] = []
-    with listed(Entry("one", 7, 3, "/run", str(tmp_path)), said.append) as listing:
+    with register_job(RegistryEntry("one", 7, 3, "/run", str(tmp_path)), said.append) as listing:
         (job,) = find_jobs()
         assert (job.alive, job.ended(), job.entry.name, job.entry.phase) == (True, False, "one", "preparing")
         assert listing
@@ -60,7 +60,7 @@ def test_a_registry_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(HostError, match=r"MVPNET_REGISTRY: .*link is not a folder of your own"):
         find_jobs()
     said: list[str] = []
-    with listed(Entry("one", 7, 3, "/run", str(tmp_path)), said.append) as listing:
+    with register_job(RegistryEntry("one", 7, 3, "/run", str(tmp_path)), said.append) as listing:
         assert listing is None
     assert "will not find this job: MVPNET_REGISTRY" in said[0]
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -95,7 +95,7 @@ def test_the_number_in_a_sweep(tmp_path: Path) -> None:
     assert sweep_number(tmp_path / "run") is None
 
 
-def meant(found: tuple[Found, int, list[str]]) -> tuple[str, int, list[str]]:
+def meant(found: tuple[JobHandle, int, list[str]]) -> tuple[str, int, list[str]]:
     job, rank, rest = found
     return job.entry.name, rank, rest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mvpnet.control.registry import Entry, Found
+from mvpnet.control.registry import JobHandle, RegistryEntry
 from mvpnet.control.render import amount, rates, span, status_facts, status_text
 from mvpnet.control.tail import show
 from mvpnet.control.terminal import escape_byte
@@ -63,7 +63,7 @@ def test_status_of_guests_that_run_are_gone_or_silent() -> None:
         }
         for at in (100.0, 101.0)
     )
-    job = Found(Path("/nowhere"), Entry("mine", 7, 3, "/run", "/scratch", started_s=40.0), True)
+    job = JobHandle(Path("/nowhere"), RegistryEntry("mine", 7, 3, "/run", "/scratch", started_s=40.0), True)
     status = status_facts(job, first, second)
     assert [rank["up_s"] for rank in status["ranks"]] == [51.0, None, None]
     assert [rank["state_since"] for rank in status["ranks"]] == [60.0, 70.0, None]

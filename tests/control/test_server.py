@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from mvpnet.control import server as server_module
-from mvpnet.control.agent import PART_CHARACTERS, Desk
+from mvpnet.control.agent import PART_CHARACTERS, ControlAgent
 from mvpnet.control.client import Connection, ask
 from mvpnet.control.console import Console
 from mvpnet.control.protocol import MAX_LINE_BYTES, PROTOCOL, Lines, peer_of
-from mvpnet.control.registry import ANSWERING, ENDING, PREPARING, Entry, Listing, find_jobs, listed
+from mvpnet.control.registry import ANSWERING, ENDING, PREPARING, Registration, RegistryEntry, find_jobs, register_job
 from mvpnet.control.server import Server, may_ask
 from mvpnet.errors import GuestError, JobError
 from mvpnet.runtime.loop import Loop
-from mvpnet.snapshot.agent import Keeper
+from mvpnet.snapshot.agent import SnapshotAgent
 from waiting import run_until
 
 LONG = "x" * 5 * PART_CHARACTERS + '"\\ü'
@@ -39,7 +39,7 @@ class Machine:
 
 
 class Bench:
-    def __init__(self, folder: Path, listing: Listing) -> None:
+    def __init__(self, folder: Path, listing: Registration) -> None:
         self.loop = Loop()
         self.listing = listing
         self.ending = False
@@ -50,11 +50,11 @@ class Bench:
             for rank in range(2)
         ]
         self.desks = [
-            Desk(
+            ControlAgent(
                 machine=Machine,
                 facts=lambda r=rank: {"state": f"state {r}"},
                 console=console,
-                keeper=Keeper(self.loop, Machine, None),  # nothing is saved here
+                keeper=SnapshotAgent(self.loop, Machine, None),  # nothing is saved here
                 tell=self._hear,
             )
             for rank, console in enumerate(consoles)
@@ -90,7 +90,7 @@ class Bench:
 
 @pytest.fixture
 def bench(short_dir: Path) -> Iterator[Bench]:
-    with listed(Entry("job", os.getpid(), 2, "/run", str(short_dir)), pytest.fail) as listing:
+    with register_job(RegistryEntry("job", os.getpid(), 2, "/run", str(short_dir)), pytest.fail) as listing:
         assert listing
         listing.enter(ANSWERING)
         bench = Bench(short_dir, listing)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.dataplane import address
-from mvpnet.dataplane.arp import Verdict, judge
+from mvpnet.dataplane.arp import ArpAction, judge
 
 
 @pytest.mark.parametrize("size", range(1, 101))
@@ -13,39 +13,39 @@ def test_every_other_rank_of_the_world_is_answered_for(size: int) -> None:
     for asked in range(size):
         verdict, reply = judge(arp_frame(rank, address.ipv4(asked)), rank, size)
         if asked == rank:
-            assert verdict is Verdict.gratuitous
+            assert verdict is ArpAction.gratuitous
             continue
-        assert verdict is Verdict.reply
+        assert verdict is ArpAction.reply
         assert reply[:12] == address.mac(rank) + address.mac(asked)
         assert reply[12:22].hex() == "0806" + "0001" + "0800" + "0604" + "0002"
         assert reply[22:32] == address.mac(asked) + address.ipv4(asked)
         assert reply[32:] == address.mac(rank) + address.ipv4(rank)
-    assert judge(arp_frame(rank, address.ipv4(size)), rank, size) == (Verdict.unknown, b"")
+    assert judge(arp_frame(rank, address.ipv4(size)), rank, size) == (ArpAction.unknown, b"")
 
 
 @pytest.mark.parametrize(
     ("frame", "verdict"),
     [
-        (arp_frame(1, address.SHUTDOWN_IPV4), Verdict.shutdown),
-        (arp_frame(1, address.SHUTDOWN_IPV4, operation=2), Verdict.travel),
-        (arp_frame(1, address.ipv4(1)), Verdict.gratuitous),
-        (arp_frame(1, address.ipv4(1), operation=2), Verdict.gratuitous),
-        (arp_frame(1, address.ipv4(1), sender=bytes(4)), Verdict.gratuitous),  # a probe for duplicates
-        (arp_frame(1, bytes([192, 168, 1, 2])), Verdict.travel),
-        (arp_frame(1, bytes([10, 0, 0, 0])), Verdict.unknown),
-        (arp_frame(1, bytes([10, 255, 255, 255])), Verdict.unknown),
-        (arp_frame(1, address.ipv4(2), sender=address.ipv4(3)), Verdict.forged),
-        (arp_frame(1, address.ipv4(2), sender_mac=address.mac(3)), Verdict.forged),
-        (arp_frame(1, address.ipv4(2))[:41], Verdict.malformed),
-        (arp_frame(1, address.ipv4(2)).replace(b"\x08\x00\x06\x04", b"\x86\xdd\x06\x10"), Verdict.malformed),
+        (arp_frame(1, address.SHUTDOWN_IPV4), ArpAction.shutdown),
+        (arp_frame(1, address.SHUTDOWN_IPV4, operation=2), ArpAction.travel),
+        (arp_frame(1, address.ipv4(1)), ArpAction.gratuitous),
+        (arp_frame(1, address.ipv4(1), operation=2), ArpAction.gratuitous),
+        (arp_frame(1, address.ipv4(1), sender=bytes(4)), ArpAction.gratuitous),  # a probe for duplicates
+        (arp_frame(1, bytes([192, 168, 1, 2])), ArpAction.travel),
+        (arp_frame(1, bytes([10, 0, 0, 0])), ArpAction.unknown),
+        (arp_frame(1, bytes([10, 255, 255, 255])), ArpAction.unknown),
+        (arp_frame(1, address.ipv4(2), sender=address.ipv4(3)), ArpAction.forged),
+        (arp_frame(1, address.ipv4(2), sender_mac=address.mac(3)), ArpAction.forged),
+        (arp_frame(1, address.ipv4(2))[:41], ArpAction.malformed),
+        (arp_frame(1, address.ipv4(2)).replace(b"\x08\x00\x06\x04", b"\x86\xdd\x06\x10"), ArpAction.malformed),
     ],
 )
-def test_what_is_not_answered(frame: bytes, verdict: Verdict) -> None:
+def test_what_is_not_answered(frame: bytes, verdict: ArpAction) -> None:
     assert judge(frame, 1, 4) == (verdict, b"")
 
 
 @given(st.binary(min_size=28, max_size=60))
 def test_any_bytes_are_judged_and_only_the_own_guest_is_answered(body: bytes) -> None:
     verdict, reply = judge(address.BROADCAST_MAC + address.mac(1) + b"\x08\x06" + body, 1, 4)
-    assert (verdict is Verdict.reply) == bool(reply)
+    assert (verdict is ArpAction.reply) == bool(reply)
     assert not reply or reply[:6] == address.mac(1)

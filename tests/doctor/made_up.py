@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mvpnet.doctor.checks import Seat
+from mvpnet.doctor.checks import RankView
 from mvpnet.doctor.facts import Facts, ImageFacts, ImageState, Port, QemuFacts
 from mvpnet.doctor.mpi import MpiFacts
 from mvpnet.host.cgroups import Limits
@@ -56,8 +56,8 @@ def facts(rank: int = 0, host: str = "a", **changes: Any) -> Facts:
     return replace(well, **changes)
 
 
-def seat(rank: int = 0, host: str = "a", asked: dict[str, Any] | None = None, **changes: Any) -> Seat:
-    return Seat(spec(rank, **(asked or {})), facts(rank, host, **changes), "1.0")
+def seat(rank: int = 0, host: str = "a", asked: dict[str, Any] | None = None, **changes: Any) -> RankView:
+    return RankView(spec(rank, **(asked or {})), facts(rank, host, **changes), "1.0")
 
 
 def told(finding: Finding) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import pytest
 from doctor.made_up import GIB, MPI, QEMU, facts, seat, spec, told
 from mvpnet.cli.doctor import ranks_text, summary, text
 from mvpnet.doctor import checks
-from mvpnet.doctor.checks import Seat, Skew
+from mvpnet.doctor.checks import RankView, Skew
 from mvpnet.doctor.facts import Demand, ImageFacts, ImageState, Port, QemuFacts, Refusal
 from mvpnet.host.finding import Finding, Level, merged
 from mvpnet.host.kvm import KvmDevice
@@ -255,7 +255,7 @@ def test_images(image: ImageFacts, level: str, seen: str, todo: str) -> None:
 )
 def test_tools(missing: str, rank: int, asked: dict[str, Any], runs_ssh: bool, level: str, seen: str) -> None:
     programs = tuple((name, None if name == missing else "/bin") for name in ("ssh", "ssh-keygen", "qemu-img"))
-    found = told(checks.tools(Seat(spec(rank, **asked), facts(rank, programs=programs), "1.0", runs_ssh=runs_ssh)))
+    found = told(checks.tools(RankView(spec(rank, **asked), facts(rank, programs=programs), "1.0", runs_ssh=runs_ssh)))
     assert found[0] == level and seen in found[1]
 
 

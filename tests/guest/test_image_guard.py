@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mvpnet.guest.drives import DrivePlan, made_seed_drive
-from mvpnet.guest.image_guard import changed, marks
+from mvpnet.guest.image_guard import changed, stat_snapshot
 from mvpnet.spec.schema import ImageUse
 
 
@@ -14,7 +14,9 @@ def test_only_what_is_read_in_place_is_looked_at(tmp_path: Path) -> None:
     paths = {use: tmp_path / use.name for use in ImageUse}
     for path in paths.values():
         path.write_bytes(bytes(10))
-    before = marks([*(DrivePlan("image.path", "", use, path) for use, path in paths.items()), DrivePlan("x", "file=y")])
+    before = stat_snapshot(
+        [*(DrivePlan("image.path", "", use, path) for use, path in paths.items()), DrivePlan("x", "file=y")]
+    )
     assert set(before) == {paths[use] for use in (ImageUse.overlay, ImageUse.snapshot, ImageUse.readonly)}
     assert changed(before) == []
     for path in paths.values():
@@ -32,4 +34,4 @@ def test_only_what_is_read_in_place_is_looked_at(tmp_path: Path) -> None:
 def test_a_seed_that_mvpnet_made_goes_with_the_guest(tmp_path):
     seed = tmp_path / "seed.iso"
     seed.write_bytes(bytes(2048))
-    assert marks([made_seed_drive(seed)]) == {}
+    assert stat_snapshot([made_seed_drive(seed)]) == {}

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from mvpnet.guest.qmp_watchdog import Pulse, why_silent
+from mvpnet.guest.qmp_watchdog import QmpWatchdog, why_silent
 from mvpnet.runtime.loop import Loop
 from waiting import eventually, run_until
 
@@ -16,7 +16,7 @@ def test_silence_is_told_once_and_so_is_the_answer() -> None:
     loop = Loop()
     asked: list[Callable[[object], None]] = []
     told: list[str] = []
-    beat = Pulse(loop, asked.append, lambda seconds: told.append("silent"), lambda: told.append("answers"), 0.05)
+    beat = QmpWatchdog(loop, asked.append, lambda seconds: told.append("silent"), lambda: told.append("answers"), 0.05)
     run_until(loop, lambda: told)
     assert (len(asked), told) == (1, ["silent"])
     asked[0]({"return": {}})

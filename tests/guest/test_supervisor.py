@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mvpnet.guest.states import Ending, GuestState
-from mvpnet.guest.supervisor import Guest, Launch, monwrap_argv
+from mvpnet.guest.supervisor import Guest, GuestLaunch, monwrap_argv
 from mvpnet.runtime.loop import Loop
 from waiting import PATIENCE_S, eventually, run_until
 
@@ -67,7 +67,7 @@ def live(tmp_path: Path) -> Iterator[Callable[..., Life]]:
             loop = Loop()
             port = port or free_port()
             ours, qemus = (end.detach() for end in socket.socketpair())
-            launch = Launch(
+            launch = GuestLaunch(
                 qemu_argv=(
                     program,
                     *("-chardev", f"socket,id=qmp,fd={qemus}", "-mon", "chardev=qmp,mode=control"),
@@ -573,7 +573,7 @@ def is_locked(path: Path) -> bool:
 
 
 def test_monwrap_argv_in_full():
-    launch = Launch(
+    launch = GuestLaunch(
         qemu_argv=("qemu-system-x86_64", "-m", "1G"),
         ssh_port=2200,
         qemu_log=Path("/run/qemu.log"),
@@ -603,7 +603,7 @@ def test_monwrap_argv_in_full():
 
 
 def test_monwrap_argv_by_default():
-    python, safe_path, script, *rest = monwrap_argv(Launch(("qemu",), 2200, Path("/run/qemu.log")))
+    python, safe_path, script, *rest = monwrap_argv(GuestLaunch(("qemu",), 2200, Path("/run/qemu.log")))
     assert (python, safe_path, Path(script).name) == (sys.executable, "-P", "monwrap.py")
     assert Path(script).is_file()
     assert rest == ["--powerdown-s", "20", "--term-s", "5", "--qemu-log", "/run/qemu.log", "--", "qemu"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.images import debian
-from mvpnet.images.boot import Boot
+from mvpnet.images.boot import BootFiles
 from mvpnet.images.initrd import INIT, MODULES, initrd
 from mvpnet.images.tiny.errors import TinyBuildError
 from mvpnet.job.prepare import kernel_arguments
@@ -58,13 +58,13 @@ def test_its_init_is_a_shell_script() -> None:
 @pytest.mark.parametrize(
     ("boot", "accel", "arguments"),
     [
-        (Boot(kernel_args="root=/dev/vda mine"), Accel.tcg, "root=/dev/vda mine"),
-        (Boot(kernel_args="mine", emulated_kernel_args="fast"), Accel.tcg, "fast mine"),
-        (Boot(kernel_args="mine", emulated_kernel_args="fast"), Accel.kvm, "mine"),
-        (Boot(), Accel.tcg, None),
+        (BootFiles(kernel_args="root=/dev/vda mine"), Accel.tcg, "root=/dev/vda mine"),
+        (BootFiles(kernel_args="mine", emulated_kernel_args="fast"), Accel.tcg, "fast mine"),
+        (BootFiles(kernel_args="mine", emulated_kernel_args="fast"), Accel.kvm, "mine"),
+        (BootFiles(), Accel.tcg, None),
     ],
 )
-def test_the_users_kernel_arguments_come_last(boot: Boot, accel: Accel, arguments: str | None) -> None:
+def test_the_users_kernel_arguments_come_last(boot: BootFiles, accel: Accel, arguments: str | None) -> None:
     assert kernel_arguments(boot, accel) == arguments
 
 

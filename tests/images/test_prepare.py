@@ -18,8 +18,8 @@ from mvpnet.config import compose
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.images import prepare
 from mvpnet.images.store.fetch import ensure
-from mvpnet.images.store.request import Wanted, wanted
-from mvpnet.images.store.resolve import pinned, planned, provided
+from mvpnet.images.store.request import ImageRequest, parse_request
+from mvpnet.images.store.resolve import pin_images, planned, provide_image
 from mvpnet.images.store.store import SourceRecord, Store, now
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.schema import Config, ImageUse, Validate, WaitFor
@@ -40,13 +40,13 @@ def config(*overrides: str) -> Config:
     return compose.compose([*COMMON, *overrides], 1).config
 
 
-def want(*overrides: str) -> Wanted:
-    found = wanted(config(*overrides).image)
+def want(*overrides: str) -> ImageRequest:
+    found = parse_request(config(*overrides).image)
     assert found
     return found
 
 
-def kept(asked: Wanted, content: bytes = b"QFI\xfb" + bytes(1020)) -> str:
+def kept(asked: ImageRequest, content: bytes = b"QFI\xfb" + bytes(1020)) -> str:
     """Have something in the store under what is asked for; its digest."""
     store, digest = asked.store, hashlib.sha256(content).hexdigest()
     with store.locked(asked.address, asked.name, print), store.staging(asked.address) as staging:
@@ -113,7 +113,7 @@ def test_the_verb_refuses_a_job_that_prepares_nothing() -> None:
 def test_a_job_without_its_prepared_image_is_refused_with_what_to_do() -> None:
     job = compose.compose([*COMMON, "image.prepare.packages=[gcc]"], 2)
     with pytest.raises(ImageError, match=r"disk-amd64\.qcow2 is not in (.|\n)*mvpnet image prepare"):
-        pinned(job, print)
+        pin_images(job, print)
 
 
 def test_a_job_takes_the_prepared_image_and_records_its_digest() -> None:
@@ -121,14 +121,14 @@ def test_a_job_takes_the_prepared_image_and_records_its_digest() -> None:
 
     overrides = [*COMMON, "image.prepare.packages=[gcc]"]
     digest = kept(want(overrides[-1]))
-    job = pinned(compose.compose(overrides, 2), print)
+    job = pin_images(compose.compose(overrides, 2), print)
     assert job.for_rank(1).image.prepare.sha256 == digest
     assert digest in json.dumps([dataclasses.asdict(one)["changes"] for one in job.overrides])
     with ExitStack() as stack:
-        spec = provided(job.for_rank(1), stack, print)
+        spec = provide_image(job.for_rank(1), stack, print)
         disk = ensure(want(overrides[-1]), print).disk
         assert spec.image.path == str(disk)
-        assert wanted(spec.image) is None, "what it is used as is a plain disk"
+        assert parse_request(spec.image) is None, "what it is used as is a plain disk"
     assert planned(compose.compose(overrides, 1).for_rank(0)).image.path == str(disk)
 
 
@@ -174,7 +174,7 @@ def test_the_job_that_prepares(launch_folder: Path) -> None:
     )
     job = prepare.preparing(asked, launch_folder / "work")
     assert (job.image.user, job.image.size, job.image.use) == ("root", "+3G", ImageUse.copy)
-    assert wanted(job.image) == wanted(config().image), "it boots the source"
+    assert parse_request(job.image) == parse_request(config().image), "it boots the source"
     assert (job.boot.wait_for, job.boot.timeout_s) == (WaitFor.cloud_init, 1800)
     assert job.cloud_init.packages == ["gcc"]
     assert job.cloud_init.runcmd[:2] == ["set -e", "echo ${HOME}"]

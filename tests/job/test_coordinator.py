@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mvpnet.job.coordinator import Conductor, Phase, Verdict
+from mvpnet.job.coordinator import Coordinator, JobOutcome, Phase
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Heard:
     events: list[str] = field(default_factory=list)
     app_runs: bool = False
 
-    def conductor(self, world_size: int = 2, *, has_app: bool = False, stop_on_guest_exit: bool = False) -> Conductor:
+    def conductor(self, world_size: int = 2, *, has_app: bool = False, stop_on_guest_exit: bool = False) -> Coordinator:
         def running() -> None:
             self.events.append("running")
             self.app_runs = has_app
@@ -27,7 +27,7 @@ class Heard:
             self.events.append("stop app")
             return self.app_runs
 
-        return Conductor(
+        return Coordinator(
             world_size,
             has_app=has_app,
             stop_on_guest_exit=stop_on_guest_exit,
@@ -44,13 +44,13 @@ def end(how: str = "stopped", phase: str = "running", reason: str = "stopped") -
     }
 
 
-def all_up(conductor: Conductor) -> None:
+def all_up(conductor: Coordinator) -> None:
     for rank in range(len(conductor.states)):
         for state in ("starting", "booting", "up"):
             conductor.heard(rank, {"state": state})
 
 
-def all_end(conductor: Conductor, how: str = "stopped") -> None:
+def all_end(conductor: Coordinator, how: str = "stopped") -> None:
     for rank in range(len(conductor.states)):
         if rank not in conductor.reports:
             conductor.heard(rank, end(how))
@@ -107,7 +107,7 @@ def test_the_first_reason_to_stop_is_the_verdict() -> None:
     conductor.heard(0, {"stop": "another", "code": 9})
     assert heard.told == [{"do": "run"}, {"do": "stop"}]
     all_end(conductor)
-    assert conductor.verdict == Verdict("n0001 asked", 0)
+    assert conductor.verdict == JobOutcome("n0001 asked", 0)
     assert (conductor.phase, heard.events) == (Phase.over, ["running", "stop app", "over"])
     assert conductor.boot_error() is None
 
@@ -121,7 +121,7 @@ def test_guests_are_stopped_after_the_app() -> None:
     conductor.app_ended(0, "the app ended with exit code 0")
     assert heard.told == [{"do": "run"}, {"do": "stop"}]
     all_end(conductor)
-    assert conductor.verdict == Verdict("SIGTERM received", 143)
+    assert conductor.verdict == JobOutcome("SIGTERM received", 143)
 
 
 def test_unless_asked_again() -> None:
@@ -141,14 +141,14 @@ def test_a_signal_is_the_usual_end_only_of_a_job_without_an_app(has_app: bool, u
     if up:
         all_up(conductor)
     conductor.heard(0, {"stop": "SIGTERM received", "code": 143, "signal": True})
-    assert conductor.verdict == Verdict("SIGTERM received", code)
+    assert conductor.verdict == JobOutcome("SIGTERM received", code)
 
 
 def test_the_apps_exit_code_is_the_jobs() -> None:
     conductor = Heard().conductor(has_app=True)
     all_up(conductor)
     conductor.app_ended(7, "the app ended with exit code 7")
-    assert conductor.verdict == Verdict("the app ended with exit code 7", 7)
+    assert conductor.verdict == JobOutcome("the app ended with exit code 7", 7)
 
 
 @pytest.mark.parametrize(("how", "code"), [("powered_off", 0), ("crashed", 5), ("killed", 5)])
@@ -159,7 +159,7 @@ def test_a_job_is_over_when_every_guest_is_gone(how: str, code: int) -> None:
     conductor.heard(0, end("powered_off"))
     assert conductor.phase is Phase.running
     conductor.heard(1, end(how))
-    assert conductor.verdict == Verdict("every guest is gone", code)
+    assert conductor.verdict == JobOutcome("every guest is gone", code)
     assert heard.events[-1] == "over"
 
 
@@ -168,7 +168,7 @@ def test_one_guest_that_leaves_ends_the_job_where_asked() -> None:
     conductor = heard.conductor(stop_on_guest_exit=True)
     all_up(conductor)
     conductor.heard(1, end("powered_off", reason="the guest powered off"))
-    assert conductor.verdict == Verdict("n0001 left: the guest powered off", 0)
+    assert conductor.verdict == JobOutcome("n0001 left: the guest powered off", 0)
     assert heard.told[-1] == {"do": "stop"} and "over" not in heard.events
     conductor.heard(0, end())
     assert heard.events[-1] == "over"
@@ -202,7 +202,7 @@ def test_a_guest_that_dies_in_the_boot_ends_it() -> None:
     heard = Heard()
     conductor = heard.conductor()
     conductor.heard(1, end("crashed", "starting", "qemu ended with exit code 1: no such option"))
-    assert conductor.verdict == Verdict("n0001 did not come up: qemu ended with exit code 1: no such option", 5)
+    assert conductor.verdict == JobOutcome("n0001 did not come up: qemu ended with exit code 1: no such option", 5)
     assert heard.told == [{"do": "stop"}]
     conductor.heard(0, end(phase="booting"))
     error = conductor.boot_error()
@@ -214,7 +214,7 @@ def test_a_guest_that_crashed_before_the_usual_end_is_not_forgotten() -> None:
     all_up(conductor)
     conductor.heard(1, end("crashed"))
     conductor.heard(0, {"stop": "SIGTERM received", "code": 143, "signal": True})
-    assert conductor.verdict == Verdict("SIGTERM received", 5)
+    assert conductor.verdict == JobOutcome("SIGTERM received", 5)
 
 
 def test_a_guest_that_is_started_again_is_waited_for_and_told_of() -> None:

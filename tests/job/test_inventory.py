@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from mvpnet.job.inventory import inventory
-from mvpnet.ssh import Door
+from mvpnet.ssh import SshEndpoint
 from support import StartMvpnet
 
-DOORS = [Door(0, "h0", 2200, "alice"), Door(1, "h1", 2201, "bob")]
+DOORS = [SshEndpoint(0, "h0", 2200, "alice"), SshEndpoint(1, "h1", 2201, "bob")]
 
 
 def test_guests_are_known_by_name_and_reached_by_ssh_config() -> None:
@@ -39,7 +39,7 @@ def test_guests_are_known_by_name_and_reached_by_ssh_config() -> None:
 
 
 def test_names_that_yaml_would_take_for_something_else_stay_texts() -> None:
-    hosts = yaml.safe_load(inventory([Door(0, "0755", 2200, "yes")], Path("/c")))["mvpnet"]["hosts"]
+    hosts = yaml.safe_load(inventory([SshEndpoint(0, "0755", 2200, "yes")], Path("/c")))["mvpnet"]["hosts"]
     assert (hosts["n0000"]["ansible_user"], hosts["n0000"]["mvpnet_host"]) == ("yes", "0755")
 
 

@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 
 from mvpnet.errors import ConfigError
-from mvpnet.job.resume import asked, wanted, with_given
-from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, kept, read_save, remove, save_folder, saves_base
+from mvpnet.job.resume import is_resume, parse_resume, with_given
+from mvpnet.snapshot.layout import (
+    FORMAT,
+    Save,
+    SaveFolder,
+    as_text,
+    list_snapshots,
+    read_save,
+    remove,
+    save_folder,
+    saves_base,
+)
 from mvpnet.spec.schema import App, Boot, Config, Logging, Net, Vm
 
 SAVE = Save(FORMAT, "0123456789ab", "mine", 0.0, "1.0", ["a", "b"], 5, "tiny", {})
@@ -48,7 +58,7 @@ def test_saves_and_what_is_none(base: Path):
     made(base / "up")
     (base / "other").mkdir()
     (base / ".new.0123456789ab.part").mkdir()
-    found = {one.name: one.trouble for one in kept()}
+    found = {one.name: one.trouble for one in list_snapshots()}
     assert list(found) == [".new.0123456789ab.part", "other", "up"]
     assert found["up"] is None
     assert "no save of mvpnet" in str(found["other"]) and "cut short" in str(found[".new.0123456789ab.part"])
@@ -86,9 +96,9 @@ def test_saves_that_cannot_be_read(base: Path, text: str, problem: str):
 
 
 def test_a_job_that_resumes():
-    assert asked(["a=b", "resume=up"]) and not asked(["sweep.resume=x"])
+    assert is_resume(["a=b", "resume=up"]) and not is_resume(["sweep.resume=x"])
     words = ["app.command=[ls]", "resume=up", "logging=debug", "job.name=x", "hydra.run.dir=/r", "+shutdown.term_s=1"]
-    want = wanted(words)
+    want = parse_resume(words)
     assert want.name == "up" and want.run_dir_given
     assert want.keys == ("app.command", "logging", "job.name", "hydra.run.dir", "shutdown.term_s")
 
@@ -98,9 +108,9 @@ def test_a_job_that_resumes():
 )
 def test_what_would_make_other_machines_is_refused(word: str):
     with pytest.raises(ConfigError, match="cannot be given with resume=up"):
-        wanted(["resume=up", word])
+        parse_resume(["resume=up", word])
     with pytest.raises(ConfigError, match="2 times"):
-        wanted(["resume=up", "resume=down"])
+        parse_resume(["resume=up", "resume=down"])
 
 
 def test_only_what_is_given_replaces_what_was_saved():

@@ -25,7 +25,7 @@ from frames import arp, frame, packed, unpacked  # noqa: E402
 
 from mvpnet.dataplane import address, broadcast_tree, fabric  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
-from mvpnet.dataplane.switch import Pump, loop_for, open_link  # noqa: E402
+from mvpnet.dataplane.switch import Switch, loop_for, open_link  # noqa: E402
 from mvpnet.runtime.loop import Loop  # noqa: E402
 from mvpnet.spec.schema import Net, NetKind  # noqa: E402
 
@@ -108,7 +108,7 @@ class Job:
         self.control: list[tuple[int, bytes]] = []
         self._steps: Counter[int] = Counter()
         self._step = 0
-        self.pump = Pump(
+        self.pump = Switch(
             COMM,
             DOORBELL,
             link,
@@ -449,7 +449,7 @@ def no_link(kind: str) -> None:
     """A rank whose guest never came to be takes part all the same."""
     net = Net(kind=NetKind[kind], compiled=COMPILED)
     loop = Loop()
-    pump = Pump(COMM, DOORBELL, None, net)
+    pump = Switch(COMM, DOORBELL, None, net)
     loop.worker = pump
     assert not pump.link_ready
     pump.finish(loop.stop)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mvpnet.errors import Interrupted
+from mvpnet.errors import InterruptedJobError
 from mvpnet.runtime.signals import ASK_TO_STOP, StopSignals, held_back
 from support import poll_until
 
@@ -33,7 +33,7 @@ def test_a_signal_is_remembered_and_told(signals: StopSignals, number: signal.Si
     signals.on_signal = told.append
     signal.raise_signal(number)
     assert (signals.received, told) == (number, [number])
-    with pytest.raises(Interrupted, match=number.name) as caught:
+    with pytest.raises(InterruptedJobError, match=number.name) as caught:
         signals.check()
     assert caught.value.exit_code == 128 + number
 
@@ -45,7 +45,7 @@ def test_the_first_is_the_one_that_counts(signals: StopSignals) -> None:
 
 
 def test_while_preparing_it_is_raised_there_and_then(signals: StopSignals) -> None:
-    with pytest.raises(Interrupted, match="SIGINT"), signals.raising():
+    with pytest.raises(InterruptedJobError, match="SIGINT"), signals.raising():
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("not interrupted")
     signal.raise_signal(signal.SIGTERM)  # afterwards it is only remembered
@@ -53,7 +53,7 @@ def test_while_preparing_it_is_raised_there_and_then(signals: StopSignals) -> No
 
 def test_one_that_came_before_is_raised_too(signals: StopSignals) -> None:
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+    with pytest.raises(InterruptedJobError, match="SIGTERM"), signals.raising():
         raise AssertionError("not interrupted")
 
 
@@ -65,27 +65,27 @@ def test_it_ends_a_program_that_is_being_started(signals: StopSignals, tmp_path:
         started.write_text(str(os.getpid()))
         os.kill(os.getppid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+    with pytest.raises(InterruptedJobError, match="SIGTERM"), signals.raising():
         subprocess.run(["sleep", "300"], preexec_fn=in_the_child)
         raise AssertionError("not interrupted")
     assert not Path(f"/proc/{started.read_text()}").exists(), "it lives"
 
 
 def test_one_that_came_while_a_program_started_is_not_lost(signals: StopSignals) -> None:
-    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+    with pytest.raises(InterruptedJobError, match="SIGTERM"), signals.raising():
         subprocess.run(["true"], preexec_fn=lambda: os.kill(os.getppid(), signal.SIGTERM))
 
 
 def test_what_fails_while_it_waits_is_told_as_the_signal(signals: StopSignals) -> None:
     """As where mpiexec signals a whole process group, and with it the program that is being started."""
-    with pytest.raises(Interrupted, match="SIGTERM"), signals.raising():
+    with pytest.raises(InterruptedJobError, match="SIGTERM"), signals.raising():
         subprocess.run(["false"], check=True, preexec_fn=lambda: os.kill(os.getppid(), signal.SIGTERM))
 
 
 def test_it_ends_a_program_that_is_waited_for(signals: StopSignals) -> None:
     """As qemu-img is, while an image is prepared."""
     poke = f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"
-    with pytest.raises(Interrupted), signals.raising():
+    with pytest.raises(InterruptedJobError), signals.raising():
         subprocess.run([sys.executable, "-c", poke], check=False)
 
 

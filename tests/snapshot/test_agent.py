@@ -10,7 +10,7 @@ import pytest
 
 from mvpnet.guest.states import GuestState
 from mvpnet.runtime.loop import Loop
-from mvpnet.snapshot.agent import Facts, Keeper
+from mvpnet.snapshot.agent import SnapshotAgent, SnapshotFacts
 from mvpnet.snapshot.layout import SaveFolder
 
 Reply = dict[str, Any]
@@ -41,7 +41,7 @@ class Machine:
 class Bench:
     def __init__(self, folder: Path) -> None:
         self.machine = Machine()
-        self.keeper = Keeper(Loop(), lambda: self.machine, Facts(0, "tcg", [], [], [], [], None, ()))
+        self.keeper = SnapshotAgent(Loop(), lambda: self.machine, SnapshotFacts(0, "tcg", [], [], [], [], None, ()))
         self.work = {"id": "1", "part": str(folder / ".up.1.part"), "folder": str(folder / "up")}
         self.answers: list[dict[str, Any]] = []
 

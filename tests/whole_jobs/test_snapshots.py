@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.errors import MvpnetError
-from mvpnet.job.resume import Origin, origin
+from mvpnet.job.resume import SavedJob, saved_job
 from mvpnet.records.replay import recorded_spec
 from mvpnet.records.run import open_run
 from mvpnet.snapshot.layout import SaveFolder, read_part, saves_base
@@ -114,7 +114,7 @@ def check_resumed_run(job: RunningJob, save: Path) -> None:
 def check_save_of_resumed(saves: Path) -> None:
     """Its disks stand on those of the first, which cannot go before it."""
     said("save", "later")
-    assert origin(["resume=later"], 2).resume.stands_on[0][0] == str(saves / "up")
+    assert saved_job(["resume=later"], 2).resume.stands_on[0][0] == str(saves / "up")
     assert "later stand on those of this save" in refused(2, "saves", "rm", "up")
     assert said("saves", "rm", "later") == ""
     assert [path.name for path in saves.iterdir()] == ["up"]
@@ -154,13 +154,13 @@ def test_a_save_is_refused_or_resumed_as_it_was(bench: Bench, saves: Path, tmp_p
     assert "was not finished" in refusal(elsewhere)
 
 
-def allowed(folder: Path, *words: str) -> Origin:
-    return origin([f"resume={folder}", *words], 2)
+def allowed(folder: Path, *words: str) -> SavedJob:
+    return saved_job([f"resume={folder}", *words], 2)
 
 
 def refusal(folder: Path, *words: str, ranks: int = 2) -> str:
     with pytest.raises(MvpnetError) as error:
-        origin([f"resume={folder}", *words], ranks)
+        saved_job([f"resume={folder}", *words], ranks)
     return str(error.value)
 
 

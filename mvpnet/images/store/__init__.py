@@ -17,6 +17,6 @@ is fetched, which is what vendors publish and people pin; <url> is the beginning
 
 from __future__ import annotations
 
-from mvpnet.images.store.resolve import pinned, planned, provided
+from mvpnet.images.store.resolve import pin_images, planned, provide_image
 
-__all__ = ["pinned", "planned", "provided"]
+__all__ = ["pin_images", "planned", "provide_image"]

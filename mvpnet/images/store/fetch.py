@@ -19,7 +19,7 @@ from mvpnet.images.store.checksums import Published, published_digest
 from mvpnet.images.store.http import download, download_text, shown
 from mvpnet.images.store.inspection import find_qemu_img, inspect_disk
 from mvpnet.images.store.progress import Meter, default_meter
-from mvpnet.images.store.request import Wanted
+from mvpnet.images.store.request import ImageRequest
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.images.store.unpack import compression_of, unpack
 from mvpnet.spec.schema import Compression
@@ -38,7 +38,7 @@ _STORE_HINT = "mvpnet image prune frees some, or choose another folder by image.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def find(want: Wanted) -> StoredImage | None:
+def find(want: ImageRequest) -> StoredImage | None:
     """The image, if it is in the store: by its digest where that is pinned, else what its source gave before."""
     if want.sha256:
         return want.store.find(want.sha256)
@@ -48,7 +48,7 @@ def find(want: Wanted) -> StoredImage | None:
     return want.store.find(record.sha256)
 
 
-def ensure(want: Wanted, say: Say, *, refresh: bool = False, meter: Meter | None = None) -> StoredImage:
+def ensure(want: ImageRequest, say: Say, *, refresh: bool = False, meter: Meter | None = None) -> StoredImage:
     """The image, fetched first if the store does not have it; any number of processes may ask at once.
 
     `refresh` asks the source again even if it gave something before. Raises HostError for a store that cannot be
@@ -73,7 +73,7 @@ def ensure(want: Wanted, say: Say, *, refresh: bool = False, meter: Meter | None
             raise HostError(f"image.cache_dir: {error}") from error
 
 
-def not_prepared(want: Wanted) -> ImageError:
+def not_prepared(want: ImageRequest) -> ImageError:
     """What to tell somebody who asks for an image that was to be prepared first."""
     which = f" with the digest {want.sha256}" if want.sha256 else ""
     return ImageError(
@@ -82,7 +82,7 @@ def not_prepared(want: Wanted) -> ImageError:
     )
 
 
-def _is_unchanged(want: Wanted, record: SourceRecord) -> bool:
+def _is_unchanged(want: ImageRequest, record: SourceRecord) -> bool:
     """Whether a local source is still the file that was put in; what a server has is not asked for here."""
     if want.local_path is None:
         return True
@@ -97,7 +97,7 @@ def _file_stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _fetch(want: Wanted, say: Say, meter: Meter) -> StoredImage:
+def _fetch(want: ImageRequest, say: Say, meter: Meter) -> StoredImage:
     store = want.store
     published = _published(want, say)
     if published and published.algorithm == "sha256":
@@ -118,12 +118,12 @@ def _fetch(want: Wanted, say: Say, meter: Meter) -> StoredImage:
     return image
 
 
-def _arrival(want: Wanted, image: StoredImage, checked_by: str) -> str:
+def _arrival(want: ImageRequest, image: StoredImage, checked_by: str) -> str:
     trust = f"checked by {checked_by}" if checked_by else _UNCHECKED[want.local_path is not None]
     return f"{want.name}: sha256 {image.sha256}, {image.size_bytes / 2**20:.1f} MiB, {trust}"
 
 
-def _published(want: Wanted, say: Say) -> Published | None:
+def _published(want: ImageRequest, say: Say) -> Published | None:
     """What the vendor's checksum file says. Raises ImageError when it cannot be had, unless the image is pinned."""
     if want.checksums is None:
         return None
@@ -144,7 +144,7 @@ def _text_of(source: str) -> str:
     return path.read_text(errors="replace")
 
 
-def _received(want: Wanted, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:
+def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:
     """The whole file as the source has it, not checked yet, and what to remember of where it came from."""
     part = want.store.part(want.address)
     if want.local_path is None:
@@ -160,7 +160,7 @@ def _received(want: Wanted, say: Say, meter: Meter, *, proven: bool) -> tuple[Pa
     return part, record
 
 
-def _record(want: Wanted, sha256: str) -> SourceRecord:
+def _record(want: ImageRequest, sha256: str) -> SourceRecord:
     stamp: Mapping[str, Any] = {}
     if want.local_path is not None:
         size, mtime_ns = _file_stamp(want.local_path)
@@ -168,7 +168,7 @@ def _record(want: Wanted, sha256: str) -> SourceRecord:
     return SourceRecord(want.address, sha256, now(), **stamp)
 
 
-def _check_digest(want: Wanted, published: Published | None, part: Path, digest: str) -> str:
+def _check_digest(want: ImageRequest, published: Published | None, part: Path, digest: str) -> str:
     """What the file was checked by, "" for nothing. Raises ImageError for a wrong digest; the file is put aside."""
     if want.sha256:
         should, said_by, hint = Published("sha256", want.sha256), want.pinned_by, _NEW_HINT
@@ -187,7 +187,7 @@ def _check_digest(want: Wanted, published: Published | None, part: Path, digest:
     return said_by
 
 
-def _moved_on(want: Wanted, published: Published) -> ImageError:
+def _moved_on(want: ImageRequest, published: Published) -> ImageError:
     return ImageError(
         f"{want.address} is not what {want.pinned_by} pins any more: the vendor publishes another image there\n"
         f"  pinned:    {want.sha256}\n  published: {published.digest}",
@@ -196,7 +196,9 @@ def _moved_on(want: Wanted, published: Published) -> ImageError:
     )
 
 
-def _made_ready(want: Wanted, part: Path, disk: Path, digest: str, checked_by: str, meter: Meter) -> dict[str, Any]:
+def _made_ready(
+    want: ImageRequest, part: Path, disk: Path, digest: str, checked_by: str, meter: Meter
+) -> dict[str, Any]:
     """Unpack the part into `disk` and look at it: what image.json says. Raises ImageError; the file is put aside."""
     size = part.stat().st_size
     how = compression_of(part) if want.compression is Compression.auto else want.compression
@@ -227,7 +229,7 @@ def _made_ready(want: Wanted, part: Path, disk: Path, digest: str, checked_by: s
     }
 
 
-def _put_aside(want: Wanted, part: Path) -> Path:
+def _put_aside(want: ImageRequest, part: Path) -> Path:
     aside = want.store.quarantine(part, want.name)
     want.store.discard_part(want.address)
     return aside

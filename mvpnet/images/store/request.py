@@ -20,7 +20,7 @@ from mvpnet.spec.schema import Compression, Image, ImageKind, ImageUse
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImageRequest:
     """An image that is to come from the store."""
 
     root: Path  # the store's folder
@@ -53,7 +53,7 @@ class Wanted:
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
-def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
+def parse_request(image: Image, *, under_lock: bool = True) -> ImageRequest | None:
     """What the store is asked for; None for an image that does not come from there.
 
     Reads the lock file, unless not `under_lock`. Raises ConfigError for keys that contradict each other, and for an
@@ -66,7 +66,7 @@ def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
         return None
     url = source_url(image.source)
     pin, pinned_by = _pin(image, shown(url), under_lock)
-    return Wanted(
+    return ImageRequest(
         root=cache_base(image.cache_dir) / "images",
         url=url,
         name=unquote(urlsplit(url).path.rpartition("/")[2]) or "image",
@@ -79,19 +79,19 @@ def wanted(image: Image, *, under_lock: bool = True) -> Wanted | None:
     )
 
 
-def declaration(image: Image, *, under_lock: bool = True) -> tuple[Wanted | None, dict[str, Any]]:
+def declaration(image: Image, *, under_lock: bool = True) -> tuple[ImageRequest | None, dict[str, Any]]:
     """The image that a prepared one is made from, None for a built one, and what decides what comes of it.
 
     Raises ConfigError, as `wanted` does.
     """
-    source = wanted(prepared.source_of(image), under_lock=under_lock)
+    source = parse_request(prepared.source_of(image), under_lock=under_lock)
     return source, prepared.declared(image, source.address if source else None, source.sha256 if source else None)
 
 
-def _wanted_prepared(image: Image, under_lock: bool) -> Wanted:
+def _wanted_prepared(image: Image, under_lock: bool) -> ImageRequest:
     source, what = declaration(image, under_lock=under_lock)
     pinned = image.prepare.sha256
-    return Wanted(
+    return ImageRequest(
         root=cache_base(image.cache_dir) / "images",
         url=f"{prepared.SCHEME}:{prepared.key_of(what)}",
         name=f"the image prepared from {source.name if source else 'debian12-built'}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.images.store.fetch import ensure, find
-from mvpnet.images.store.request import Wanted, check_architecture, wanted
+from mvpnet.images.store.request import ImageRequest, check_architecture, parse_request
 from mvpnet.spec import option_string
 from mvpnet.spec.model import JobSpec, Override, RankSpec
 from mvpnet.spec.rank_set import RankSet, runs_of
@@ -17,18 +17,18 @@ from mvpnet.spec.schema import Compression, Image, Prepare
 from mvpnet.util.text import Say
 
 
-def pinned(job: JobSpec, say: Say) -> JobSpec:
+def pin_images(job: JobSpec, say: Say) -> JobSpec:
     """The job with a digest for every image from the store, the same for all ranks; on rank 0, before any rank starts.
 
     Images of rank 0's own, and those of which nothing says yet what they are, are fetched here: what cannot be had is
     then found out once, and not by every rank. A job that has these pins already, as one run again, stays as it is.
     Raises ConfigError, HostError and ImageError.
     """
-    ranks_of: dict[Wanted, list[int]] = defaultdict(list)
+    ranks_of: dict[ImageRequest, list[int]] = defaultdict(list)
     for rank in range(job.world_size):
         spec = job.for_rank(rank)
         check_architecture(spec.image, spec.qemu.binary)
-        if want := wanted(spec.image):
+        if want := parse_request(spec.image):
             ranks_of[want].append(rank)
     pins = tuple(
         Override(
@@ -41,11 +41,11 @@ def pinned(job: JobSpec, say: Say) -> JobSpec:
     return replace(job, overrides=(*(one for one in job.overrides if one not in pins), *pins))
 
 
-def _pin(want: Wanted, sha256: str) -> dict[str, Any]:
+def _pin(want: ImageRequest, sha256: str) -> dict[str, Any]:
     return {"prepare": {"sha256": sha256}} if want.is_prepared else {"sha256": sha256}
 
 
-def _decided(want: Wanted, ranks: list[int], say: Say) -> str:
+def _decided(want: ImageRequest, ranks: list[int], say: Say) -> str:
     return want.sha256 if want.sha256 and 0 not in ranks else ensure(want, say).sha256
 
 
@@ -55,12 +55,12 @@ def _rank_set(ranks: list[int], world_size: int) -> RankSet:
     return RankSet.parse(",".join(f"{first}-{last}" for first, last in runs_of(ranks)))
 
 
-def provided(spec: RankSpec, stack: ExitStack, say: Say) -> RankSpec:
+def provide_image(spec: RankSpec, stack: ExitStack, say: Say) -> RankSpec:
     """The rank's spec with its image at hand: fetched if need be, and kept from being removed until `stack` closes.
 
     Raises ConfigError, HostError and ImageError.
     """
-    want = wanted(spec.image)
+    want = parse_request(spec.image)
     if want is None:
         return planned(spec)
     image = ensure(want, say)
@@ -78,7 +78,7 @@ def planned(spec: RankSpec) -> RankSpec:
     Raises ConfigError, and ImageError for an image of another architecture.
     """
     check_architecture(spec.image, spec.qemu.binary)
-    want = wanted(spec.image)
+    want = parse_request(spec.image)
     if want is None:
         return spec if spec.image.format is None else replace(spec, image=_with_format(spec.image, spec.image.format))
     image = find(want)

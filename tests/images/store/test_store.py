@@ -27,7 +27,7 @@ from mvpnet.images import store as image_store
 from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.lock_file import Pin, write_lock
 from mvpnet.images.store.progress import line_meter
-from mvpnet.images.store.request import Wanted, check_architecture, wanted
+from mvpnet.images.store.request import ImageRequest, check_architecture, parse_request
 from mvpnet.images.store.store import Store, StoredImage
 from mvpnet.spec.model import JobSpec, Override
 from mvpnet.spec.rank_set import RankSet
@@ -78,9 +78,9 @@ def make_image(tmp_path: Path) -> Callable[..., Image]:
 
 
 @pytest.fixture
-def want(make_image: Callable[..., Image]) -> Callable[..., Wanted]:
-    def make(source: str | Path, **keys: Any) -> Wanted:
-        asked = wanted(make_image(source, **keys))
+def want(make_image: Callable[..., Image]) -> Callable[..., ImageRequest]:
+    def make(source: str | Path, **keys: Any) -> ImageRequest:
+        asked = parse_request(make_image(source, **keys))
         assert asked
         return asked
 
@@ -121,7 +121,7 @@ def test_an_image_is_fetched_once_and_had_from_then_on(server, want, said, store
 def test_a_read_only_store_is_used_as_it_is(server, said, short_dir):
     short_dir.chmod(0o755)
     keys = {"kind": ImageKind.cloud, "source": server.serve("disk.img", DISK), "cache_dir": str(short_dir)}
-    asked = wanted(Image(**keys))
+    asked = parse_request(Image(**keys))
     assert asked
     ensure(asked, said.append)
     subprocess.run(["chmod", "-R", "a-w", short_dir], check=True)
@@ -130,9 +130,9 @@ def test_a_read_only_store_is_used_as_it_is(server, said, short_dir):
             short_dir,
             f"""
 from mvpnet.images.store.fetch import ensure
-from mvpnet.images.store.request import wanted
+from mvpnet.images.store.request import parse_request
 from mvpnet.spec.schema import Image, ImageKind
-asked = wanted(Image(kind=ImageKind.cloud, source={keys["source"]!r}, cache_dir={str(short_dir)!r}))
+asked = parse_request(Image(kind=ImageKind.cloud, source={keys["source"]!r}, cache_dir={str(short_dir)!r}))
 image = ensure(asked, print)
 with asked.store.in_use(image):
     print(image.sha256, asked.store.remove(image.folder))
@@ -585,11 +585,11 @@ def test_a_disk_that_gets_full_meanwhile(server, want, said, store, small_disk, 
 )
 def test_keys_that_contradict(make_image, keys, message):
     with pytest.raises(ConfigError, match=message):
-        wanted(make_image(**{"source": "https://v/disk.img", **keys}))
+        parse_request(make_image(**{"source": "https://v/disk.img", **keys}))
 
 
 def test_a_path_is_used_where_it_is_also_with_a_vendors_option(make_image):
-    assert wanted(make_image("https://v/disk.img", checksums="https://v/SUMS", path="/disk")) is None
+    assert parse_request(make_image("https://v/disk.img", checksums="https://v/SUMS", path="/disk")) is None
 
 
 @pytest.mark.parametrize(
@@ -625,20 +625,20 @@ def job_of(image: Image, *overrides: Override, world_size: int = 4, qemu: Qemu |
 
 def test_a_jobs_image_is_decided_once_for_all_ranks(server, make_image, said, launch_folder):
     url = server.serve("disk.img", DISK)
-    job = image_store.pinned(job_of(make_image(url)), said.append)
+    job = image_store.pin_images(job_of(make_image(url)), said.append)
     assert {job.for_rank(rank).image.sha256 for rank in range(4)} == {DIGEST}
     server.serve("disk.img", OTHER, etag='"2"')
     elsewhere = dataclasses.replace(
         job.config, image=dataclasses.replace(job.config.image, cache_dir=str(launch_folder))
     )
     with ExitStack() as stack, pytest.raises(ImageError, match="has not the sha256 digest"):
-        image_store.provided(dataclasses.replace(job, config=elsewhere).for_rank(1), stack, said.append)
+        image_store.provide_image(dataclasses.replace(job, config=elsewhere).for_rank(1), stack, said.append)
 
 
 def test_ranks_with_other_images(server, make_image, said):
     other = server.serve("other.img", OTHER)
     head = Override("head", RankSet.parse("0,2"), {"image": {"source": other}})
-    job = image_store.pinned(job_of(make_image(server.serve("disk.img", DISK)), head), said.append)
+    job = image_store.pin_images(job_of(make_image(server.serve("disk.img", DISK)), head), said.append)
     digests = [job.for_rank(rank).image.sha256 for rank in range(4)]
     assert digests == [hashlib.sha256(OTHER).hexdigest(), DIGEST] * 2
     assert [override.on.text for override in job.overrides[1:]] == ["0-0,2-2", "1-1,3-3"]
@@ -646,21 +646,21 @@ def test_ranks_with_other_images(server, make_image, said):
 
 def test_a_job_without_images_from_the_store_is_left_as_it_is(said):
     job = job_of(Image())
-    assert image_store.pinned(job, said.append) == job
+    assert image_store.pin_images(job, said.append) == job
     with ExitStack() as stack:
-        assert image_store.provided(job.for_rank(0), stack, said.append) == job.for_rank(0)
+        assert image_store.provide_image(job.for_rank(0), stack, said.append) == job.for_rank(0)
 
 
 def test_a_job_is_refused_for_one_rank_of_another_architecture(make_image, said):
     odd = Override("odd", RankSet.parse("odd"), {"qemu": {"binary": "qemu-system-aarch64"}})
     with pytest.raises(ImageError, match=r"image\.arch"):
-        image_store.pinned(job_of(make_image("https://v/disk.img", arch="x86_64"), odd), said.append)
+        image_store.pin_images(job_of(make_image("https://v/disk.img", arch="x86_64"), odd), said.append)
 
 
 def test_a_provided_image_is_a_drive_and_stays_while_in_use(server, make_image, said, store, tmp_path):
-    job = image_store.pinned(job_of(make_image(server.serve("disk.img", DISK))), said.append)
+    job = image_store.pin_images(job_of(make_image(server.serve("disk.img", DISK))), said.append)
     with ExitStack() as stack:
-        spec = image_store.provided(job.for_rank(0), stack, said.append)
+        spec = image_store.provide_image(job.for_rank(0), stack, said.append)
         [drive] = plan_drives(spec, tmp_path)
         assert (drive.source, drive.source_format, drive.use) == (
             store.folder(DIGEST) / "disk",
@@ -691,7 +691,7 @@ def test_braces_and_commas_in_the_stores_path(server, said, tmp_path):
         use=ImageUse.copy,
     )
     with ExitStack() as stack:
-        spec = image_store.provided(job_of(image).for_rank(0), stack, said.append)
+        spec = image_store.provide_image(job_of(image).for_rank(0), stack, said.append)
         [drive] = plan_drives(spec, tmp_path)
     assert drive.source == tmp_path / "{rank},a=b{{" / "images" / DIGEST / "disk"
 
@@ -700,7 +700,7 @@ def test_braces_and_commas_in_the_stores_path(server, said, tmp_path):
 
 
 @pytest.fixture
-def stored(server: ImageServer, want: Callable[..., Wanted]) -> StoredImage:
+def stored(server: ImageServer, want: Callable[..., ImageRequest]) -> StoredImage:
     return ensure(want(server.serve("disk.img", DISK)), lambda line: None)
 
 

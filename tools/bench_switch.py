@@ -1,6 +1,6 @@
-"""Measure the data plane alone: what compare.py (../shared/tools) needs of mvpnet, and no more of it.
+"""Measure the data plane alone: a rank of a relay benchmark that starts any two-rank program, and no more of it.
 
-    compare.py --mvpnet '.venv/bin/mpiexec -n 2 .venv/bin/python tools/bench_pump.py'
+    .venv/bin/mpiexec -n 2 .venv/bin/python tools/bench_switch.py
 
 MVPNET_PROFILE=FOLDER writes a cProfile of each rank there; MVPNET_STATS=1 prints each rank's counters, memory and CPU.
 """
@@ -23,7 +23,7 @@ from mpi4py import MPI  # noqa: E402
 from mvpnet.dataplane import address  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
 from mvpnet.dataplane.link import Link  # noqa: E402
-from mvpnet.dataplane.switch import Pump, loop_for, open_link  # noqa: E402
+from mvpnet.dataplane.switch import Switch, loop_for, open_link  # noqa: E402
 from mvpnet.spec.schema import Net, NetKind  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     loop = loop_for(net)
     link = open_link(rank, size, net)
     guest = start_standin(options["qemu.binary"], rank, link)
-    pump = Pump(comm, doorbell, link, net)
+    pump = Switch(comm, doorbell, link, net)
     loop.worker = pump
     pidfd = os.pidfd_open(guest.pid)
 
