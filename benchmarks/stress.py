@@ -168,7 +168,7 @@ def run(world: World, net: Net, seconds: float, stopped_s: float, case: Callable
     else:
         node.follow()
     node.close()
-    facts = world.allgather((dict(node.pump.counters.drops), peak_mb()))
+    facts = world.allgather((dict(node.switch.counters.drops), peak_mb()))
     return {**result, "drops": [drops for drops, _ in facts], "peak_mb": [mb for _, mb in facts]}
 
 

@@ -71,12 +71,12 @@ class Receiver:
         self.guest = socket.socket(fileno=socket.dup(self.link.qemu_fd))
         self.guest.setblocking(False)
         self.link.detach_qemu_end()
-        self.pump = Switch(comm, Doorbell(comm), self.link, Net())
+        self.switch = Switch(comm, Doorbell(comm), self.link, Net())
 
     def take(self, data: bytes, broadcast: bool) -> None:
         chunk = POOL.get_for(len(data))
         chunk.view[: len(data)] = data
-        (self.pump.on_broadcast if broadcast else self.pump.on_unicast)(0, chunk, len(data))
+        (self.switch.on_broadcast if broadcast else self.switch.on_unicast)(0, chunk, len(data))
         chunk.release()
         try:
             came = self.guest.recv(1 << 20)

@@ -35,7 +35,7 @@ def test_levels_for_file_and_terminal(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_level_of_one_part(tmp_path: Path) -> None:
     with rank_logs(0, Logging(level="WARNING", levels={"dataplane": "TRACE"}), RankLogs(tmp_path)):
-        as_part("dataplane.pump", "TRACE", "wanted")
+        as_part("dataplane.switch", "TRACE", "wanted")
         as_part("guest.probe", "INFO", "not wanted")
     assert "wanted" in (tmp_path / "mvpnet.log").read_text()
     assert "not wanted" not in (tmp_path / "mvpnet.log").read_text()

@@ -59,13 +59,13 @@ def main() -> None:
     loop = loop_for(net)
     link = open_link(rank, size, net)
     guest = start_standin(options["qemu.binary"], rank, link)
-    pump = Switch(comm, doorbell, link, net)
-    loop.worker = pump
+    switch = Switch(comm, doorbell, link, net)
+    loop.worker = switch
     pidfd = os.pidfd_open(guest.pid)
 
     def guest_gone() -> None:
         loop.unwatch(pidfd)
-        pump.finish(loop.stop)
+        switch.finish(loop.stop)
 
     loop.watch(pidfd, guest_gone)
     profile = os.environ.get("MVPNET_PROFILE")
@@ -79,7 +79,7 @@ def main() -> None:
     if os.environ.get("MVPNET_STATS"):
         used = resource.getrusage(resource.RUSAGE_SELF)
         stats = {"rank": rank, "max_rss_mb": used.ru_maxrss / 1024, "cpu_s": used.ru_utime + used.ru_stime}
-        print(json.dumps(stats | pump.counters.as_dict()), file=sys.stderr, flush=True)
+        print(json.dumps(stats | switch.counters.as_dict()), file=sys.stderr, flush=True)
     doorbell.close()
     sys.exit(code)
 

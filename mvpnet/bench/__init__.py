@@ -2,7 +2,7 @@
 
 command    the verb: options, who leads and who follows
 workloads  what is measured, and in which steps; rank 0 runs it
-node       a rank's part: its link, its pump, its guest, and the asking and answering between ranks
+node       a rank's part: its link, its switch, its guest, and the asking and answering between ranks
 guest      the program that plays a guest, one a rank
 report     the tables
 """

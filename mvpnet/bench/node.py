@@ -1,4 +1,4 @@
-"""A rank's part in `mvpnet bench`: its guest, link and pump, and rank 0's asking of all guests.
+"""A rank's part in `mvpnet bench`: its guest, link and switch, and rank 0's asking of all guests.
 
 Rank 0 sends an order to a rank as a control message; that rank hands it to its guest, and sends the guest's answer
 back with what it knows of itself. At most one order is on its way to a rank.
@@ -58,8 +58,10 @@ class Node:
                 start_new_session=True,  # a Ctrl-C is for us alone
             )
         link.detach_qemu_end()
-        self.pump = Switch(world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None)
-        self._loop.worker = self.pump
+        self.switch = Switch(
+            world.fabric, world.doorbell, link, net, on_control=self._heard, on_link_lost=lambda _: None
+        )
+        self._loop.worker = self.switch
         self._loop.watch(self._control.fileno(), self._guest_answered)
 
     # ── rank 0 ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +73,7 @@ class Node:
         """
         self._answers.clear()
         for rank, order in orders.items():
-            self.pump.send_control(rank, json.dumps(order).encode())
+            self.switch.send_control(rank, json.dumps(order).encode())
         timeout_s = takes_s + PATIENCE_S
         answered = self._run_until(lambda: self._failed or orders.keys() <= self._answers.keys(), timeout_s)
         for rank, failure in self._failed.items():
@@ -93,7 +95,7 @@ class Node:
     def end(self) -> None:
         """Send the others home."""
         for rank in range(1, self._world.size):
-            self.pump.send_control(rank, _END)
+            self.switch.send_control(rank, _END)
 
     def named(self, rank: int) -> str:
         return f"{host_name(rank)} on {self._world.hosts[rank]}"
@@ -132,7 +134,7 @@ class Node:
         self._loop.unwatch(self._control.fileno())
         self._control.close()
         deadline = self._loop.call_later(PATIENCE_S, self._stuck)
-        self.pump.finish(self._loop.stop)
+        self.switch.finish(self._loop.stop)
         self._loop.run()
         deadline.cancel()
         try:
@@ -175,12 +177,12 @@ class Node:
             self._answer(_GUEST_ENDED)
 
     def _answer(self, answer: Answer) -> None:
-        self.pump.send_control(0, json.dumps({"answer": answer}).encode())
+        self.switch.send_control(0, json.dumps({"answer": answer}).encode())
 
     def _facts(self) -> Answer:
         """What a rank says of itself with every answer. ru_maxrss is in KiB (getrusage(2))."""
         return {
             "cpu_s": time.process_time(),
             "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "dropped": sum(self.pump.counters.drops.values()),
+            "dropped": sum(self.switch.counters.drops.values()),
         }

@@ -1,6 +1,6 @@
 """The switch itself: what the guest sends goes to the other ranks, what they send goes to the guest.
 
-    guest ⇄ link ⇄ Pump ⇄ fabric ⇄ the other ranks
+    guest ⇄ link ⇄ Switch ⇄ fabric ⇄ the other ranks
 
 It is a worker of `loop.Loop`. Nothing in it blocks, and a guest that does not read, or is gone, stops nobody else:
 
@@ -48,7 +48,7 @@ _REASONS: Final = {
 
 
 def loop_for(net: Net) -> Loop:
-    """The loop to run a pump in, with the spinning and sleeping that `net` asks for."""
+    """The loop to run a switch in, with the spinning and sleeping that `net` asks for."""
     return Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.gather_us / 1e6)
 
 

@@ -1,7 +1,7 @@
 """A job, from rank 0's announcement to its verdict; one rank's life in it is `_live`, read top to bottom.
 
 Rank 0 `lead`s, the others `follow`. All prepare and tell each other what failed; if nothing did, the guests start and
-every rank runs its loop: guest, pump and app hang on it. Rank 0's `Conductor` hears of every change and says when to
+every rank runs its loop: guest, switch and app hang on it. Rank 0's `Conductor` hears of every change and says when to
 stop. At the end the counters are gathered, and nothing of the job is left but its run folder.
 """
 

@@ -57,7 +57,7 @@ _LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
 
 
 class RankSession:
-    """One rank's part while the guests run: its guest, its pump, and what it and rank 0 tell each other."""
+    """One rank's part while the guests run: its guest, its switch, and what it and rank 0 tell each other."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class RankSession:
         self._run = run
         self._doors = doors
         self._loop = loop_for(ready.spec.net)
-        self.pump = Switch(
+        self.switch = Switch(
             world.fabric,
             world.doorbell,
             ready.first.link,
@@ -88,7 +88,7 @@ class RankSession:
             on_shutdown_request=None if ready.spec.shutdown.ignore_address else self._shutdown_requested,
             on_link_lost=self._link_lost,
         )
-        self._loop.worker = self.pump
+        self._loop.worker = self.switch
         self._peers = range(1, world.size) if world.rank == 0 else [0]  # that hear of this rank, and it of them
         self._heartbeat = Heartbeat(
             self._loop,
@@ -107,7 +107,7 @@ class RankSession:
         self._all_up = False
         self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
         self._sources = stat_snapshot(ready.drives)
-        self._sampler = Sampler(self._loop, self.pump, ready.logs.traffic, ready.spec.net.sample_s)
+        self._sampler = Sampler(self._loop, self.switch, ready.logs.traffic, ready.spec.net.sample_s)
         self.app: AppRun | None = None
         socket, log = console_socket(ready.folder), ready.first.launch.console_log
         self._console = Console(self._loop, socket, log, lambda number, told: self._tell({"hands": number, **told}))
@@ -224,7 +224,7 @@ class RankSession:
                 self._guest_gone()
 
     def _guest_gone(self) -> None:
-        self.pump.close_link()
+        self.switch.close_link()
         why = self._stopped_why or self._guest.setup_failure
         end = {**_end_report(self._guest, self._world.hosts[self._world.rank], why), "restarts": self.restarts}
         if self._is_to_start_again(end):
@@ -255,7 +255,7 @@ class RankSession:
         net = self._ready.spec.net
         if net.socket is not NetSocket.path or net.kind is not NetKind.dgram:
             return
-        link = self.pump.link
+        link = self.switch.link
         if isinstance(link, DgramLink) and link.path and not link.path.exists():
             self._without_link(self._guest, f"the socket {link.path} was removed")
         self._loop.call_later(_SOCKET_LOOK_S, self._look_after_socket)
@@ -264,7 +264,7 @@ class RankSession:
 
     def _guest_of(self, start: GuestStart) -> Guest:
         guest = Guest(
-            self._loop, start.launch, on_state=self._state_changed, link_connected=lambda: self.pump.link_ready
+            self._loop, start.launch, on_state=self._state_changed, link_connected=lambda: self.switch.link_ready
         )
         start.descriptors.hand_over()
         self._stopped_why = None
@@ -301,7 +301,7 @@ class RankSession:
         except (MvpnetError, OSError) as error:
             self._ended({**dead, "reason": f"{dead['reason']}; it could not be started again: {error}"})
             return
-        self.pump.link = start.link
+        self.switch.link = start.link
         self._guest = self._guest_of(start)
         timeout_s = self._ready.spec.boot.timeout_s
         self._late_timer = self._loop.call_later(timeout_s, lambda: self._not_up_again(timeout_s))
@@ -342,12 +342,12 @@ class RankSession:
         self._tell_rank(0, message)
 
     def _tell_rank(self, rank: int, message: dict[str, Any]) -> bool:
-        return self.pump.send_control(rank, json.dumps(message).encode())
+        return self.switch.send_control(rank, json.dumps(message).encode())
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         payload = json.dumps(message).encode()
         for rank in range(self._world.size):
-            self.pump.send_control(rank, payload)
+            self.switch.send_control(rank, payload)
 
     def _beat(self) -> None:
         for rank in self._peers:
@@ -393,12 +393,12 @@ class RankSession:
             self._finish()
 
     def _finish(self) -> None:
-        self.pump.finish(self._loop.stop)
+        self.switch.finish(self._loop.stop)
 
     def account(self) -> dict[str, Any]:
         """What this rank did in the job, for stats.json."""
-        counted = self.pump.counters.as_dict()
-        return {**counted, "restarts": len(self.restarts), "compiled": self.pump.compiles}
+        counted = self.switch.counters.as_dict()
+        return {**counted, "restarts": len(self.restarts), "compiled": self.switch.compiles}
 
     def _facts(self) -> dict[str, Any]:
         """What this rank tells who asks how it is; times in seconds since 1970."""
@@ -409,7 +409,7 @@ class RankSession:
             "restarts": len(self.restarts),
             "qemu_pid": self._guest.qemu_pid,
             "qemu_version": self._guest.qemu_version,
-            "counters": self.pump.counters.as_dict(),
+            "counters": self.switch.counters.as_dict(),
         }
 
     # -- rank 0 ------------------------------------------------------------------------------------------------------

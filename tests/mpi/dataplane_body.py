@@ -2,7 +2,7 @@
 
 For any number of ranks, each case with the compiled part of the data path or without, in a communicator of its own.
 
-Each rank plays its own guest on the other end of its link, from the callbacks of the loop that runs its pump.
+Each rank plays its own guest on the other end of its link, from the callbacks of the loop that runs its switch.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Guest:
 
 
 class Job:
-    """A loop, a pump, a link and a guest, from start to finish."""
+    """A loop, a switch, a link and a guest, from start to finish."""
 
     def __init__(self, kind: str, *, ignore_shutdown: bool = False, **tuning: int) -> None:
         self.net = net = Net(kind=NetKind[kind], compiled=COMPILED, **tuning)
@@ -108,7 +108,7 @@ class Job:
         self.control: list[tuple[int, bytes]] = []
         self._steps: Counter[int] = Counter()
         self._step = 0
-        self.pump = Switch(
+        self.switch = Switch(
             COMM,
             DOORBELL,
             link,
@@ -117,7 +117,7 @@ class Job:
             on_shutdown_request=None if ignore_shutdown else self._on_shutdown,
             on_link_lost=self.lost.append,
         )
-        self.loop.worker = self.pump
+        self.loop.worker = self.switch
         self.link = link
         CLEANUP.callback(self.close)
 
@@ -129,7 +129,7 @@ class Job:
                 self.loop.call_later(0.001, look)
 
         def fail() -> None:
-            raise AssertionError(f"rank {RANK} waited in vain for {what}: {self.pump.counters.as_dict()}")
+            raise AssertionError(f"rank {RANK} waited in vain for {what}: {self.switch.counters.as_dict()}")
 
         deadline = self.loop.call_later(DEADLINE_S, fail)
         look()
@@ -140,20 +140,20 @@ class Job:
         """Wait until all ranks are at this point; what they sent before has been taken by then, if it was unicast."""
         self._step += 1
         for rank in range(SIZE):
-            assert self.pump.send_control(rank, b"meet %d" % self._step)
+            assert self.switch.send_control(rank, b"meet %d" % self._step)
         self.until(lambda: self._steps[self._step] == SIZE, f"all ranks at step {self._step}")
-        self.until(lambda: self.pump.compiled == COMPILED, "the compiled part to begin")
+        self.until(lambda: self.switch.compiled == COMPILED, "the compiled part to begin")
 
     def finish(self) -> dict[str, int]:
         done: list[bool] = []
-        self.pump.finish(lambda: done.append(True))
+        self.switch.finish(lambda: done.append(True))
         self.until(lambda: done, "the end of the job")
-        assert not self.pump.send_control(0, b"too late")
-        return dict(self.pump.counters.drops)
+        assert not self.switch.send_control(0, b"too late")
+        return dict(self.switch.counters.drops)
 
     def close(self) -> None:
         self.guest.leave()
-        for link in {self.link, self.pump.link} - {None}:
+        for link in {self.link, self.switch.link} - {None}:
             link.close()
 
     def _on_control(self, source: int, payload: bytes) -> None:
@@ -184,7 +184,7 @@ def all_to_all_once(kind: str, fill: int) -> None:
     job.guest.send(frame(RANK, b"\x33\x33\0\0\0\1", 78, fill=fill))
     job.guest.send(arp(RANK, address.ipv4((RANK + 1) % SIZE)), arp(RANK, address.ipv4(SIZE)))
     for rank in range(SIZE):
-        assert job.pump.send_control(rank, bytes([fill]))
+        assert job.switch.send_control(rank, bytes([fill]))
     expected = Counter(
         f
         for rank in OTHERS
@@ -208,7 +208,7 @@ def all_to_all_once(kind: str, fill: int) -> None:
     assert Counter(job.control) == Counter((rank, bytes([fill])) for rank in range(SIZE))
     drops = job.finish()
     assert drops == {"arp_unknown_address": 1} | ({"arp_gratuitous": 1} if SIZE == 1 else {}), drops
-    c = job.pump.counters.as_dict()
+    c = job.switch.counters.as_dict()
     assert c["bytes_by_destination"] == {str(rank): 60 + 2 * 1514 + 9014 for rank in OTHERS}
     assert c["frames_to_guest"] == expected.total() + replies
     assert c["frames_above_mtu"] == len(OTHERS)
@@ -229,7 +229,7 @@ def bad_frames(kind: str) -> None:
         arp(RANK, address.ipv4(RANK), operation=2),
         frame(RANK, to, 99),
     )
-    job.until(lambda: job.pump.counters.frames_from_guest == 8, "all frames to be read")
+    job.until(lambda: job.switch.counters.frames_from_guest == 8, "all frames to be read")
     if SIZE > 1:
         job.until(lambda: job.guest.got, "the good frame")
     job.meet()
@@ -330,9 +330,9 @@ def guest_that_does_not_read(kind: str) -> None:
         for _ in range(30):
             job.guest.send(*[frame(RANK, 0, 1400)] * 100)
         job.until(lambda: job.guest.sent, "the flood to be taken")
-        job.until(lambda: job.pump._fabric.idle, "the flood to be sent")
+        job.until(lambda: job.switch._fabric.idle, "the flood to be sent")
     if RANK == 0 and SIZE > 1:
-        job.until(lambda: job.pump.counters.drops["guest_full"], "frames to be dropped")
+        job.until(lambda: job.switch.counters.drops["guest_full"], "frames to be dropped")
     job.meet()
     assert job.link.backlog_bytes <= 2 * 100_000 + 256 * 1024
     if SIZE > 2 and RANK in (1, SIZE - 1):  # these have an open road all the while
@@ -357,9 +357,9 @@ def guest_that_is_gone(kind: str) -> None:
     job = Job(kind)
     job.meet()
     if RANK == 1 % SIZE:
-        job.pump.close_link()
+        job.switch.close_link()
         job.guest.leave()
-        assert not job.pump.link_ready
+        assert not job.switch.link_ready
     job.meet()
     if RANK == 0 and SIZE > 1:
         job.guest.send(frame(0, address.BROADCAST_MAC, 80), frame(0, 1))
@@ -367,7 +367,7 @@ def guest_that_is_gone(kind: str) -> None:
         job.until(lambda: frame(0, address.BROADCAST_MAC, 80) in job.guest.got, "the broadcast")
         assert SIZE < 4 or broadcast_tree.parent(3, 0, SIZE) == 1
     if RANK == 1:
-        job.until(lambda: job.pump.counters.drops["guest_gone"] >= 2, "frames for the guest that is gone")
+        job.until(lambda: job.switch.counters.drops["guest_gone"] >= 2, "frames for the guest that is gone")
     job.meet()
     job.finish()
     assert not job.lost
@@ -389,9 +389,9 @@ def link_that_breaks(kind: str) -> None:
         if RANK == SIZE - 1 and SIZE > 1:
             job.guest.send(frame(RANK, 0))
         if RANK == 0 and SIZE > 1:
-            job.until(lambda n=sent: job.pump.counters.drops["guest_gone"] == n, "a frame for the guest that is gone")
+            job.until(lambda n=sent: job.switch.counters.drops["guest_gone"] == n, "a frame for the guest that is gone")
             assert len(job.lost) == 1
-            assert not job.pump.link_ready
+            assert not job.switch.link_ready
         job.meet()
     job.finish()
 
@@ -405,10 +405,10 @@ def another_guest(kind: str) -> None:
             job.guest.send_raw(packed([frame(0, SIZE)]) + packed([frame(0, 1)])[:40])
         else:
             job.guest.send_raw(frame(0, SIZE))
-        job.until(lambda: job.pump.counters.drops["no_such_rank"], "its last whole frame")
-        job.pump.close_link()
+        job.until(lambda: job.switch.counters.drops["no_such_rank"], "its last whole frame")
+        job.switch.close_link()
         job.guest.leave()
-        job.pump.link = link = open_link(RANK, SIZE, job.net)
+        job.switch.link = link = open_link(RANK, SIZE, job.net)
         assert link.qemu_fd is not None
         job.guest = Guest(job.loop, socket.socket(fileno=socket.dup(link.qemu_fd)), kind)
         link.detach_qemu_end()
@@ -431,7 +431,7 @@ def shutdown(kind: str) -> None:
     job.guest.send(ask, order)
     job.until(lambda: job.shutdowns == 2, "two requests")
     job.guest.send(order[:-1] + b"x")
-    job.until(lambda: job.pump.counters.frames_from_guest == 3, "three frames")
+    job.until(lambda: job.switch.counters.frames_from_guest == 3, "three frames")
     job.meet()
     assert job.shutdowns == 2
     assert not job.guest.got
@@ -439,7 +439,7 @@ def shutdown(kind: str) -> None:
     job = Job(kind, ignore_shutdown=True)
     job.meet()
     job.guest.send(ask, order)
-    job.until(lambda: job.pump.counters.drops["shutdown_ignored"] == 2, "both to be counted")
+    job.until(lambda: job.switch.counters.drops["shutdown_ignored"] == 2, "both to be counted")
     job.meet()
     assert not job.guest.got
     job.finish()
@@ -449,10 +449,10 @@ def no_link(kind: str) -> None:
     """A rank whose guest never came to be takes part all the same."""
     net = Net(kind=NetKind[kind], compiled=COMPILED)
     loop = Loop()
-    pump = Switch(COMM, DOORBELL, None, net)
-    loop.worker = pump
-    assert not pump.link_ready
-    pump.finish(loop.stop)
+    switch = Switch(COMM, DOORBELL, None, net)
+    loop.worker = switch
+    assert not switch.link_ready
+    switch.finish(loop.stop)
     deadline = loop.call_later(DEADLINE_S, sys.exit)
     loop.run()
     deadline.cancel()
@@ -462,12 +462,12 @@ def too_large_control(kind: str) -> None:
     job = Job(kind)
     job.meet()
     try:
-        job.pump.send_control(0, bytes(fabric.MAX_CONTROL_BYTES + 1))
+        job.switch.send_control(0, bytes(fabric.MAX_CONTROL_BYTES + 1))
     except ValueError as error:
         assert "65537 bytes" in str(error)
     else:
         raise AssertionError("it was sent")
-    assert job.pump.send_control(0, bytes(fabric.MAX_CONTROL_BYTES))
+    assert job.switch.send_control(0, bytes(fabric.MAX_CONTROL_BYTES))
     if RANK == 0:
         job.until(lambda: len(job.control) == SIZE, "the largest control messages")
     job.meet()
@@ -487,7 +487,7 @@ def doorbell(kind: str) -> None:
             job.guest.send(frame(1, 0))
     job.meet()
     if RANK < 2:  # whether the others rang depends on who was asleep when they met
-        assert bool(job.pump.counters.doorbells_rung) == (SIZE > 1)
+        assert bool(job.switch.counters.doorbells_rung) == (SIZE > 1)
     job.finish()
 
 

@@ -1,6 +1,6 @@
 """What every rank runs under mpiexec for test_fuzz.py: `fuzz_body.py KIND:CASE:compiled|python …`, two ranks or more.
 
-peers    any bytes, as if a peer had sent them, into a rank's pump
+peers    any bytes, as if a peer had sent them, into a rank's switch
 guest    rank 0's guest sends any frames, through its own rank to the others
 messages any bytes as messages, from all to all
 """
@@ -70,7 +70,7 @@ def may_pass(sent: bytes, source: int, broadcast: bool) -> bool:
 
 
 def peers(kind: str) -> None:
-    """Exactly the frames that may pass reach the guest, the rest is counted, and the pump works on as before."""
+    """Exactly the frames that may pass reach the guest, the rest is counted, and the switch works on as before."""
     job = Job(kind, patience_ms=20_000)  # ranks that are busy here take nothing meanwhile: no reason to drop anything
     job.meet()
     pool = Pool(job.net.chunk_bytes)
@@ -84,8 +84,8 @@ def peers(kind: str) -> None:
         chunk = pool.get()
         chunk.view[: len(data)] = data
         frames = whole_frames(data)
-        before = job.pump.counters.drops.total(), job.pump.counters.drops["malformed_bytes"]
-        (job.pump.on_broadcast if broadcast else job.pump.on_unicast)(source, chunk, len(data))
+        before = job.switch.counters.drops.total(), job.switch.counters.drops["malformed_bytes"]
+        (job.switch.on_broadcast if broadcast else job.switch.on_unicast)(source, chunk, len(data))
         chunk.release()
         expected = [f for f in frames if may_pass(f, source, broadcast)]
         got = b"" if kind == "stream" else []
@@ -97,14 +97,14 @@ def peers(kind: str) -> None:
                 break
             got += came if kind == "stream" else [came]  # type: ignore[operator]
         assert got == (packed(expected) if kind == "stream" else expected)
-        drops = job.pump.counters.drops
+        drops = job.switch.counters.drops
         malformed = drops["malformed_bytes"] - before[1]
         assert malformed == len(data) - sum(len(f) + 4 for f in frames)
         sent_on = drops["peer_full"]  # broadcasts that the other ranks, who are doing the same, do not take yet
         assert drops.total() - malformed - before[0] >= len(frames) - len(expected), sent_on
 
     any_bytes()
-    assert job.pump.counters.frames_to_guest, "nothing was ever let through"
+    assert job.switch.counters.frames_to_guest, "nothing was ever let through"
     job.guest.read()
     job.meet()
     for rank in range(SIZE):

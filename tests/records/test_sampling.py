@@ -14,7 +14,7 @@ from mvpnet.runtime.loop import Loop
 
 
 class Counted:
-    """What a pump shows of itself."""
+    """What a switch shows of itself."""
 
     def __init__(self) -> None:
         self.counters = Counters()
