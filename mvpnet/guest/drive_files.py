@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "
     except BaseException:
         _remove(made, say)
         raise
+
+
+@contextmanager
+def opened_drives(plans: tuple[DrivePlan, ...], say: Say, *, qemu_binary: str) -> Iterator[tuple[DrivePlan, ...]]:
+    """Have what the drives need there while inside: `prepare_drives`, and `remove_leftovers` in the end."""
+    prepare_drives(plans, say, qemu_binary=qemu_binary)
+    try:
+        yield plans
+    finally:
+        remove_leftovers(plans, say)
 
 
 def remove_leftovers(plans: Iterable[DrivePlan], say: Say) -> None:

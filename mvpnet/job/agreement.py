@@ -39,7 +39,7 @@ def prepare_here(
             make_private(logs.folder)
             stack.enter_context(rank_logs(world.rank, spec.logging, logs))
             most = world.most_ranks_on_one_host()
-            return prepare(spec, order.keys, order.facts, logs, most, stack, say, order.resume), None
+            return prepare(spec, order, logs, most, stack, say), None
     except MvpnetError as error:
         return None, RankError(error.exit_code, Exception.__str__(error), error.hint)
     except OSError as error:
