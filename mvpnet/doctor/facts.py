@@ -132,7 +132,7 @@ def refusal(check: Callable[[], Any]) -> Refusal | None:
     try:
         check()
     except MvpnetError as error:
-        return Refusal(Exception.__str__(error), error.hint)
+        return Refusal(error.message, error.hint)
     return None
 
 
@@ -148,7 +148,7 @@ def _accel(spec: RankSpec) -> tuple[Accel, str] | Refusal:
     try:
         return kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
     except MvpnetError as error:
-        return Refusal(Exception.__str__(error), error.hint)
+        return Refusal(error.message, error.hint)
 
 
 def _try_scratch(spec: RankSpec, say: Callable[[str], None]) -> None:
@@ -165,7 +165,7 @@ def _port(spec: RankSpec, most_ranks_on_one_host: int) -> Port:
     try:
         got, holder = ports.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     except MvpnetError as error:
-        return Port(wanted_port, None, Refusal(Exception.__str__(error), error.hint))
+        return Port(wanted_port, None, Refusal(error.message, error.hint))
     holder.close()
     return Port(wanted_port, got)
 
@@ -185,7 +185,7 @@ def _image(spec: RankSpec) -> tuple[tuple[DrivePlan, ...], ImageFacts]:
             if plan.source is not None and not plan.source.is_dir():
                 check_readable(plan.source, plan.key)
     except MvpnetError as error:
-        refused = Refusal(Exception.__str__(error), error.hint)
+        refused = Refusal(error.message, error.hint)
         return (), ImageFacts(ImageState.refused, f"image.kind={spec.image.kind.name}", refused)
     return plans, facts
 

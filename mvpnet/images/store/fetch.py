@@ -132,7 +132,7 @@ def _published(want: ImageRequest, say: Say) -> Published | None:
     except ImageError as error:
         if want.sha256 is None:
             raise
-        say(f"warning: {Exception.__str__(error)}; {want.pinned_by} pins the image, and is enough")
+        say(f"warning: {error.message}; {want.pinned_by} pins the image, and is enough")
         return None
 
 
@@ -156,7 +156,7 @@ def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tu
     try:
         copy_image(want.local_path, part, "image.source", say)
     except ImageError as error:
-        raise ImageError(Exception.__str__(error), hint=_STORE_HINT if error.hint else None) from error
+        raise ImageError(error.message, hint=_STORE_HINT if error.hint else None) from error
     return part, record
 
 
@@ -213,7 +213,7 @@ def _made_ready(
             facts = inspect_disk(disk, want.format, want.root, want.name, find_qemu_img())
     except ImageError as error:
         aside = _put_aside(want, part)
-        raise type(error)(f"{Exception.__str__(error)}\n  put aside: {aside}", hint=error.hint) from error
+        raise error.with_message(f"{error.message}\n  put aside: {aside}") from error
     return {
         "sha256": digest,
         "size_bytes": size,

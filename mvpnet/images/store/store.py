@@ -185,7 +185,7 @@ class Store:
             try:
                 yield
             except ImageError as error:
-                path.write_text(json.dumps([Exception.__str__(error), error.hint]))
+                path.write_text(json.dumps([error.message, error.hint]))
                 raise
 
     @contextmanager
