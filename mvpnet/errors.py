@@ -8,8 +8,9 @@
     │   └── MpiError            3   no usable MPI library, or one that is not the launcher's
     │       └── SplitWorldError 3   the latter: every rank is alone, and finds the same
     ├── ImageError              4   an image or seed that cannot be had, made, or used
-    │   └── TinyBuildError      4   the tiny guest cannot be built here
-    │       └── AptError        4   apt failed; fresh package lists may cure it
+    │   ├── TinyBuildError      4   the tiny guest cannot be built here
+    │   │   └── AptError        4   apt failed; fresh package lists may cure it
+    │   └── QemuImgError        4   qemu-img refused
     ├── BootError               5   a guest did not come up in time, or died on the way
     ├── RanksLostError          5   ranks that have not been heard of for too long
     ├── AppError                7   what an app needs or leaves could not be carried or read

@@ -27,6 +27,7 @@ from mvpnet.images.store.request import ImageRequest, parse_request
 from mvpnet.images.tiny import packages
 from mvpnet.paths import cache_base, scratch_base
 from mvpnet.qemu import binary
+from mvpnet.qemu.img import QemuImg
 from mvpnet.runtime.scratch import scratch_folder
 from mvpnet.spec.drive_text import growth
 from mvpnet.spec.model import RankSpec
@@ -265,5 +266,5 @@ def virtual_bytes(image: Path, format_name: str | None) -> int:
 
 def _qemu_img(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[tuple[str, str | None]]:
     if any(plan.use is ImageUse.overlay or plan.size for plan in plans):
-        missing = refusal(lambda: binary.find_qemu_img(spec.qemu.binary))
-        yield "qemu-img", None if missing else str(binary.find_qemu_img(spec.qemu.binary))
+        qemu_img = QemuImg(spec.qemu.binary)
+        yield "qemu-img", str(qemu_img.program) if qemu_img.is_installed else None

@@ -17,11 +17,12 @@ from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import check_readable, copy_image
 from mvpnet.images.store.checksums import Published, published_digest
 from mvpnet.images.store.http import download, download_text, shown
-from mvpnet.images.store.inspection import find_qemu_img, inspect_disk
+from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.progress import Meter, default_meter
 from mvpnet.images.store.request import ImageRequest
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.images.store.unpack import compression_of, unpack
+from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
 from mvpnet.util.text import Say
 
@@ -204,13 +205,13 @@ def _made_ready(
     how = compression_of(part) if want.compression is Compression.auto else want.compression
     try:
         if how is Compression.none:
-            facts = inspect_disk(part, want.format, want.root, want.name, find_qemu_img())
+            facts = inspect_disk(part, want.format, want.root, want.name, QemuImg())
             part.rename(disk)
             disk_digest = digest
         else:
             with meter(f"unpacking {want.name}", size, 0) as advance:
                 disk_digest = unpack(part, how, disk, want.name, advance)
-            facts = inspect_disk(disk, want.format, want.root, want.name, find_qemu_img())
+            facts = inspect_disk(disk, want.format, want.root, want.name, QemuImg())
     except ImageError as error:
         aside = _put_aside(want, part)
         raise error.with_message(f"{error.message}\n  put aside: {aside}") from error
