@@ -68,8 +68,8 @@ def inspect_disk(
     """Look at a file that is to be a disk image.
 
     `what` names it in messages; `said_format` is image.format. Without a qemu-img, as on a login node, only the
-    first bytes are checked. Raises ImageError for what is no disk image, is not whole, or needs
-    files from outside the store.
+    first bytes are checked. Raises ImageError for what is no disk image, is not whole, or needs files from outside the
+    store.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
