@@ -182,7 +182,6 @@ WALL_CLOCK = {
     "mvpnet.records.manifest",
     "mvpnet.records.sampling",
     "mvpnet.images.build_cache",
-    "mvpnet.images.tiny.cache",
     "mvpnet.control.select",
     "mvpnet.control.registry",
     "mvpnet.job.guest_runner",

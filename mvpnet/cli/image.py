@@ -221,6 +221,7 @@ def resize(path: Path, size: str, cache_dir: str | None) -> None:
     The store's own images stay as they are: image.size grows a job's overlay.
     """
     from mvpnet.images.disk_image import image_format
+    from mvpnet.qemu.img import QemuImg
     from mvpnet.spec.drive_text import growth
 
     root = _store(cache_dir).root
@@ -228,11 +229,11 @@ def resize(path: Path, size: str, cache_dir: str | None) -> None:
         raise ImageError(f"{path} is in the image store, where nothing is changed", hint=f"image.size={size} for a job")
     bytes_, added = growth(size)
     format_name = image_format(path, "PATH")
-    now_bytes = _qemu_img_info(path, format_name)["virtual-size"]
+    now_bytes = QemuImg().info(path, format_name).virtual_bytes
     wanted_bytes = now_bytes + bytes_ if added else bytes_
     if wanted_bytes < now_bytes:
         raise ImageError(f"{path} has {now_bytes} bytes, and {size} is less: shrinking would lose data")
-    _qemu_img("resize", "-q", "-f", format_name, str(path), str(wanted_bytes))
+    QemuImg().resize(path, format_name, wanted_bytes)
     click.echo(f"{path}: {_size(now_bytes)} -> {_size(wanted_bytes)}")
 
 
@@ -316,18 +317,19 @@ def _job_facts(one: Image, want: ImageRequest | None) -> dict[str, Any]:
 def _file_facts(path: Path) -> dict[str, Any]:
     from mvpnet.images.disk_image import image_format
     from mvpnet.images.store.unpack import compression_of
+    from mvpnet.qemu.img import QemuImg
     from mvpnet.spec.schema import Compression
 
     format_name = image_format(path, "PATH")
     facts: dict[str, Any] = {"path": str(path.absolute()), "bytes": path.stat().st_size}
     if (packed := compression_of(path)) is not Compression.none:
         return {**facts, "compression": packed.name}
-    told = _qemu_img_info(path, format_name)
+    told = QemuImg().info(path, format_name)
     return {
         **facts,
         "format": format_name,
-        "virtual_bytes": told["virtual-size"],
-        "backing": told.get("full-backing-filename"),
+        "virtual_bytes": told.virtual_bytes,
+        "backing": told.backing,
     }
 
 
@@ -381,24 +383,6 @@ def _store(cache_dir: str | None) -> Store:
     from mvpnet.images.store.store import Store
 
     return Store(cache_base(cache_dir) / "images")
-
-
-def _qemu_img_info(path: Path, format_name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(_qemu_img("info", "-U", "--output=json", "-f", format_name, str(path)))
-    return facts
-
-
-def _qemu_img(*arguments: str) -> str:
-    import subprocess
-
-    from mvpnet.qemu.binary import find_qemu_img
-
-    done = subprocess.run(
-        [find_qemu_img("qemu-system-x86_64"), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise ImageError(done.stderr.strip().removeprefix("qemu-img: "))
-    return done.stdout
 
 
 def _space(path: Path) -> int:

@@ -19,6 +19,7 @@ from mvpnet.control.protocol import Message
 from mvpnet.control.rank_messages import SaveRequest
 from mvpnet.control.server import Server
 from mvpnet.dataplane.address import host_name
+from mvpnet.errors import GuestError
 from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, is_save
 from mvpnet.util.files import write_private
 
@@ -45,7 +46,7 @@ class Content:
     stands_on: dict[str, str]
 
 
-class NoSaveError(Exception):
+class NoSaveError(GuestError):
     """Why there is no save."""
 
 
