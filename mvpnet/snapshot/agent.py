@@ -42,9 +42,11 @@ class Machine(Protocol):
     """A guest as far as it matters here: supervisor.Guest."""
 
     state: GuestState
-    qemu_pid: int | None
-    qemu_version: str | None
 
+    @property
+    def qemu_pid(self) -> int | None: ...
+    @property
+    def qemu_version(self) -> str | None: ...
     def qmp(self, command: Mapping[str, Any], on_reply: Callable[[Reply], None]) -> None: ...
     def save_memory(self, path: Path, on_reply: Callable[[Reply], None]) -> None: ...
 
