@@ -15,6 +15,7 @@ from typing import Any
 from mvpnet.dataplane.address import host_name
 from mvpnet.errors import BootError
 from mvpnet.util.tables import table_text
+from mvpnet.util.text import and_more
 
 Message = dict[str, Any]
 
@@ -173,7 +174,7 @@ class Coordinator:
     def _waiting_for(self) -> str:
         late = [(rank, state) for rank, state in enumerate(self.states) if state not in ("up", "running")]
         named = ", ".join(f"{host_name(rank)} ({state})" for rank, state in late[:_NAMED_AT_MOST])
-        return named + (f" and {len(late) - _NAMED_AT_MOST} more" if len(late) > _NAMED_AT_MOST else "")
+        return named + and_more(len(late) - _NAMED_AT_MOST)
 
     def restarted(self) -> str:
         """`, after 3 restarts (n0001 2, n0003 1)`; nothing if there were none."""
@@ -208,5 +209,4 @@ def boot_table(reports: list[GuestReport]) -> str:
             report.cause or report.reason,
             "\n".join(report.console[-5:]) or "(silent)",
         )
-    more = f"and {len(reports) - 16} more\n" if len(reports) > 16 else ""
-    return table_text(table, width=140, no_color=True) + more
+    return table_text(table, width=140, no_color=True) + and_more(len(reports) - 16, before="", after="\n")

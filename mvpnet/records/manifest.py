@@ -22,9 +22,10 @@ from typing import Any
 from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.paths import RunFolder, jobs_of_sweep
 from mvpnet.records import environment
-from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
+from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, with_digests
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import plain
+from mvpnet.spec.rank_set import ranks_text
 from mvpnet.util.files import write_json
 
 FORMAT = 1
@@ -155,7 +156,7 @@ def _by_host(hosts: Sequence[str], found: Sequence[Mapping[str, Any]]) -> dict[s
         one["host"]: {
             **one["host_facts"],
             "qemu": one["qemu"],
-            "ranks": rank_text([rank for rank, host in enumerate(hosts) if host == one["host"]]),
+            "ranks": ranks_text([rank for rank, host in enumerate(hosts) if host == one["host"]]),
         }
         for one in found
         if one["host_facts"]
