@@ -21,6 +21,7 @@ from mvpnet.errors import HostError, InterruptedJobError
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net
+from mvpnet.util.text import and_more
 
 PATIENCE_S = 30.0  # beyond what an order takes by itself
 _GUEST_END_S = 5.0
@@ -76,7 +77,7 @@ class Node:
             raise HostError(f"{self.named(rank)}: {failure}")
         if not answered:
             late = sorted(orders.keys() - self._answers.keys())
-            more = f" and {len(late) - 1} more ranks" if len(late) > 1 else ""
+            more = and_more(len(late) - 1, after=" ranks")
             raise HostError(f"no answer in {timeout_s:g} s from {self.named(late[0])}{more}")
         return dict(self._answers)
 

@@ -19,13 +19,13 @@ from click.shell_completion import CompletionItem, get_completion_class, shell_c
 
 from mvpnet.errors import ConfigError, GuestError, HostError, JobError, MvpnetError
 from mvpnet.logs import say
+from mvpnet.util.tables import PLAIN_WIDTH
 
 if TYPE_CHECKING:
     from mvpnet.control.registry import JobHandle
 
 COMPLETE_VARIABLE = "_MVPNET_COMPLETE"  # click's own, made of the program's name
 SHELLS = ("bash", "zsh", "fish")
-_PLAIN_WIDTH = 160  # columns, where there is no terminal
 _LOOK_AGAIN_S = 0.1
 _LOGS = {
     "console": "logging.console=true",
@@ -65,7 +65,7 @@ def candidates(words: Sequence[str], takes_rank: bool) -> list[str]:
 def _width() -> int:
     import shutil
 
-    return shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else _PLAIN_WIDTH
+    return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else PLAIN_WIDTH
 
 
 def _print(text: str | bytes) -> None:

@@ -17,6 +17,8 @@ import click
 
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.paths import cache_base
+from mvpnet.util.files import size_on_disk
+from mvpnet.util.text import size_text
 
 if TYPE_CHECKING:
     from mvpnet.images.store.request import ImageRequest
@@ -139,10 +141,11 @@ def list_(cache_dir: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"images": [one.as_dict() for one in images], **listed}, indent=1))
         return
     if images:
-        click.echo(f"{'DIGEST':12}  {'FORMAT':6}  {'DISK':>9}  {'SPACE':>9}  {'FETCHED':16}  SOURCE")
+        click.echo(f"{'DIGEST':12}  {'FORMAT':6}  {'DISK':>10}  {'SPACE':>10}  {'FETCHED':16}  SOURCE")
     for one in images:
-        space = one.disk.stat().st_blocks * 512
-        columns = f"{one.sha256[:12]}  {one.format:6}  {_size(one.virtual_bytes):>9}  {_size(space):>9}"
+        space = size_on_disk(one.disk)
+        disk = "?" if one.virtual_bytes is None else size_text(one.virtual_bytes)
+        columns = f"{one.sha256[:12]}  {one.format:6}  {disk:>10}  {size_text(space):>10}"
         click.echo(f"{columns}  {one.fetched_at[:16].replace('T', ' ')}  {one.source}")
     for name, paths in leftovers.items():
         if paths:
@@ -182,13 +185,13 @@ def prune(digests: tuple[str, ...], everything: bool, dry_run: bool, cache_dir: 
     store = _store(cache_dir)
     removed: list[dict[str, Any]] = []
     for path, remove in _doomed(store, digests, everything):
-        space = _space(path)
+        space = size_on_disk(path)
         if dry_run or remove():
             removed.append({"path": str(path), "bytes": space})
         else:
             _say(f"in use, and left: {path}")
     _print(removed, as_json, lambda entry: f"{'would remove' if dry_run else 'removed'} {entry['path']}")
-    _say(f"{_size(sum(entry['bytes'] for entry in removed))} {'would be ' if dry_run else ''}freed")
+    _say(f"{size_text(sum(entry['bytes'] for entry in removed))} {'would be ' if dry_run else ''}freed")
 
 
 @image.command(name="import")
@@ -234,7 +237,7 @@ def resize(path: Path, size: str, cache_dir: str | None) -> None:
     if wanted_bytes < now_bytes:
         raise ImageError(f"{path} has {now_bytes} bytes, and {size} is less: shrinking would lose data")
     QemuImg().resize(path, format_name, wanted_bytes)
-    click.echo(f"{path}: {_size(now_bytes)} -> {_size(wanted_bytes)}")
+    click.echo(f"{path}: {size_text(now_bytes)} -> {size_text(wanted_bytes)}")
 
 
 @image.command()
@@ -383,17 +386,6 @@ def _store(cache_dir: str | None) -> Store:
     from mvpnet.images.store.store import Store
 
     return Store(cache_base(cache_dir) / "images")
-
-
-def _space(path: Path) -> int:
-    files = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return sum(file.stat().st_blocks * 512 for file in files)
-
-
-def _size(bytes_: int | None) -> str:
-    if bytes_ is None:
-        return "?"
-    return f"{bytes_ / 2**30:.1f} GiB" if bytes_ >= 2**30 else f"{bytes_ / 2**20:.0f} MiB"
 
 
 def _print(entries: list[dict[str, Any]], as_json: bool, line: Callable[[dict[str, Any]], str]) -> None:

@@ -15,7 +15,7 @@ import click
 from mvpnet.errors import ConfigError
 from mvpnet.logs import say
 from mvpnet.mpi.launch import Launch
-from mvpnet.util.tables import table_text
+from mvpnet.util.tables import PLAIN_WIDTH, table_text
 
 if TYPE_CHECKING:
     from mvpnet.records.diff import Difference
@@ -157,7 +157,7 @@ def _table(found: list[Difference], first: str, second: str) -> str:
         same_section = number > 0 and found[number - 1].section == one.section
         cells = ("" if same_section else one.section, one.key, _cell(one.first), _cell(one.second), one.change)
         table.add_row(*cells)
-    return table_text(table, width=160, no_color=True)
+    return table_text(table, width=PLAIN_WIDTH, no_color=True)
 
 
 def _cell(value: Any) -> str:

@@ -29,7 +29,7 @@ from mvpnet.runtime.signals import die_with_parent
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, SeedMode, Shutdown, WaitFor
-from mvpnet.util.text import Say
+from mvpnet.util.text import Say, size_text
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
 _SCRIPT_IN_GUEST = "/root/mvpnet-prepare"
@@ -63,7 +63,7 @@ def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
                 staging, _sealed(want, work, config.qemu.binary) | {"made_from": _record(config, base, run_dir)}
             )
         want.store.remember(SourceRecord(want.address, made.sha256, now()))
-    say(f"{want.name}: sha256 {made.sha256}, {made.size_bytes / 2**20:.0f} MiB")
+    say(f"{want.name}: sha256 {made.sha256}, {size_text(made.size_bytes)}")
     return made
 
 

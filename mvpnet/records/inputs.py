@@ -26,7 +26,7 @@ from mvpnet.records.digests import OutOfTimeError, Remembered, mark, of_stored_i
 from mvpnet.spec.drive_text import expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import plain
-from mvpnet.spec.rank_set import runs_of
+from mvpnet.spec.rank_set import ranks_text
 
 _AT_ONCE_BYTES = 2**20  # digested before the guests start: a millisecond or two
 _LATER = "not digested: the job was killed before"
@@ -214,12 +214,7 @@ def as_plain(by_rank: Mapping[int, Sequence[Input]]) -> list[dict[str, Any]]:
         for one in inputs:
             same = replace(one, by="") if one.sha256 else one  # one rank may find what another has just read
             users[same].append((rank, one))
-    return [{**asdict(found[0][1]), "ranks": rank_text([rank for rank, _ in found])} for found in users.values()]
-
-
-def rank_text(ranks: Sequence[int]) -> str:
-    """0, 1, 2, 5 → "0-2,5"."""
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs_of(ranks))
+    return [{**asdict(found[0][1]), "ranks": ranks_text([rank for rank, _ in found])} for found in users.values()]
 
 
 def error_free(make: Callable[[], list[Input]]) -> list[Input]:

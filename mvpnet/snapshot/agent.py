@@ -25,9 +25,9 @@ from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.states import GuestState
 from mvpnet.runtime.loop import Loop
 from mvpnet.runtime.signals import held_back
-from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part, size_on_disk
+from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part
 from mvpnet.snapshot.machine import saved_disks, why_not
-from mvpnet.util.files import write_private
+from mvpnet.util.files import size_on_disk, write_private
 
 LOOK_S: Final = 0.1
 AT_FULL_SPEED: Final = 2**40  # bytes a second; nobody else waits for the disk, and the guests stand still
@@ -166,7 +166,7 @@ class SnapshotAgent:
 
     def _needs_bytes(self) -> int:
         disks = [plan.target for plan in saved_disks(self._facts.drives).values()]
-        return resident_bytes(self._machine().qemu_pid) + sum(path.stat().st_blocks * 512 for path in disks if path)
+        return resident_bytes(self._machine().qemu_pid) + sum(size_on_disk(path) for path in disks if path)
 
     # ── write ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -22,14 +22,14 @@ from mvpnet.logs import say, write_quietly
 from mvpnet.mpi.launcher import launched_size
 from mvpnet.records.result import read_result
 from mvpnet.util.files import write_json, write_whole
-from mvpnet.util.tables import table_text
+from mvpnet.util.tables import PLAIN_WIDTH, table_text
+from mvpnet.util.text import duration
 
 FORMAT = 1
 _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # Hydra's, which refuses -m beside them
 _TIMES = ("started", "boot_s", "app_s", "total_s")
 _METRICS_SHOWN = 6  # on the terminal; all are in the files
 _VERDICT_SHOWN = 40  # characters
-_PLAIN_WIDTH = 160  # columns, where there is no terminal
 
 
 @dataclass
@@ -280,7 +280,7 @@ def table(jobs: Sequence[SweepJob]) -> str:
             *map(_text, numbers),
         )
     terminal = sys.stdout is not None and sys.stdout.isatty() and launched_size(os.environ) is None
-    width = None if terminal else _PLAIN_WIDTH
+    width = None if terminal else PLAIN_WIDTH
     text = table_text(shown, width=width, force_terminal=terminal)
     more = len(metrics) - _METRICS_SHOWN
     return text + (f"{more} more metrics are in results.csv\n" if more > 0 else "")
@@ -297,11 +297,3 @@ def _verdict(row: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `4 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

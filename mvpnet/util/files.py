@@ -16,7 +16,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
-    temporary = path.with_suffix(".new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, newline="")
         temporary.rename(path)
@@ -30,6 +30,13 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes that a file, or all files in a folder, take; a sparse one takes less than its size."""
+    if not path.is_dir():
+        return path.stat().st_blocks * 512
+    return sum(one.lstat().st_blocks * 512 for one in path.rglob("*") if not one.is_dir())
 
 
 def make_private(folder: Path) -> None:

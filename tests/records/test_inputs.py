@@ -13,8 +13,9 @@ import pytest
 
 from mvpnet.guest.drives import plan_drives
 from mvpnet.records import digests, inputs
-from mvpnet.records.inputs import Input, digest_all, job_inputs, rank_inputs, rank_text, shared_out, with_digests
+from mvpnet.records.inputs import Input, digest_all, job_inputs, rank_inputs, shared_out, with_digests
 from mvpnet.spec.model import RankSpec
+from mvpnet.spec.rank_set import ranks_text
 from mvpnet.spec.schema import App, AppKind, CloudInit, Image, ImageKind, ImageUse
 from records.runs import job
 
@@ -175,5 +176,5 @@ def test_each_file_is_digested_once_and_told_for_all_its_users() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "text"), [([0], "0"), ([0, 1, 2, 5], "0-2,5"), ([], "")])
-def test_rank_text(ranks: list[int], text: str) -> None:
-    assert rank_text(ranks) == text
+def test_ranks_text(ranks: list[int], text: str) -> None:
+    assert ranks_text(ranks) == text

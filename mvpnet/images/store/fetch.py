@@ -24,7 +24,7 @@ from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, no
 from mvpnet.images.store.unpack import compression_of, unpack
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
-from mvpnet.util.text import Say
+from mvpnet.util.text import Say, size_text
 
 _NEW_HINT = (
     "was it changed on the way, or has the vendor published a new one under this URL? "
@@ -121,7 +121,7 @@ def _fetch(want: ImageRequest, say: Say, meter: Meter) -> StoredImage:
 
 def _arrival(want: ImageRequest, image: StoredImage, checked_by: str) -> str:
     trust = f"checked by {checked_by}" if checked_by else _UNCHECKED[want.local_path is not None]
-    return f"{want.name}: sha256 {image.sha256}, {image.size_bytes / 2**20:.1f} MiB, {trust}"
+    return f"{want.name}: sha256 {image.sha256}, {size_text(image.size_bytes)}, {trust}"
 
 
 def _published(want: ImageRequest, say: Say) -> Published | None:

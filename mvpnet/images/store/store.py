@@ -21,6 +21,7 @@ from typing import Any
 from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import to_disk
 from mvpnet.images.store.lock_file import SHA256
+from mvpnet.util.files import write_json
 from mvpnet.util.locks import lock, lock_shared, try_lock
 from mvpnet.util.text import Say
 
@@ -134,7 +135,9 @@ class Store:
         return records
 
     def remember(self, record: SourceRecord) -> None:
-        _write_json(self._source_path(record.url), asdict(record))
+        path = self._source_path(record.url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(record))
 
     def _forget_sources_of(self, sha256: str) -> None:
         for record in self.sources():
@@ -205,7 +208,7 @@ class Store:
         disk = staged / "disk"
         disk.chmod(0o444)
         to_disk(disk)
-        _write_json(staged / "image.json", facts)
+        write_json(staged / "image.json", facts)
         for last_try in (False, True):
             try:
                 staged.rename(self.folder(sha256))
@@ -339,10 +342,3 @@ def _fail_with(lock: Path, *, since_ns: int) -> None:
 def _key(url: str) -> str:
     """A URL as a file name."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    new.replace(path)
