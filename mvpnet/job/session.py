@@ -92,7 +92,7 @@ class RankSession:
         self._peers = range(1, world.size) if world.rank == 0 else [0]  # that hear of this rank, and it of them
         self._heartbeat = Heartbeat(
             self._loop,
-            job.config.job.silence_s,
+            job.config.job.heartbeat_timeout_s,
             self._peers,
             beat=self._beat,
             lost=self._ranks_lost,
@@ -107,7 +107,7 @@ class RankSession:
         self._all_up = False
         self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
         self._sources = stat_snapshot(ready.drives)
-        self._sampler = Sampler(self._loop, self.switch, ready.logs.traffic, ready.spec.net.sample_s)
+        self._sampler = Sampler(self._loop, self.switch, ready.logs.traffic, ready.spec.net.sample_interval_s)
         self.app: AppRun | None = None
         socket, log = console_socket(ready.folder), ready.first.launch.console_log
         self._console = Console(self._loop, socket, log, lambda number, told: self._tell({"hands": number, **told}))
@@ -357,7 +357,7 @@ class RankSession:
         hosts = sorted({self._world.hosts[rank] for rank in ranks})
         raise RanksLostError(
             f"{count(len(ranks), 'rank')} on {', '.join(hosts[:4])}{' and more' if hosts[4:] else ''} "
-            f"not heard of for {self._job.config.job.silence_s:g} s: a link is cut, or a host is gone"
+            f"not heard of for {self._job.config.job.heartbeat_timeout_s:g} s: a link is cut, or a host is gone"
         )
 
     def _hear(self, source: int, payload: bytes) -> None:
