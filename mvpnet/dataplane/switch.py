@@ -6,7 +6,7 @@ It is a worker of `loop.Loop`. Nothing in it blocks, and a guest that does not r
 
 - The guest sends more than a peer takes: it is read no more, until the peer has caught up (`Fabric.congested`).
 - The guest takes less than the peers send: their messages are left untaken, so that they in turn slow down. If it
-  takes nothing for net.patience_ms they are taken and dropped, until it takes something again.
+  takes nothing for net.drop_timeout_ms they are taken and dropped, until it takes something again.
 - Broadcasts and control messages are always taken, whatever the guest does, for others wait behind this rank.
 """
 
@@ -49,7 +49,7 @@ _REASONS: Final = {
 
 def loop_for(net: Net) -> Loop:
     """The loop to run a switch in, with the spinning and sleeping that `net` asks for."""
-    return Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.gather_us / 1e6)
+    return Loop(spin_s=net.busy_poll_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.coalesce_us / 1e6)
 
 
 def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None, qemu_path: Path | None = None) -> Link:
@@ -90,8 +90,8 @@ class Switch:
         self._on_shutdown_request = on_shutdown_request
         self._on_link_lost = on_link_lost
         self._on_done: Callable[[], object] | None = None
-        self._patience_s = net.patience_ms / 1e3
-        self._nap_s = net.nap_ms / 1e3
+        self._patience_s = net.drop_timeout_ms / 1e3
+        self._nap_s = net.max_sleep_ms / 1e3
         self._doorbell = doorbell
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._unicast = Splitter(routes.inbound_unicast(self._rank))
@@ -102,7 +102,7 @@ class Switch:
         self._rung = False
         self._comm = comm
         self._net = net
-        self._awake_s = net.spin_us / 2e6  # half of its spin: what it did last may be earlier than we heard of it
+        self._awake_s = net.busy_poll_us / 2e6  # half of its spin: what it did last may be earlier than we heard of it
         self._fastpath: FastPath | None = None
         self._compile = net.compiled and fastpath.available()
         self._fabric = Fabric(
@@ -208,7 +208,7 @@ class Switch:
             chunk_bytes=net.chunk_bytes,
             longest_frame_bytes=routes.longest_frame_bytes(net.mtu),
             awake_s=self._awake_s,
-            gather_s=net.gather_us / 1e6,
+            gather_s=net.coalesce_us / 1e6,
         )
         self._fabric.engage(self._fastpath)
         return self._fastpath

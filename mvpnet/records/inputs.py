@@ -2,7 +2,7 @@
 
 Each rank tells of its own when it is prepared. Digests that are known or cheap are there at once: those of the image
 store, those remembered from an earlier run (`digests`), those of small files. The rest is read when the guests are
-gone, each file by one rank, for at most logging.digest_s: no start waits for it, and no measurement is disturbed.
+gone, each file by one rank, for at most logging.digest_timeout_s: no start waits for it, no measurement is disturbed.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def digested(
         if mark(path) != seen:
             return replace(one, by="not digested: it changed while it was read")
     except OutOfTimeError:
-        return replace(one, by="not digested: that took longer than logging.digest_s, or a signal came")
+        return replace(one, by="not digested: that took longer than logging.digest_timeout_s, or a signal came")
     except OSError as error:
         return replace(one, by=f"not digested: {error.strerror}")
     remembered.keep(path, seen, digest)

@@ -50,13 +50,13 @@ def _check_sections(prefix: str, config: Config) -> None:
     # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)
     _at_least(f"{prefix}net.chunk_bytes", config.net.chunk_bytes, 140_000)
     _at_least(f"{prefix}net.credits", config.net.credits, 1)
-    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "nap_ms"):
+    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "drop_timeout_ms", "max_sleep_ms"):
         _at_least(f"{prefix}net.{key}", getattr(config.net, key), 1)
-    for key in ("spin_us", "gather_us"):  # 0: never
+    for key in ("busy_poll_us", "coalesce_us"):  # 0: never
         _at_least(f"{prefix}net.{key}", getattr(config.net, key), 0)
-    if config.net.sample_s:  # 0: never
-        _at_least(f"{prefix}net.sample_s", config.net.sample_s, 0.01)
-    _at_least(f"{prefix}logging.digest_s", config.logging.digest_s, 0)
+    if config.net.sample_interval_s:  # 0: never
+        _at_least(f"{prefix}net.sample_interval_s", config.net.sample_interval_s, 0.01)
+    _at_least(f"{prefix}logging.digest_timeout_s", config.logging.digest_timeout_s, 0)
     if not 1 <= config.net.ssh_port <= 65535:
         raise ConfigError(f"{prefix}net.ssh_port: {config.net.ssh_port} is no TCP port")
     if config.cloud_init.proxy and urlsplit(config.cloud_init.proxy).password is not None:

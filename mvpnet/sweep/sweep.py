@@ -12,10 +12,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mvpnet.errors import ConfigError
 from mvpnet.logs import say, write_quietly
@@ -148,13 +148,6 @@ class Sweep:
             "metrics": metric_names(self.jobs),
             "jobs": [_row(job, self.jobs) for job in self.jobs],
         }
-
-
-class SweepUnderWay:
-    """What the launcher is to do: Hydra makes that itself, and imports its module more than once."""
-
-    sweep: ClassVar[Sweep]
-    digest_of: ClassVar[Callable[[Any], str]]  # of the spec that a composed config resolves to; raises ConfigError
 
 
 def results_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

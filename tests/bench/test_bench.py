@@ -136,9 +136,10 @@ def test_unanswered_pings_are_lost(guest: GuestOnALead) -> None:
 
 
 def test_tuning_is_taken_by_its_keys() -> None:
-    assert tuned(["net.credits=8", "net.spin_us=0"]) == {"credits": 8, "spin_us": 0}
+    assert tuned(["net.credits=8", "net.busy_poll_us=0"]) == {"credits": 8, "busy_poll_us": 0}
     assert tuned(["net.compiled=false"]) == {"compiled": False}
-    assert {"chunk_bytes", "credits", "patience_ms", "max_spin_us"} <= set(TUNING)
+    assert tuned(["net.spin_us=0", "net.patience_ms=5"]) == {"busy_poll_us": 0, "drop_timeout_ms": 5}  # old names
+    assert {"chunk_bytes", "credits", "drop_timeout_ms", "max_spin_us"} <= set(TUNING)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,7 @@ def test_tuning_is_taken_by_its_keys() -> None:
         ("net.mtu=9000", "one of"),
         ("net.credits=0", "1 or more"),
         ("net.credits=many", "whole number"),
+        ("net.spin_us=-1", "net.busy_poll_us is to be a whole number"),
     ],
 )
 def test_tuning_refused(setting: str, says: str) -> None:

@@ -197,7 +197,7 @@ def test_the_job_that_prepares_composes_to_itself_again_and_its_seed_is_valid(
     launch_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["image.prepare.runcmd=['echo \\${HOME} 1e3','1e3']", "image.prepare.packages=['1e5']"]
-    job = prepare.preparing(config(*words, "cloud_init=default"), launch_folder / "work")
+    job = prepare.preparing(config(*words, "cloud_init=always"), launch_folder / "work")
     folder = launch_folder / "more"
     prepare.write_recipe(job, folder)
     again = compose.compose(["recipe=mvpnet-prepare"], 1, str(folder))

@@ -75,7 +75,7 @@ def test_the_time_for_digests_is_bounded_and_a_signal_ends_it(tmp_path: Path) ->
     found = found_with(spec_with(tmp_path, Image(kind=ImageKind.file, path=str(disk))), tmp_path)
     for limit_s, go_on in ((0.0, True), (60.0, False)):
         (one,) = digest_all(found, tmp_path / "cache", limit_s, lambda go_on=go_on: go_on)
-        assert one.sha256 is None and "longer than logging.digest_s" in one.by
+        assert one.sha256 is None and "longer than logging.digest_timeout_s" in one.by
 
 
 def test_a_file_that_changes_while_the_job_runs_has_no_digest(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_an_override_that_no_rank_is_in_is_a_warning() -> None:
         ({"net": Net(ssh_port=0)}, "net.ssh_port"),
         ({"net": Net(chunk_bytes=1000)}, "net.chunk_bytes"),
         ({"net": Net(credits=0)}, "net.credits"),
-        ({"net": Net(gather_us=-1)}, "net.gather_us"),
+        ({"net": Net(coalesce_us=-1)}, "net.coalesce_us"),
         ({"logging": Logging(level="LOUD")}, "logging.level"),
         ({"logging": Logging(levels={"guest": "LOUD"})}, "logging.levels.guest"),
         ({"job": Job(name="a/b")}, "job.name"),
