@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from mvpnet.cloudinit.seed_files import rank_seed, seed_facts
 from mvpnet.errors import ImageError, MvpnetError
+from mvpnet.guest import requirements
+from mvpnet.guest.command_line import LinkFd, LinkPath, qemu_argv
+from mvpnet.guest.drives import plan_drives
+from mvpnet.host import kvm, names
+from mvpnet.images import boot, build_cache, debian, tiny
+from mvpnet.images.store import planned as with_stored_image
+from mvpnet.job import prepare
+from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.plain import plain
+from mvpnet.spec.schema import CloudInit, ImageKind, NetSocket
 
 
-def check_planned_seeds(specs: list[Any]) -> None:
+class PlannedRank(TypedDict):
+    """What `mvpnet plan --json` says of one rank."""
+
+    rank: int
+    spec: dict[str, Any]  # in JSON's types
+    qemu: list[str]
+
+
+def check_planned_seeds(specs: list[RankSpec]) -> None:
     """Refuse user-data that a run would refuse. Ranks whose seeds differ in the rank's own values alone, which are put
     in as text, are checked once: the check starts a program.
 
     Raises ConfigError, ImageError or HostError, naming the first rank.
     """
-    from mvpnet.cloudinit.seed_files import seed_facts
-    from mvpnet.host.names import default_user
-    from mvpnet.job import prepare
-
-    checked: list[tuple[Any, ...]] = []
+    checked: list[tuple[CloudInit, str | None]] = []
     facts = seed_facts("", "", Path.home(), os.environ)
     for spec in specs:
         alike = (spec.cloud_init, spec.image.user)
@@ -27,24 +43,13 @@ def check_planned_seeds(specs: list[Any]) -> None:
             continue
         checked.append(alike)
         try:
-            prepare.check_seed(spec, spec.image.user or default_user(), facts)
+            prepare.check_seed(spec, spec.image.user or names.default_user(), facts)
         except MvpnetError as error:
             raise error.of_rank(spec.rank) from error
 
 
-def planned_rank(spec: Any) -> dict[str, Any]:
+def planned_rank(spec: RankSpec) -> PlannedRank:
     """What one rank would do. Raises what `rank.prepare` would, as far as that can be known without doing it."""
-    from mvpnet.cloudinit.seed_files import rank_seed, seed_facts
-    from mvpnet.guest import requirements
-    from mvpnet.guest.command_line import LinkFd, LinkPath, qemu_argv
-    from mvpnet.guest.drives import plan_drives
-    from mvpnet.host import kvm, names
-    from mvpnet.images.store import planned as with_stored_image
-    from mvpnet.job import prepare
-    from mvpnet.paths import RankLogs, RunFolder, scratch_base
-    from mvpnet.spec.plain import plain
-    from mvpnet.spec.schema import NetSocket
-
     requirements.check_host(spec)
     if spec.makes_seed:
         rank_seed(spec, spec.image.user or names.default_user(), seed_facts("", "", Path.home(), os.environ))
@@ -69,15 +74,11 @@ def planned_rank(spec: Any) -> dict[str, Any]:
     return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
 
 
-def planned_boot(spec: Any, folder: Path) -> Any:
+def planned_boot(spec: RankSpec, folder: Path) -> boot.BootFiles:
     """What the guest would boot; a tiny image that is not built yet is named after its recipe.
 
     Raises ImageError for a Debian image that is not built yet: its disk has to be looked at.
     """
-    from mvpnet.images import boot, build_cache, debian, tiny
-    from mvpnet.paths import cache_base
-    from mvpnet.spec.schema import ImageKind
-
     cache = cache_base(spec.image.cache_dir)
     if spec.image.kind is ImageKind.debian:
         found = build_cache.find(cache / "debian", debian.image_digest(spec.image.packages))
