@@ -89,14 +89,15 @@ def test_intent_needs_the_standard_library_alone(name):
     assert {module for module in others if not belongs(module, "mvpnet.errors", "mvpnet.spec")} == set()
 
 
-def test_only_job_and_its_preparation_join_guest_and_dataplane():
+def test_only_the_job_joins_guest_and_dataplane():
     joins = {
         name
         for name in TREES
         if any(belongs(module, "mvpnet.guest") for module in imports(name))
         and any(belongs(module, "mvpnet.dataplane.switch", "mvpnet.dataplane.fabric") for module in imports(name))
     }
-    assert joins <= {"mvpnet.job.session", "mvpnet.job.prepare"}
+    assert joins
+    assert {name for name in joins if not belongs(name, "mvpnet.job")} == set()
 
 
 def test_no_circle_of_imports():
@@ -181,9 +182,9 @@ WALL_CLOCK = {
     "mvpnet.records.manifest",
     "mvpnet.records.sampling",
     "mvpnet.images.build_cache",
-    "mvpnet.images.tiny.cache",
     "mvpnet.control.select",
     "mvpnet.control.registry",
+    "mvpnet.job.guest_runner",
     "mvpnet.job.session",
     "mvpnet.snapshot.coordinator",
 }

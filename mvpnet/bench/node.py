@@ -114,10 +114,8 @@ class Node:
         self._loop.run()
         self._stop_when = lambda: False  # an answer that comes late stops nothing else
         timers[0].cancel()
-        if self._signals.received:
-            error = InterruptedJobError(f"stopped by {self._signals.received.name}")
-            error.exit_code = 128 + self._signals.received
-            raise error
+        if number := self._signals.received:
+            raise InterruptedJobError(f"stopped by {number.name}", exit_code=128 + number)
         return bool(condition())
 
     # ── every rank ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from loguru import logger
+
+from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed import Seed, make_seed
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts
 from mvpnet.errors import ImageError
@@ -69,6 +72,33 @@ def _host_file(path: Path, key: str) -> HostFile:
         return HostFile(path.read_bytes(), facts.st_mode & 0o777)
     except OSError as error:
         raise ImageError(f"{key}: cannot read {path}: {error.strerror}") from error
+
+
+def seed_image(scratch: Path) -> Path:
+    """Where a rank's seed lies in its scratch folder."""
+    return scratch / "seed.iso"
+
+
+def provide_seed(spec: RankSpec, user: str, facts: SeedFacts, scratch: Path) -> Path | None:
+    """Make the rank's cloud-init seed, and see that cloud-init takes it; None where mvpnet makes none.
+
+    Raises ConfigError, ImageError or HostError.
+    """
+    if not spec.makes_seed:
+        return None
+    check_seed(spec, user, facts)
+    write_image(rank_seed(spec, user, facts), seed_image(scratch))
+    return seed_image(scratch)
+
+
+def check_seed(spec: RankSpec, user: str, facts: SeedFacts) -> None:
+    """See that cloud-init takes the rank's user-data, where the host can tell.
+
+    Raises ConfigError, ImageError or HostError.
+    """
+    shown = rank_seed(spec, user, facts.without_secrets())
+    if trouble := check_user_data(shown.user_data, spec.cloud_init.validate):
+        logger.debug("user-data was not checked: {}", trouble)
 
 
 def write_folder(seed: Seed, folder: Path) -> None:

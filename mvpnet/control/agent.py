@@ -1,11 +1,4 @@
-"""One rank's part in what is asked of a running job: it looks after its own guest, and tells rank 0.
-
-Requests and answers travel as the job's control messages, JSON objects under the key "hands":
-
-    rank 0 → rank   {"hands": 7, "do": "status" | "qmp" | "console" | "type" | "took" | "leave" | "save", …}
-    rank → rank 0   {"hands": 7, "answer": {"ok": …} or {"error": …}}, a long one in parts {"hands": 7, "part": "…"}
-                    {"hands": 7, "data" | "typed" | "lost" | "end": …}                      of a console
-"""
+"""One rank's part in what is asked of a running job: it looks after its own guest, and replies to rank 0."""
 
 from __future__ import annotations
 
@@ -15,6 +8,20 @@ from typing import Any, Final, Protocol
 
 from mvpnet.control.console import Console
 from mvpnet.control.protocol import Message, data_in
+from mvpnet.control.rank_messages import (
+    Answer,
+    AnswerEnd,
+    AnswerPart,
+    AttachRequest,
+    LeaveRequest,
+    QmpRequest,
+    RankReply,
+    RankRequest,
+    SaveRequest,
+    StatusRequest,
+    TakenRequest,
+    TypeRequest,
+)
 
 PART_CHARACTERS: Final = 24 * 1024  # quoted once more it is twice as long at worst; a control message takes 64 KiB
 
@@ -28,7 +35,7 @@ class Machine(Protocol):
 class Keeper(Protocol):
     """snapshot.keeper.Keeper, as far as it matters here."""
 
-    def hear(self, message: Message, answer: Callable[[Message], None]) -> None: ...
+    def hear(self, request: SaveRequest, answer: Callable[[Message], None]) -> None: ...
 
 
 class ControlAgent:
@@ -41,7 +48,7 @@ class ControlAgent:
         facts: Callable[[], dict[str, Any]],
         console: Console,
         keeper: Keeper,
-        tell: Callable[[Message], object],
+        tell: Callable[[int, RankReply], object],
     ) -> None:
         self._machine = machine
         self._facts = facts
@@ -49,23 +56,22 @@ class ControlAgent:
         self._keeper = keeper
         self._tell = tell
 
-    def hear(self, message: Message) -> None:
-        """A request of rank 0's."""
-        number: int = message["hands"]
-        match message["do"]:
-            case "status":
+    def hear(self, number: int, request: RankRequest) -> None:
+        """Do what a request of rank 0's asks; its answers carry its number."""
+        match request:
+            case StatusRequest():
                 self._answer(number, {"ok": self._facts()})
-            case "qmp":
-                self._machine().qmp(message["command"], lambda reply: self._answer(number, _outcome(reply)))
-            case "save":
-                self._keeper.hear(message, lambda answer: self._answer(number, answer))
-            case "console":
+            case QmpRequest(command):
+                self._machine().qmp(command, lambda reply: self._answer(number, _outcome(reply)))
+            case SaveRequest():
+                self._keeper.hear(request, lambda answer: self._answer(number, answer))
+            case AttachRequest():
                 self._answer(number, self._attach(number))
-            case "type":
-                self._console.type(number, data_in(message))
-            case "took":
-                self._console.took(number, message["bytes"])
-            case "leave":
+            case TypeRequest():
+                self._console.type(number, data_in({"data": request.data}))
+            case TakenRequest(size_bytes):
+                self._console.took(number, size_bytes)
+            case LeaveRequest():
                 self._console.leave(number)
 
     def _attach(self, number: int) -> Message:
@@ -76,11 +82,11 @@ class ControlAgent:
     def _answer(self, number: int, answer: Message) -> None:
         text = json.dumps(answer)
         if len(text) <= PART_CHARACTERS:
-            self._tell({"hands": number, "answer": answer})
+            self._tell(number, Answer(answer))
             return
         for at in range(0, len(text), PART_CHARACTERS):
-            self._tell({"hands": number, "part": text[at : at + PART_CHARACTERS]})
-        self._tell({"hands": number, "answer": None})  # it is what the parts make
+            self._tell(number, AnswerPart(text[at : at + PART_CHARACTERS]))
+        self._tell(number, AnswerEnd())
 
 
 def _outcome(reply: dict[str, Any]) -> Message:

@@ -13,7 +13,6 @@ that died; whoever finds it removes what the job left on this host.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -29,6 +28,7 @@ from mvpnet.control.protocol import PROTOCOL
 from mvpnet.errors import HostError
 from mvpnet.paths import registry_base
 from mvpnet.runtime.scratch import remove_stale, scratch_folder
+from mvpnet.util.locks import is_locked
 from mvpnet.util.text import Say
 
 PREPARING, ANSWERING, ENDING = "preparing", "answering", "ending"
@@ -128,7 +128,7 @@ class JobHandle:
 
     def ended(self) -> bool:
         """It is over, or died; nothing is cleaned up here."""
-        return not self.folder.is_dir() or not _held(self.folder.with_name(f"{self.folder.name}.lock"))
+        return not self.folder.is_dir() or not is_locked(self.folder.with_name(f"{self.folder.name}.lock"))
 
     def seen_s(self) -> float:
         """When a dead one last wrote something: a log, a counter, its entry."""
@@ -152,7 +152,7 @@ def find_jobs() -> list[JobHandle]:
     found = []
     for lock in base.glob("*.lock"):
         folder = lock.with_suffix("")
-        alive = _held(lock)
+        alive = is_locked(lock)
         if entry := _read(folder):
             found.append(JobHandle(folder, entry, alive))
     return sorted(found, key=lambda job: job.entry.started_s)
@@ -172,29 +172,13 @@ def remove_dead_job(job: JobHandle) -> list[str]:
 
 def stopping_guests(job: JobHandle) -> int:
     """How many guests of a dead job's, on this host, are being stopped still: their monwraps hold locks."""
-    return sum(map(_held, Path(job.entry.scratch_dir).glob(f"{job.entry.name}.*.lock")))
+    return sum(map(is_locked, Path(job.entry.scratch_dir).glob(f"{job.entry.name}.*.lock")))
 
 
 def sweep_number(run_dir: Path) -> int | None:
     """A sweep keeps its results beside the run folders of its jobs, which are named by number."""
     in_sweep = run_dir.name.isdigit() and (run_dir.parent / "results.json").is_file()
     return int(run_dir.name) if in_sweep else None
-
-
-def _held(lock: Path) -> bool:
-    """Whether a living process holds the lock. A shared lock is enough to see, and others who look do not take it
-    for a job's."""
-    try:
-        fd = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _read(folder: Path) -> RegistryEntry | None:

@@ -16,6 +16,20 @@ from loguru import logger
 
 from mvpnet import __version__
 from mvpnet.control.protocol import MAX_LINE_BYTES, PROTOCOL, Lines, Message, data_in, data_text, packed, peer_of
+from mvpnet.control.rank_messages import (
+    Answer,
+    AnswerEnd,
+    AnswerPart,
+    AttachRequest,
+    ConsoleOutput,
+    LeaveRequest,
+    QmpRequest,
+    RankReply,
+    RankRequest,
+    StatusRequest,
+    TakenRequest,
+    TypeRequest,
+)
 from mvpnet.dataplane.address import host_name
 from mvpnet.runtime.loop import Loop, Timer
 
@@ -35,7 +49,7 @@ class Saver(Protocol):
 
 
 class Server:
-    """`tell(rank, message)` brings a control message to a rank, False when it cannot any more; `overview()` is what
+    """`tell(rank, number, request)` brings a request to a rank, False when it cannot any more; `overview()` is what
     rank 0 knows of the job by itself."""
 
     def __init__(
@@ -44,7 +58,7 @@ class Server:
         listening: socket.socket,
         world_size: int,
         *,
-        tell: Callable[[int, Message], bool],
+        tell: Callable[[int, int, RankRequest], bool],
         overview: Callable[[], Message],
     ) -> None:
         self.overview = overview
@@ -66,30 +80,32 @@ class Server:
             client.send({"end": "the job is over"})
             client.close()
 
-    def heard(self, message: Message) -> None:
-        """What a rank tells of a request."""
-        number = message["hands"]
+    def heard(self, number: int, reply: RankReply) -> None:
+        """Take what a rank replies to the request of that number."""
         if waiting := self._waiting.get(number):
-            if "part" in message:
-                waiting.parts.append(message["part"])
-            elif "answer" in message:
-                self._answered(number, message["answer"] or json.loads("".join(waiting.parts)))
-        elif stream := self._streams.get(number):
-            stream(message)
+            match reply:
+                case AnswerPart(text):
+                    waiting.parts.append(text)
+                case AnswerEnd():
+                    self._answered(number, json.loads("".join(waiting.parts)))
+                case Answer(content):
+                    self._answered(number, content)
+        elif isinstance(reply, ConsoleOutput) and (stream := self._streams.get(number)):
+            stream(reply.content)
 
-    def ask(self, rank: int, request: Message, on_answer: OnAnswer, within_s: float | None = None) -> int:
+    def ask(self, rank: int, request: RankRequest, on_answer: OnAnswer, within_s: float | None = None) -> int:
         """Ask one rank; `on_answer` is called with its answer, or an error when there is none in time (ANSWER_S)."""
         within_s = within_s or ANSWER_S
         number = next(self._numbers)
         late = f"{host_name(rank)} did not answer in {within_s:g} s; is its qemu, or its host, stopped?"
         timer = self.loop.call_later(within_s, lambda: self._answered(number, _error("guest", late)))
         self._waiting[number] = _Waiting(on_answer, timer)
-        if not self._tell(rank, {"hands": number, **request}):
+        if not self._tell(rank, number, request):
             self.loop.call_later(0.0, lambda: self._answered(number, _error("job", "the job is ending")))
         return number
 
     def ask_all(
-        self, request: Message, on_answers: Callable[[list[Message]], None], within_s: float | None = None
+        self, request: RankRequest, on_answers: Callable[[list[Message]], None], within_s: float | None = None
     ) -> None:
         """Ask every rank; `on_answers` is called with their answers, by rank."""
         answers: dict[int, Message] = {}
@@ -106,9 +122,9 @@ class Server:
         """What a rank tells of this request after its answer goes to `stream`."""
         self._streams[number] = stream
 
-    def say(self, rank: int, number: int, message: Message) -> None:
+    def say(self, rank: int, number: int, request: RankRequest) -> None:
         """More for a rank, of a request it knows."""
-        self._tell(rank, {"hands": number, **message})
+        self._tell(rank, number, request)
 
     def forget(self, number: int) -> None:
         """Nothing more is wanted of this request."""
@@ -235,7 +251,7 @@ class _Client:
 
     def _obey(self, message: Message) -> None:
         if self._console:
-            self._server.say(*self._console, {"do": "type", "data": data_text(data_in(message))})
+            self._server.say(*self._console, TypeRequest(data_text(data_in(message))))
             return
         if message["protocol"] != PROTOCOL:
             ours = f"this job was started by mvpnet {__version__}, which speaks protocol {PROTOCOL}"
@@ -245,7 +261,7 @@ class _Client:
             case "job":
                 self.send({"ok": self._server.overview()})
             case "status":
-                self._server.ask_all({"do": "status"}, self._status)
+                self._server.ask_all(StatusRequest(), self._status)
             case "qmp":
                 rank = self._rank(message)
                 if rank is not None:
@@ -271,18 +287,18 @@ class _Client:
         self.send({"ok": {**self._server.overview(), "ranks": answers}})
 
     def _ask_qemu(self, rank: int, command: Message) -> None:
-        self._server.ask(rank, {"do": "qmp", "command": command}, lambda answer: self.send(_named(rank, answer)))
+        self._server.ask(rank, QmpRequest(command), lambda answer: self.send(_named(rank, answer)))
 
     def _attach(self, rank: int) -> None:
         def attached(answer: Message) -> None:
             self.send(_named(rank, answer))
             if "error" in answer or self._closed:
-                self._server.say(rank, number, {"do": "leave"})
+                self._server.say(rank, number, LeaveRequest())
                 return
             self._console = rank, number
             self._server.follow(number, lambda message: self._output(rank, number, message))
 
-        number = self._server.ask(rank, {"do": "console"}, attached)
+        number = self._server.ask(rank, AttachRequest(), attached)
 
     def _output(self, rank: int, number: int, message: Message) -> None:
         told: Message = {key: message[key] for key in ("data", "typed", "lost", "end") if key in message}
@@ -291,7 +307,7 @@ class _Client:
             size_bytes = len(data_in(told))
 
             def took() -> None:
-                self._server.say(rank, number, {"do": "took", "bytes": size_bytes})
+                self._server.say(rank, number, TakenRequest(size_bytes))
 
         self.send(told, took)
         if "end" in told:
@@ -302,7 +318,7 @@ class _Client:
         if console:
             rank, number = console
             self._server.forget(number)
-            self._server.say(rank, number, {"do": "leave"})
+            self._server.say(rank, number, LeaveRequest())
 
 
 def may_ask(uid: int) -> bool:

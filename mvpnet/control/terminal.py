@@ -144,9 +144,7 @@ def _raising_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end us by an exception, so that the terminal is set back."""
 
     def end(number: int, _: object) -> None:
-        error = InterruptedJobError(f"left the console: {signal.Signals(number).name}")
-        error.exit_code = 128 + number
-        raise error
+        raise InterruptedJobError(f"left the console: {signal.Signals(number).name}", exit_code=128 + number)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:

@@ -240,7 +240,7 @@ def sockets(here: Sequence[RankView]) -> Finding:
     try:
         check_socket_path(Path(path), key)
     except HostError as error:
-        return seat.fails("sockets", Refusal(Exception.__str__(error), error.hint))
+        return seat.fails("sockets", Refusal(error.message, error.hint))
     ranks = tuple(one.rank for one in here)
     return Finding(seat.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(path.encode())} bytes")
 

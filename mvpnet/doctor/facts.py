@@ -27,6 +27,7 @@ from mvpnet.images.store.request import ImageRequest, parse_request
 from mvpnet.images.tiny import packages
 from mvpnet.paths import cache_base, scratch_base
 from mvpnet.qemu import binary
+from mvpnet.qemu.img import QemuImg
 from mvpnet.runtime.scratch import scratch_folder
 from mvpnet.spec.drive_text import growth
 from mvpnet.spec.model import RankSpec
@@ -132,7 +133,7 @@ def refusal(check: Callable[[], Any]) -> Refusal | None:
     try:
         check()
     except MvpnetError as error:
-        return Refusal(Exception.__str__(error), error.hint)
+        return Refusal(error.message, error.hint)
     return None
 
 
@@ -148,7 +149,7 @@ def _accel(spec: RankSpec) -> tuple[Accel, str] | Refusal:
     try:
         return kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
     except MvpnetError as error:
-        return Refusal(Exception.__str__(error), error.hint)
+        return Refusal(error.message, error.hint)
 
 
 def _try_scratch(spec: RankSpec, say: Callable[[str], None]) -> None:
@@ -165,7 +166,7 @@ def _port(spec: RankSpec, most_ranks_on_one_host: int) -> Port:
     try:
         got, holder = ports.reserve_ssh_port(spec.rank, spec.net.ssh_port, most_ranks_on_one_host)
     except MvpnetError as error:
-        return Port(wanted_port, None, Refusal(Exception.__str__(error), error.hint))
+        return Port(wanted_port, None, Refusal(error.message, error.hint))
     holder.close()
     return Port(wanted_port, got)
 
@@ -185,7 +186,7 @@ def _image(spec: RankSpec) -> tuple[tuple[DrivePlan, ...], ImageFacts]:
             if plan.source is not None and not plan.source.is_dir():
                 check_readable(plan.source, plan.key)
     except MvpnetError as error:
-        refused = Refusal(Exception.__str__(error), error.hint)
+        refused = Refusal(error.message, error.hint)
         return (), ImageFacts(ImageState.refused, f"image.kind={spec.image.kind.name}", refused)
     return plans, facts
 
@@ -265,5 +266,5 @@ def virtual_bytes(image: Path, format_name: str | None) -> int:
 
 def _qemu_img(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[tuple[str, str | None]]:
     if any(plan.use is ImageUse.overlay or plan.size for plan in plans):
-        missing = refusal(lambda: binary.find_qemu_img(spec.qemu.binary))
-        yield "qemu-img", None if missing else str(binary.find_qemu_img(spec.qemu.binary))
+        qemu_img = QemuImg(spec.qemu.binary)
+        yield "qemu-img", str(qemu_img.program) if qemu_img.is_installed else None

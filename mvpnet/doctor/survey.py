@@ -60,7 +60,7 @@ def _own(world: World, job: JobSpec) -> Facts | None:
 
 def alone(job: JobSpec, trouble: MpiError | None = None) -> list[Finding]:
     """The lines about this host, were all of the job's ranks on it; with what keeps MPI from starting."""
-    refused = (Exception.__str__(trouble), trouble.hint) if trouble else None
+    refused = (trouble.message, trouble.hint) if trouble else None
     mpi = MpiFacts(refused=refused) if refused else mpi_facts(os.environ, 1)
     return findings(list(_seats(job, mpi)))
 

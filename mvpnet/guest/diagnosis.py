@@ -11,6 +11,7 @@ from pathlib import Path
 from mvpnet.guest.states import GuestState
 
 TAIL_BYTES = 16384
+PANIC_LINES = 5  # shown of a panic, its words first
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\^_]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # ECMA-48
 
 
@@ -39,6 +40,37 @@ def last_lines(path: Path | None, count: int = 20, *, start: int = 0) -> tuple[s
         return ()
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", TERMINAL_CODES.sub("", text))]
     return tuple(line for line in lines if line)[-count:]
+
+
+class GuestLogs:
+    """The logs of one start of a guest, from where they ended when `mark` was called: before is an earlier start's."""
+
+    def __init__(self, qemu_log: Path, console_log: Path | None) -> None:
+        self.qemu_log = qemu_log
+        self.console_log = console_log
+        self.console_start = 0
+        self._qemu_start = 0
+
+    def mark(self) -> None:
+        """Take all that is there by now for an earlier start's."""
+        self._qemu_start = _size(self.qemu_log)
+        self.console_start = _size(self.console_log) if self.console_log else 0
+
+    def qemu_lines(self) -> tuple[str, ...]:
+        """The last lines of qemu's own output."""
+        return last_lines(self.qemu_log, start=self._qemu_start)
+
+    def console_lines(self) -> tuple[str, ...]:
+        """The last lines of the serial console; none where it is not kept."""
+        return last_lines(self.console_log, start=self.console_start)
+
+    def console_tail(self) -> tuple[str, ...]:
+        """The end of the serial console, far enough back for a panic: its registers and calls come after its words."""
+        return last_lines(self.console_log, TAIL_BYTES, start=self.console_start)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 # What Linux says last of all when it panics and is not to start again (kernel/panic.c).
@@ -107,6 +139,17 @@ CONSOLE_SAYS = [
 BOOTED_SAYS = [
     (r"(?<!Last )login:", "the guest is up, but no ssh server answers: is it enabled, and has its user NIC DHCP?"),
 ]
+
+
+def failure_of(
+    logs: GuestLogs, reached: GuestState, reason: str, *, known_cause: str | None, panicked: bool
+) -> Failure:
+    """Say why a guest did not come up: `known_cause`, or what its last words make likely."""
+    qemu_lines, console_lines = logs.qemu_lines(), logs.console_lines()
+    if panicked:
+        console_lines = from_panic(logs.console_tail())[:PANIC_LINES]
+    cause = known_cause or likely_cause(reached, qemu_lines, console_lines if logs.console_log else None)
+    return Failure(reached, reason, cause, qemu_lines, console_lines)
 
 
 def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: Iterable[str] | None) -> str | None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
-import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mvpnet.errors import ImageError
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.images.disk_image import check_readable, copy_error, copy_image, no_space
-from mvpnet.qemu.binary import find_qemu_img
+from mvpnet.qemu.img import ImageInfo, QemuImg, QemuImgError
 from mvpnet.spec.drive_text import growth
 from mvpnet.spec.schema import ImageUse
 from mvpnet.util.text import Say
 
-_OVERLAY_BYTES = (
-    256 * 1024
-)  # what an empty qcow2 overlay takes: header, refcount and L1 tables, a cluster of 64 KiB each
+# What an empty qcow2 overlay takes: header, refcount and L1 tables, a cluster of 64 KiB each.
+_OVERLAY_BYTES = 256 * 1024
 
 
 def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "qemu-system-x86_64") -> None:
@@ -32,16 +29,17 @@ def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "
     Raises ImageError for what an image lacks, HostError when there is no qemu-img.
     """
     made: list[Path] = []
+    qemu_img = QemuImg(qemu_binary)
     try:
         for plan in plans:
             if plan.source is None or plan.source.is_dir():  # passed through, or cloud-init's folder
                 continue
             check_readable(plan.source, plan.key)
-            _check_chain(plan, qemu_binary)
+            _check_chain(plan, qemu_img)
             if plan.use is ImageUse.overlay:
-                made.append(_make_overlay(plan, qemu_binary))
+                made.append(_make_overlay(plan, qemu_img))
             elif plan.use is ImageUse.copy:
-                made += _make_copy(plan, say, qemu_binary)
+                made += _make_copy(plan, say, qemu_img)
             elif plan.writes and not os.access(plan.source, os.W_OK):
                 raise ImageError(
                     f"{plan.key}: {plan.source} is to be used directly and may not be written by this user",
@@ -50,6 +48,16 @@ def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "
     except BaseException:
         _remove(made, say)
         raise
+
+
+@contextmanager
+def opened_drives(plans: tuple[DrivePlan, ...], say: Say, *, qemu_binary: str) -> Iterator[tuple[DrivePlan, ...]]:
+    """Have what the drives need there while inside: `prepare_drives`, and `remove_leftovers` in the end."""
+    prepare_drives(plans, say, qemu_binary=qemu_binary)
+    try:
+        yield plans
+    finally:
+        remove_leftovers(plans, say)
 
 
 def remove_leftovers(plans: Iterable[DrivePlan], say: Say) -> None:
@@ -65,65 +73,63 @@ def _remove(paths: Iterable[Path], say: Say) -> None:
             say(f"{path} could not be removed: {error.strerror}")
 
 
-def _check_chain(plan: DrivePlan, qemu_binary: str) -> None:
+def _check_chain(plan: DrivePlan, qemu_img: QemuImg) -> None:
     if plan.source_format != "raw":
         assert plan.source is not None and plan.source_format is not None
-        _chain(plan.source, plan.source_format, plan.key, qemu_binary)
+        _info(plan.source, plan.source_format, plan.key, qemu_img)
 
 
-def _chain(image: Path, format_name: str, key: str, qemu_binary: str) -> list[dict[str, Any]]:
-    """What qemu-img tells of an image and all that it is backed by, itself first."""
-    # -U: others may have the image open. The answer is JSON since qemu 1.3.
-    info = ["info", "-U", "--output=json", "--backing-chain", "-f", format_name, str(image)]
-    done = _qemu_img(qemu_binary, info)
-    if done.returncode:
-        raise ImageError(f"{key}: {image} cannot be opened as {format_name}: {_complaint(done)}")
-    chain: list[dict[str, Any]] = json.loads(done.stdout)
-    return chain
+def _info(image: Path, format_name: str, key: str, qemu_img: QemuImg) -> ImageInfo:
+    """What qemu-img tells of an image. Raises ImageError when it, or what it is backed by, cannot be opened."""
+    try:
+        return qemu_img.info_of_chain(image, format_name)
+    except QemuImgError as error:
+        raise ImageError(f"{key}: {image} cannot be opened as {format_name}: {error.message}") from error
 
 
-def _make_overlay(plan: DrivePlan, qemu_binary: str) -> Path:
+def _make_overlay(plan: DrivePlan, qemu_img: QemuImg) -> Path:
     assert plan.source is not None and plan.target is not None and plan.source_format is not None
     _check_folder(plan.target.parent, plan.key)
-    backing = ["-b", str(plan.source), "-F", plan.source_format]
-    done = _qemu_img(qemu_binary, ["create", "-q", "-f", "qcow2", *backing, str(plan.target)])
-    if done.returncode:
-        plan.target.unlink(missing_ok=True)
-        if "No space left on device" in done.stderr or "Disk quota exceeded" in done.stderr:
-            raise no_space(plan.target, plan.target.parent, _OVERLAY_BYTES, plan.key)
-        raise ImageError(f"{plan.key}: no overlay of {plan.source} could be made: {_complaint(done)}")
     try:
-        _grow(plan, plan.target, qemu_binary)
+        qemu_img.create_overlay(plan.target, plan.source, plan.source_format)
+    except QemuImgError as error:
+        plan.target.unlink(missing_ok=True)
+        if error.is_disk_full:
+            raise no_space(plan.target, plan.target.parent, _OVERLAY_BYTES, plan.key) from error
+        raise ImageError(f"{plan.key}: no overlay of {plan.source} could be made: {error.message}") from error
+    try:
+        _grow(plan, plan.target, qemu_img)
     except BaseException:
         plan.target.unlink()
         raise
     return plan.target
 
 
-def _grow(plan: DrivePlan, target: Path, qemu_binary: str) -> None:
+def _grow(plan: DrivePlan, target: Path, qemu_img: QemuImg) -> None:
     """Grow the overlay or copy to image.size, counted from the size of the image; one that is as large is left."""
     if plan.size is None:
         return
     assert plan.source is not None and plan.source_format is not None and plan.format is not None
     size, added = growth(plan.size)
-    image_size = _chain(plan.source, plan.source_format, plan.key, qemu_binary)[0]["virtual-size"]
+    image_size = _info(plan.source, plan.source_format, plan.key, qemu_img).virtual_bytes
     wanted = image_size + size if added else size
     if wanted < image_size:
         raise ImageError(
             f"image.size: {plan.size} is {wanted} bytes, and {plan.source} has {image_size}: shrinking would lose data"
         )
-    if wanted > _chain(target, plan.format, plan.key, qemu_binary)[0]["virtual-size"]:
-        done = _qemu_img(qemu_binary, ["resize", "-q", "-f", plan.format, str(target), str(wanted)])
-        if done.returncode:
-            raise ImageError(f"image.size: {target} could not be grown to {wanted} bytes: {_complaint(done)}")
+    if wanted > _info(target, plan.format, plan.key, qemu_img).virtual_bytes:
+        try:
+            qemu_img.resize(target, plan.format, wanted)
+        except QemuImgError as error:
+            raise ImageError(f"image.size: {target} could not be grown to {wanted} bytes: {error.message}") from error
 
 
-def _make_copy(plan: DrivePlan, say: Say, qemu_binary: str) -> list[Path]:
+def _make_copy(plan: DrivePlan, say: Say, qemu_img: QemuImg) -> list[Path]:
     """Copy under another name, then link: whoever sees the copy's name sees a whole copy, and the first rank wins."""
     assert plan.source is not None and plan.target is not None
     _check_folder(plan.target.parent, plan.key)
     if plan.target.exists():
-        _grow(plan, plan.target, qemu_binary)
+        _grow(plan, plan.target, qemu_img)
         return _use_existing(plan.target, say)
     try:
         handle, name = tempfile.mkstemp(dir=plan.target.parent, prefix=f".{plan.target.name}.", suffix=".part")
@@ -133,8 +139,8 @@ def _make_copy(plan: DrivePlan, say: Say, qemu_binary: str) -> list[Path]:
     part = Path(name)
     try:
         copy_image(plan.source, part, plan.key, say)
-        _check_copy(plan, part, qemu_binary)
-        _grow(plan, part, qemu_binary)
+        _check_copy(plan, part, qemu_img)
+        _grow(plan, part, qemu_img)
         _publish(part, plan.target)
     except FileExistsError:
         return _use_existing(plan.target, say)
@@ -159,19 +165,18 @@ def _use_existing(copy: Path, say: Say) -> list[Path]:
     return []
 
 
-def _check_copy(plan: DrivePlan, copy: Path, qemu_binary: str) -> None:
+def _check_copy(plan: DrivePlan, copy: Path, qemu_img: QemuImg) -> None:
     """See that the copy opens in its new folder: a backing file named relative to the image's own is named fully."""
     if plan.source_format == "raw":
         return
     assert plan.source is not None and plan.source_format is not None
-    image = _chain(plan.source, plan.source_format, plan.key, qemu_binary)[0]
-    backing = image.get("full-backing-filename")
-    if backing is not None and backing != image["backing-filename"]:
-        named = ["-b", backing, *(["-F", f] if (f := image.get("backing-filename-format")) else [])]
-        done = _qemu_img(qemu_binary, ["rebase", "-u", "-f", plan.source_format, *named, str(copy)])
-        if done.returncode:
-            raise ImageError(f"{plan.key}: the copy of {plan.source} lost its backing file: {_complaint(done)}")
-    _chain(copy, plan.source_format, plan.key, qemu_binary)
+    image = _info(plan.source, plan.source_format, plan.key, qemu_img)
+    if image.backing is not None and image.backing != image.backing_as_written:
+        try:
+            qemu_img.rename_backing(copy, plan.source_format, image.backing, image.backing_format)
+        except QemuImgError as error:
+            raise ImageError(f"{plan.key}: the copy of {plan.source} lost its backing file: {error.message}") from error
+    _info(copy, plan.source_format, plan.key, qemu_img)
 
 
 def _check_folder(folder: Path, key: str) -> None:
@@ -179,17 +184,3 @@ def _check_folder(folder: Path, key: str) -> None:
         raise ImageError(f"{key}: there is no folder {folder} to put the image's copy or overlay in")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ImageError(f"{key}: the folder {folder} may not be written by this user")
-
-
-def _qemu_img(qemu_binary: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [find_qemu_img(qemu_binary), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-
-
-def _complaint(done: subprocess.CompletedProcess[str]) -> str:
-    return " ".join(done.stderr.split()).removeprefix("qemu-img: ") or f"qemu-img ended with {done.returncode}"

@@ -96,6 +96,11 @@ def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
     return DrivePlan(key, option, ImageUse.snapshot, path, "raw", path, "raw")
 
 
+def with_seed(drives: tuple[DrivePlan, ...], seed: Path | None) -> tuple[DrivePlan, ...]:
+    """The drives with that of the seed which mvpnet made, if any, behind the boot drive."""
+    return (*drives[:1], *([made_seed_drive(seed)] if seed else []), *drives[1:])
+
+
 def check_shared_writes(specs: Sequence[RankSpec], hosts: Sequence[str] | None = None) -> None:
     """Refuse an image that one rank writes and another one uses too. Looks at no file.
 

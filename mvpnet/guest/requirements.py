@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.errors import HostError
-from mvpnet.host import names, programs
+from mvpnet.host import kvm, names, programs
 from mvpnet.paths import UNIX_PATH_MAX, scratch_base
 from mvpnet.qemu import binary
 from mvpnet.spec.model import RankSpec
-from mvpnet.spec.schema import NetKind, NetSocket, WaitFor
+from mvpnet.spec.schema import Accel, NetKind, NetSocket, WaitFor
 
 _UNIX_SOCKETS = Path("/proc/net/unix")
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What this host gives a rank's guest: its accelerator, with the reason, and the name of its user."""
+
+    accel: Accel
+    accel_why: str
+    user: str
+
+
+def plan_host(spec: RankSpec) -> HostPlan:
+    """Check that this host can run the rank's guest, and choose what it gives.
+
+    Raises:
+        HostError: a program, folder or accelerator is not there, or a socket's path is too long.
+        ConfigError: a name of a user or domain is none.
+    """
+    check_host(spec)
+    accel, accel_why = kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
+    return HostPlan(accel, accel_why, spec.image.user or names.default_user())
 
 
 def check_host(spec: RankSpec) -> None:

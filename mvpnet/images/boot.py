@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.errors import ConfigError
 from mvpnet.images import debian, tiny
+from mvpnet.images.store import provide_image
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.paths import cache_base
 from mvpnet.spec.drive_text import expand
@@ -26,6 +28,21 @@ class BootFiles:
     kernel_args: str | None = None
     fw_cfg: tuple[str, ...] = ()
     emulated_kernel_args: str | None = None  # before the others, under TCG
+
+
+def provide_boot(
+    spec: RankSpec, key_files: tuple[Path, Path], stack: ExitStack, say: Say
+) -> tuple[RankSpec, BootFiles]:
+    """Provide what the guest boots: the files beside its disk, and the spec with its disk's path.
+
+    Images are built or fetched where they are not there yet. `stack` holds them in use.
+
+    Raises:
+        ImageError: an image cannot be built, fetched or used.
+        ConfigError: a kernel or initrd is not there.
+    """
+    boot = boot_files(spec, key_files, say)
+    return provide_image(with_built_disk(spec), stack, say), boot
 
 
 def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> BootFiles:

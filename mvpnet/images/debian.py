@@ -21,6 +21,7 @@ from mvpnet.errors import ImageError
 from mvpnet.images import build_cache
 from mvpnet.images.initrd import initrd
 from mvpnet.images.tiny.errors import TinyBuildError
+from mvpnet.qemu.img import QemuImg, QemuImgError
 from mvpnet.util.text import Say
 
 SUITE = "bookworm"
@@ -127,7 +128,10 @@ def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
     )
     words = [str(archive), str(tree), str(raw), f"{_DISK_BYTES // 1024}k"]
     _run([*_as_root_inside(), "sh", "-c", script, "sh", *words])
-    _run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(new / "disk.qcow2")])
+    try:
+        QemuImg().convert(raw, new / "disk.qcow2")
+    except QemuImgError as error:
+        raise ImageError(f"image=debian12-built: the disk could not be packed: {error.message}") from error
     kernel = next((tree / "boot").glob("vmlinuz-*"))
     shutil.copyfile(kernel, new / "vmlinuz")
     modules = tree / "lib/modules" / kernel.name.removeprefix("vmlinuz-")

@@ -24,7 +24,7 @@ from mvpnet.images.store.prepared import source_of
 from mvpnet.images.store.request import ImageRequest, check_architecture, declaration, parse_request
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.paths import RunFolder, cache_base
-from mvpnet.qemu.binary import find_qemu_img
+from mvpnet.qemu.img import QemuImg, QemuImgError
 from mvpnet.runtime.signals import die_with_parent
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
@@ -190,19 +190,14 @@ def _sealed(want: ImageRequest, work: Path, qemu_binary: str) -> dict[str, Any]:
     """
     disk = work.with_name("disk")
     [used] = work.iterdir()
-    qemu_img = find_qemu_img(qemu_binary)
-    done = subprocess.run(
-        [qemu_img, "convert", "-O", "qcow2", str(used), str(disk)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ImageError(f"image.prepare: the disk could not be packed: {done.stderr.strip()}")
+    qemu_img = QemuImg(qemu_binary)
+    try:
+        qemu_img.convert(used, disk)
+    except QemuImgError as error:
+        raise ImageError(f"image.prepare: the disk could not be packed: {error.message}") from error
     used.unlink()
     work.rmdir()
-    facts = inspect_disk(disk, "qcow2", want.root, want.name, str(qemu_img))
+    facts = inspect_disk(disk, "qcow2", want.root, want.name, qemu_img)
     digest = file_digest(disk, "sha256")
     return {
         "sha256": digest,

@@ -39,9 +39,9 @@ def prepare_here(
             make_private(logs.folder)
             stack.enter_context(rank_logs(world.rank, spec.logging, logs))
             most = world.most_ranks_on_one_host()
-            return prepare(spec, order.keys, order.facts, logs, most, stack, say, order.resume), None
+            return prepare(spec, order, logs, most, stack, say), None
     except MvpnetError as error:
-        return None, RankError(error.exit_code, Exception.__str__(error), error.hint)
+        return None, RankError(error.exit_code, error.message, error.hint)
     except OSError as error:
         where = f"scratch is {scratch_base(spec.scratch_dir)}, logs go to {logs.folder}"
         hint = f"is a disk full, or a folder not writable? {where}"
@@ -55,6 +55,4 @@ def joined_error(problems: dict[int, RankError]) -> MvpnetError:
     others = len(problems) - len(same)
     ranks = f"{host_name(same[0])}" if len(same) == 1 else f"{len(same)} ranks, {host_name(same[0])} first"
     more = f"\n  and {count(others, 'more rank')} failed in other ways" if others else ""
-    error = MvpnetError(f"{first.message}\n  on: {ranks}{more}", hint=first.hint)
-    error.exit_code = first.exit_code
-    return error
+    return MvpnetError(f"{first.message}\n  on: {ranks}{more}", hint=first.hint, exit_code=first.exit_code)

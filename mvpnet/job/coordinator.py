@@ -1,24 +1,30 @@
 """Rank 0's view of the job: which guest is how far, when all are up, what ends the job, and how it ended.
 
-The ranks tell rank 0 of every change, in small JSON messages; rank 0 tells all of them to run and to stop. No MPI
-and no clock in here: what is heard comes in by `heard`, what is to be done goes out through the callbacks.
+The ranks tell rank 0 of every change, in messages (`job.messages`); rank 0 tells all of them to run and to stop. No
+MPI and no clock in here: what is heard comes in by `heard`, what is to be done goes out through the callbacks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from mvpnet.dataplane.address import host_name
 from mvpnet.errors import BootError
-from mvpnet.util.tables import table_text
+from mvpnet.job.messages import (
+    GuestEnded,
+    GuestReport,
+    JobMessage,
+    Restarting,
+    Resume,
+    Run,
+    StateChanged,
+    Stop,
+    StopRequested,
+)
 
-Message = dict[str, Any]
-
-FAILURES = ("crashed", "failed_to_start", "killed", "panicked")  # of a guest's ways to end (guest.life.Ending)
 _NAMED_AT_MOST = 4  # guests named in a progress line
 
 
@@ -30,20 +36,6 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True)
-class GuestReport:
-    """How one guest ended, as its rank tells it."""
-
-    rank: int
-    host: str
-    how: str  # powered_off, stopped, killed, panicked, crashed, failed_to_start
-    phase: str  # the last state before the end
-    reason: str
-    cause: str | None = None
-    console: list[str] = field(default_factory=list)
-    restarts: list[dict[str, Any]] = field(default_factory=list)  # at, how and reason of each death before
-
-
-@dataclass(frozen=True)
 class JobOutcome:
     """How the job ended: in words, and mvpnet's exit code."""
 
@@ -52,7 +44,7 @@ class JobOutcome:
 
 
 class Coordinator:
-    """Conducts one job. Callbacks: `tell_all(message)`, `on_running()`, `stop_app() -> bool`, `on_over()`.
+    """Coordinates one job. Callbacks: `tell_all(message)`, `on_running()`, `stop_app() -> bool`, `on_over()`.
 
     `stop_app` asks the app to end and says whether there is one to wait for; `app_ended` is called when it has.
     """
@@ -63,7 +55,7 @@ class Coordinator:
         *,
         has_app: bool,
         stop_on_guest_exit: bool,
-        tell_all: Callable[[Message], None],
+        tell_all: Callable[[JobMessage], None],
         on_running: Callable[[], None],
         stop_app: Callable[[], bool],
         on_over: Callable[[], None],
@@ -84,26 +76,32 @@ class Coordinator:
 
     # -- what is heard -------------------------------------------------------------------------------------------
 
-    def heard(self, rank: int, message: Message) -> None:
-        """A message from a rank: a state, the end of its guest, that it starts it again, or a request to stop."""
-        if "state" in message:
-            self.states[rank] = message["state"]
-            if self.phase is Phase.booting and all(state == "up" for state in self.states):
-                self.phase = Phase.running
-                self._tell_all({"do": "run"})
-                self._on_running()
-            elif self.phase is Phase.booting and all(state == "loaded" for state in self.states):
-                self._tell_all({"do": "go on"})
-        elif "restart" in message:
-            self.restarts[rank] += 1
-            self.states[rank] = "restarting"
-        elif "end" in message:
-            self.reports[rank] = GuestReport(rank=rank, **message["end"])
-            self._guest_ended(self.reports[rank])
-        else:
-            # a signal is the usual way to end a job that runs without an app, and cuts short any other
-            usual = message.get("signal") and self.phase is Phase.running and not self._has_app
-            self.stop(message["stop"], self._worst() if usual else message["code"])
+    def heard(self, rank: int, message: StateChanged | Restarting | GuestEnded | StopRequested) -> None:
+        """Take what a rank tells: its guest's state, that it starts it again, its end, or a request to stop."""
+        match message:
+            case StateChanged(state):
+                self._state_changed(rank, state)
+            case Restarting():
+                self.restarts[rank] += 1
+                self.states[rank] = "restarting"
+            case GuestEnded(report):
+                self.reports[rank] = report
+                self._guest_ended(report)
+            case StopRequested(why, code, by_signal):
+                # a signal is the usual way to end a job that runs without an app, and cuts short any other
+                usual = by_signal and self.phase is Phase.running and not self._has_app
+                self.stop(why, self._worst() if usual else code)
+
+    def _state_changed(self, rank: int, state: str) -> None:
+        self.states[rank] = state
+        if self.phase is not Phase.booting:
+            return
+        if all(one == "up" for one in self.states):
+            self.phase = Phase.running
+            self._tell_all(Run())
+            self._on_running()
+        elif all(one == "loaded" for one in self.states):
+            self._tell_all(Resume())
 
     def app_ended(self, code: int, how: str) -> None:
         if self.phase is Phase.running:
@@ -126,7 +124,7 @@ class Coordinator:
         if not self._stop_app():
             self._stop_guests()
 
-    def hurry(self) -> None:
+    def stop_guests_now(self) -> None:
         """Asked again to stop: wait for the app no longer."""
         self._stop_guests()
 
@@ -148,7 +146,7 @@ class Coordinator:
             self._on_over()
 
     def _worst(self) -> int:
-        """The exit code that the guests which have left so far call for."""
+        """Worst exit code of the guests that have exited."""
         return max(map(_code_of, self.reports.values()), default=0)
 
     def _stop_guests(self) -> None:
@@ -156,7 +154,7 @@ class Coordinator:
             return
         self._guests_told_to_stop = True
         assert self.verdict
-        self._tell_all({"do": "stop"})
+        self._tell_all(Stop())
         if len(self.reports) == len(self.states):
             self._all_ended()
 
@@ -185,28 +183,12 @@ class Coordinator:
         """The error of a boot that failed, with a table of the guests that were not up; None if it did not."""
         if not self._boot_failed:
             return None
+        from mvpnet.job.boot_table import boot_table  # loads rich, which ranks start without
+
         assert self.verdict
         failed = [r for _, r in sorted(self.reports.items()) if r.phase not in ("up", "running")]
         return BootError(f"{self.verdict.how}\n{boot_table(failed)}".rstrip())
 
 
 def _code_of(report: GuestReport) -> int:
-    return BootError.exit_code if report.how in FAILURES else 0
-
-
-def boot_table(reports: list[GuestReport]) -> str:
-    """Rank, host, phase, likely cause and last console lines of guests that did not come up."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table("guest", "host", "reached", "likely cause", "last console lines", box=box.SIMPLE_HEAD)
-    for report in reports[:16]:
-        table.add_row(
-            host_name(report.rank),
-            report.host,
-            report.phase,
-            report.cause or report.reason,
-            "\n".join(report.console[-5:]) or "(silent)",
-        )
-    more = f"and {len(reports) - 16} more\n" if len(reports) > 16 else ""
-    return table_text(table, width=140, no_color=True) + more
+    return BootError.exit_code if report.is_failure else 0

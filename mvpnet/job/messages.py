@@ -1,13 +1,23 @@
-"""What ranks tell each other about a job, as types."""
+"""What ranks tell each other about a job, as types.
+
+`JobOrder` and `RankError` are pickled by MPI's own collectives, before any guest runs. All others travel as control
+messages of the data path while the job runs: `encode` and `decode` are the only places that know their format, a JSON
+object with the name of its type under "is". Ranks of one job are of the same version of mvpnet.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mvpnet.cloudinit.user_data import SeedFacts
-from mvpnet.snapshot.restore import Resume
+from mvpnet.control import rank_messages
+from mvpnet.control.rank_messages import ControlReply, ControlRequest
+from mvpnet.guest.states import Ending
+from mvpnet.snapshot import restore
 from mvpnet.spec.model import JobSpec
 from mvpnet.ssh import KeyPair
 
@@ -20,7 +30,7 @@ class JobOrder:
     keys: KeyPair
     facts: SeedFacts
     asked_digest: str  # of the spec before what it names was pinned
-    resume: Resume | None = None  # the save that all guests go on from
+    resume: restore.Resume | None = None  # the save that all guests go on from
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,126 @@ class RankError:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a job comes from that its own command line does not say all of."""
+    """Provenance of a replayed or resumed job."""
 
     replays: Mapping[str, Any] | None = None  # what the manifest is to say of the run it repeats
     resumes: Mapping[str, Any] | None = None  # and of the save it goes on from
-    resume: Resume | None = None
+    resume: restore.Resume | None = None
     keys: KeyPair | None = None  # of the save's guests
+
+
+_FAILURES = tuple(end.value for end in (Ending.crashed, Ending.failed_to_start, Ending.killed, Ending.panicked))
+
+
+@dataclass(frozen=True)
+class GuestReport:
+    """How one guest ended, as its rank tells it."""
+
+    rank: int
+    host: str
+    how: str  # powered_off, stopped, killed, panicked, crashed, failed_to_start (guest.states.Ending)
+    phase: str  # the last state before the end
+    reason: str
+    cause: str | None = None
+    console: list[str] = field(default_factory=list)
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # at, how and reason of each death before
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it is no end that a guest, or somebody, wanted."""
+        return self.how in _FAILURES
+
+
+# -- from a rank to rank 0 -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StateChanged:
+    """The rank's guest is in another state."""
+
+    state: str  # a value of guest.states.GuestState
+
+
+@dataclass(frozen=True)
+class GuestEnded:
+    """The rank's guest is gone, and is not started again."""
+
+    report: GuestReport
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """The rank's guest died, and is about to be started again."""
+
+    number: int  # 1 for the first restart
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """The job is to stop."""
+
+    why: str
+    code: int  # mvpnet's exit code
+    by_signal: bool = False
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The sender is alive; from rank 0 to all, and from all to rank 0."""
+
+
+# -- from rank 0 to all --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """All guests are up."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """All guests' saved memory is loaded: let them go on."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop the guest."""
+
+
+JobMessage = (
+    StateChanged
+    | GuestEnded
+    | Restarting
+    | StopRequested
+    | Heartbeat
+    | Run
+    | Resume
+    | Stop
+    | ControlRequest
+    | ControlReply
+)
+
+_OWN = (GuestReport, StateChanged, GuestEnded, Restarting, StopRequested, Heartbeat, Run, Resume, Stop)
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*_OWN, *rank_messages.TYPES)}
+_NESTED = ("what", "report")  # fields that hold a message themselves
+
+
+def encode(message: JobMessage) -> bytes:
+    """Write a message as the payload of a control message."""
+    return json.dumps(_plain(message)).encode()
+
+
+def decode(payload: bytes) -> JobMessage:
+    """Read what `encode` wrote. Raises KeyError for a message of another version."""
+    message: JobMessage = _typed(json.loads(payload))
+    return message
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    fields = {one.name: getattr(message, one.name) for one in dataclasses.fields(message)}
+    return {"is": type(message).__name__, **{k: _plain(v) if k in _NESTED else v for k, v in fields.items()}}
+
+
+def _typed(plain: dict[str, Any]) -> Any:
+    kind = _TYPES[plain.pop("is")]
+    return kind(**{key: _typed(value) if key in _NESTED else value for key, value in plain.items()})

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from mvpnet.cloudinit.seed_files import rank_seed, seed_facts
+from mvpnet.cloudinit.seed_files import check_seed, rank_seed, seed_facts, seed_image
 from mvpnet.errors import ImageError, MvpnetError
-from mvpnet.guest import requirements
 from mvpnet.guest.command_line import LinkFd, LinkPath, qemu_argv
-from mvpnet.guest.drives import plan_drives
-from mvpnet.host import kvm, names
-from mvpnet.images import boot, build_cache, debian, tiny
-from mvpnet.images.store import planned as with_stored_image
-from mvpnet.job import prepare
+from mvpnet.guest.drives import plan_drives, with_seed
+from mvpnet.guest.requirements import plan_host, socket_paths
+from mvpnet.guest.wiring import qemu_wiring
+from mvpnet.host.names import default_user
+from mvpnet.images import boot, build_cache, debian, store, tiny
+from mvpnet.images.boot import BootFiles
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import CloudInit, ImageKind, NetSocket
 
 
-class PlannedRank(TypedDict):
-    """What `mvpnet plan --json` says of one rank."""
+def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
+    """Refuse user-data that a run would refuse.
 
-    rank: int
-    spec: dict[str, Any]  # in JSON's types
-    qemu: list[str]
-
-
-def check_planned_seeds(specs: list[RankSpec]) -> None:
-    """Refuse user-data that a run would refuse. Ranks whose seeds differ in the rank's own values alone, which are put
-    in as text, are checked once: the check starts a program.
+    Ranks whose seeds differ in the rank's own values alone, which are put in as text, are checked once: the check
+    starts a program.
 
     Raises ConfigError, ImageError or HostError, naming the first rank.
     """
@@ -43,42 +38,48 @@ def check_planned_seeds(specs: list[RankSpec]) -> None:
             continue
         checked.append(alike)
         try:
-            prepare.check_seed(spec, spec.image.user or names.default_user(), facts)
+            check_seed(spec, spec.image.user or default_user(), facts)
         except MvpnetError as error:
             raise error.of_rank(spec.rank) from error
 
 
-def planned_rank(spec: RankSpec) -> PlannedRank:
-    """What one rank would do. Raises what `rank.prepare` would, as far as that can be known without doing it."""
-    requirements.check_host(spec)
+def planned_rank(spec: RankSpec) -> dict[str, Any]:
+    """Tell what one rank would do: its number, its spec in JSON's types, and qemu's argv.
+
+    Raises what `prepare.prepare` would, as far as that can be known without doing it.
+    """
+    host = plan_host(spec)
     if spec.makes_seed:
-        rank_seed(spec, spec.image.user or names.default_user(), seed_facts("", "", Path.home(), os.environ))
+        rank_seed(spec, host.user, seed_facts("", "", Path.home(), os.environ))
     folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
-    logs = RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir, spec.job_name))
-    link: LinkFd | LinkPath = LinkFd(10)
-    if spec.net.socket is NetSocket.path:
-        ours, *qemus = requirements.socket_paths(spec)
-        link = LinkPath(ours, qemus[0] if qemus else None)
-    accel, _ = kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
-    wiring = prepare.qemu_wiring(
+    seed = seed_image(folder) if spec.makes_seed else None
+    wiring = qemu_wiring(
         spec,
-        accel=accel,
+        accel=host.accel,
         ssh_port=spec.net.ssh_port + spec.rank,
-        link=link,
+        link=_planned_link(spec),
         qmp_fd=11,
         folder=folder,
-        logs=logs,
+        logs=RankLogs(RunFolder(spec.run_dir).rank_folder(spec.rank, spec.logging.dir, spec.job_name)),
         boot=planned_boot(spec, folder),
-        drives=prepare.with_made_seed(spec, plan_drives(with_stored_image(spec), folder), folder),
+        drives=with_seed(plan_drives(store.planned(spec), folder), seed),
     )
     return {"rank": spec.rank, "spec": plain(spec), "qemu": qemu_argv(spec, wiring)}
 
 
-def planned_boot(spec: RankSpec, folder: Path) -> boot.BootFiles:
+def _planned_link(spec: RankSpec) -> LinkFd | LinkPath:
+    if spec.net.socket is not NetSocket.path:
+        return LinkFd(10)
+    ours, *qemus = socket_paths(spec)
+    return LinkPath(ours, qemus[0] if qemus else None)
+
+
+def planned_boot(spec: RankSpec, folder: Path) -> BootFiles:
     """What the guest would boot; a tiny image that is not built yet is named after its recipe.
 
     Raises ImageError for a Debian image that is not built yet: its disk has to be looked at.
     """
+
     cache = cache_base(spec.image.cache_dir)
     if spec.image.kind is ImageKind.debian:
         found = build_cache.find(cache / "debian", debian.image_digest(spec.image.packages))

@@ -1,27 +1,22 @@
-"""What a job leaves in its run folder, from its start to its verdict."""
+"""What a job leaves in its run folder, from its start to its verdict. Rank 0 alone has `RunRecords`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
-from mvpnet.errors import HostError, RanksLostError
-from mvpnet.job.coordinator import GuestReport, JobOutcome
-from mvpnet.job.messages import JobOrder
-from mvpnet.job.session import RankSession
+from mvpnet.errors import HostError
+from mvpnet.job.coordinator import JobOutcome
+from mvpnet.job.messages import GuestReport, JobOrder, Provenance
 from mvpnet.logs import say
-from mvpnet.mpi.world import World
-from mvpnet.paths import RunFolder, cache_base
-from mvpnet.records.inputs import digest_all, shared_out
-from mvpnet.records.manifest import Recorder
+from mvpnet.paths import RunFolder
+from mvpnet.records.inputs import Input
+from mvpnet.records.manifest import Recorder, own_inputs
 from mvpnet.records.result import result
-from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import plain
 from mvpnet.ssh import KeyPair, make_key_pair
@@ -29,25 +24,112 @@ from mvpnet.util.files import make_private, write_json, write_private
 from mvpnet.util.text import timestamp
 
 
-def give_up(
-    world: World, order: JobOrder, run: RunFolder, part: RankSession, recorder: Recorder | None, error: RanksLostError
-) -> None:
-    """End all ranks that MPI still reaches; nothing can be agreed on with the others. Rank 0 leaves its records."""
-    logger.error("{}", error)
-    if recorder and part.conductor:
-        verdict = JobOutcome(str(error), error.exit_code)
-        reports = [report for _, report in sorted(part.conductor.reports.items())]
-        with warning_of(run.manifest):
-            recorder.ended("completed", asdict(verdict), [asdict(report) for report in reports])
-        record(run, order, world, verdict, reports, part)
-        say(f"{error}; the job is given up; see {run.root}")
-    world.abort(error.exit_code)
+@dataclass(frozen=True)
+class RunSummary:
+    """What a job's records tell of its run, once its guests started."""
+
+    started: str  # as util.text.timestamp writes it
+    seconds: Mapping[str, float]  # boot_s, app_s, total_s, as far as there were any
+    reports: Sequence[GuestReport]
+    restarts: int
+    steps: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # of the app
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunRecords:
+    """Writes a run's records as the job goes on.
+
+    A record that cannot be written, say for a full disk, does not undo the job: `say` gets a warning.
+    """
+
+    def __init__(self, order: JobOrder, hosts: Sequence[str], provenance: Provenance) -> None:
+        self._order = order
+        self._hosts = hosts
+        self._run = RunFolder(order.spec.run_dir)
+        self._manifest = Recorder(self._run, order.spec, hosts, provenance.replays, resumes=provenance.resumes)
+
+    @property
+    def inputs(self) -> Mapping[int, Sequence[Input]]:
+        """What the run reads, by rank."""
+        return self._manifest.inputs
+
+    def opened(self) -> None:
+        """The job prepares."""
+        with warning_of(self._run.manifest):
+            self._manifest.begin()
+
+    def started(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """All ranks are ready; `found` is what each tells of itself (`records.manifest.rank_facts`)."""
+        with warning_of(self._run.manifest):
+            self._manifest.started(found, own_inputs(self._order.spec))
+
+    def refused(self, exit_code: int) -> None:
+        """A rank could not be made ready, and no guest was started."""
+        outcome, now = JobOutcome("refused before any guest started", exit_code), timestamp()
+        self._write_results(outcome, RunSummary(now, {}, (), 0))
+        with warning_of(self._run.manifest):
+            self._manifest.ended("refused", asdict(outcome), [])
+
+    def gave_up(self, outcome: JobOutcome, summary: RunSummary) -> None:
+        """Ranks were lost: nothing can be gathered."""
+        self._write_manifest(outcome, summary, ())
+        self._write_results(outcome, summary)
+
+    def ended(
+        self,
+        outcome: JobOutcome,
+        summary: RunSummary,
+        accounts: list[dict[str, Any]],
+        timelines: Sequence[Sequence[tuple[str, float]]],
+    ) -> None:
+        """The job is over: each rank's counters (`RankSession.account`), and states with their times."""
+        self._write_manifest(outcome, summary, timelines)
+        if self._order.spec.config.logging.stats:
+            with warning_of(self._run.stats_json):
+                self._run.stats_json.write_text(json.dumps(traffic(accounts), indent=1) + "\n")
+        self._write_results(outcome, summary)
+
+    def digested(self, found: Sequence[Input]) -> None:
+        """Digests were made after the guests were gone."""
+        with warning_of(self._run.manifest):
+            self._manifest.digested(found)
+
+    def _write_manifest(self, outcome: JobOutcome, summary: RunSummary, timelines: Sequence[Any]) -> None:
+        with warning_of(self._run.manifest):
+            guests = [asdict(report) for report in summary.reports]
+            self._manifest.ended("completed", asdict(outcome), guests, timelines)
+
+    def _write_results(self, outcome: JobOutcome, summary: RunSummary) -> None:
+        """Write job.json, and last of all result.json: a folder that has it is of a job that ended."""
+        times = {"started": summary.started, "ended": timestamp()}
+        facts = {
+            **times,
+            "hosts": self._hosts,
+            "verdict": asdict(outcome),
+            "guests": [asdict(report) for report in summary.reports],
+        }
+        with warning_of(self._run.job_json):
+            _write_job(self._run, self._order.spec, facts)
+        whole = result(
+            how=outcome.how,
+            code=outcome.code,
+            digest=self._order.asked_digest,
+            repeat=self._order.spec.repeat,
+            times={**times, **summary.seconds},
+            steps=summary.steps,
+            metrics=summary.metrics,
+            restarts=summary.restarts,
+        )
+        with warning_of(self._run.result_json):
+            write_json(self._run.result_json, whole)
 
 
 def open_run_folder(run: RunFolder, spec: JobSpec, keys: KeyPair | None) -> KeyPair:
     """Make the run folder this job's, with its key pair: `keys`, or a new one.
 
-    Raises ConfigError when another run is in it, HostError when it cannot be written.
+    Raises:
+        ConfigError: another run is in it.
+        HostError: it cannot be written.
     """
     run.refuse_another_run("hydra.run.dir", hint="leave it out, or name a new folder")
     try:
@@ -71,82 +153,9 @@ def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
     write_json(run.job_json, {"spec": plain(spec), "digest": spec.digest(), **facts})
 
 
-def ended(
-    world: World, signals: StopSignals, order: JobOrder, run: RunFolder, part: RankSession, recorder: Recorder | None
-) -> int:
-    """Gather what the ranks counted; on rank 0, record it and give the verdict."""
-    gathered = world.gather((part.account(), part.states))
-    if recorder is None or gathered is None:
-        _digest_inputs(world, signals, order.spec, run, None)
-        return 0
-    assert part.conductor and part.conductor.verdict
-    counters = [counts for counts, _ in gathered]
-    reports = [report for _, report in sorted(part.conductor.reports.items())]
-    with warning_of(run.manifest):
-        guests = [asdict(report) for report in reports]
-        recorder.ended("completed", asdict(part.conductor.verdict), guests, [states for _, states in gathered])
-    if order.spec.config.logging.stats:
-        with warning_of(run.stats_json):
-            run.stats_json.write_text(json.dumps(traffic(counters), indent=1) + "\n")
-    record(run, order, world, part.conductor.verdict, reports, part)
-    _digest_inputs(world, signals, order.spec, run, recorder)
-    say(f"the job is over: {part.conductor.verdict.how}{part.conductor.restarted()}; see {run.root}")
-    if error := part.conductor.boot_error():
-        raise error
-    return part.conductor.verdict.code
-
-
-def _digest_inputs(
-    world: World, signals: StopSignals, spec: JobSpec, run: RunFolder, recorder: Recorder | None
-) -> None:
-    """Digest, all ranks together, what could not be digested before the guests ran; not once a signal came."""
-    limit_s = spec.config.logging.digest_s
-    shares = world.broadcast(shared_out(recorder.inputs) if recorder and limit_s else {})
-    if not shares:
-        return
-    own = shares.get(world.rank, [])
-    cache = cache_base(spec.config.image.cache_dir)
-    found = world.gather(digest_all(own, cache, limit_s, go_on=lambda: signals.received is None))
-    if recorder and found:
-        with warning_of(run.manifest):
-            recorder.digested([one for inputs in found for one in inputs])
-
-
-def record(
-    run: RunFolder,
-    order: JobOrder,
-    world: World,
-    verdict: JobOutcome,
-    reports: list[GuestReport],
-    part: RankSession | None = None,
-) -> None:
-    """job.json, and last of all result.json: a folder that has it is of a job that ended."""
-    now = timestamp()
-    times = {"started": part.started if part else now, "ended": now}
-    facts = {
-        **times,
-        "hosts": world.hosts,
-        "verdict": asdict(verdict),
-        "guests": [asdict(report) for report in reports],
-    }
-    with warning_of(run.job_json):
-        _write_job(run, order.spec, facts)
-    whole = result(
-        how=verdict.how,
-        code=verdict.code,
-        digest=order.asked_digest,
-        repeat=order.spec.repeat,
-        times={**times, **(part.seconds() if part else {})},
-        app=part.app if part else None,
-        restarts=part.conductor.restarts.total() if part and part.conductor else 0,
-    )
-    with warning_of(run.result_json):
-        write_json(run.result_json, whole)
-
-
 @contextmanager
 def warning_of(path: Path) -> Iterator[None]:
-    """A record that cannot be written, say for a full disk, does not undo the job: it is warned of."""
+    """Warn of a record that cannot be written while inside, and go on."""
     try:
         yield
     except OSError as error:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
-from pathlib import Path
 
 from mvpnet.errors import HostError
 from mvpnet.spec.schema import NetKind
@@ -14,19 +12,6 @@ from mvpnet.spec.schema import NetKind
 # No obsolete system calls, no other user or group, no programs, no priorities (qemu's invocation, -sandbox).
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _ASK_TIMEOUT_S = 30  # for a program that is asked about itself
-
-
-def find_qemu_img(qemu_binary: str) -> Path:
-    """qemu-img beside this qemu, else on PATH: a qemu with a prefix of its own comes with its own. Raises HostError."""
-    qemu = shutil.which(qemu_binary)
-    if qemu and (beside := shutil.which(str(Path(qemu).resolve().parent / "qemu-img"))):
-        return Path(beside)
-    if found := shutil.which("qemu-img"):
-        return Path(found).absolute()
-    raise HostError(
-        "there is no qemu-img beside qemu.binary or on PATH",
-        hint="it is in the package qemu-utils or qemu-img; or avoid it: image.use=snapshot",
-    )
 
 
 def qemu_version(binary: str) -> tuple[int, ...] | None:

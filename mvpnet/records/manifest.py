@@ -17,14 +17,18 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mvpnet.errors import ConfigError, MvpnetError
+from mvpnet.guest.drives import DrivePlan
+from mvpnet.guest.requirements import HostPlan
+from mvpnet.images.boot import BootFiles
 from mvpnet.paths import RunFolder, jobs_of_sweep
 from mvpnet.records import environment
 from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
-from mvpnet.spec.model import JobSpec
+from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import plain
+from mvpnet.ssh import SshEndpoint
 from mvpnet.util.files import write_json
 
 FORMAT = 1
@@ -130,15 +134,30 @@ class Recorder:
         write_json(self._run.manifest, self._content)
 
 
-def rank_facts(rank: int, hosts: Sequence[str], job: JobSpec, ready: Any) -> dict[str, Any]:
-    """What a rank tells rank 0 when it is prepared (`rank.Prepared`); the first on each host tells of the host too."""
+class ReadyGuest(Protocol):
+    """What a rank made ready for its guest: job.prepare.PreparedRank, as far as it matters here."""
+
+    @property
+    def spec(self) -> RankSpec: ...
+    @property
+    def host(self) -> HostPlan: ...
+    @property
+    def endpoint(self) -> SshEndpoint: ...
+    @property
+    def drives(self) -> tuple[DrivePlan, ...]: ...
+    @property
+    def boot(self) -> BootFiles: ...
+
+
+def rank_facts(rank: int, hosts: Sequence[str], job: JobSpec, ready: ReadyGuest) -> dict[str, Any]:
+    """What a rank tells rank 0 when it is prepared; the first on each host tells of the host too."""
     first_here = hosts.index(hosts[rank]) == rank
     binary = ready.spec.qemu.binary
     return {
         "host": hosts[rank],
-        "accel": ready.accel.name,
-        "accel_why": ready.accel_why,
-        "ssh_port": ready.door.port,
+        "accel": ready.host.accel.name,
+        "accel_why": ready.host.accel_why,
+        "ssh_port": ready.endpoint.port,
         "qemu": environment.qemu(binary) if first_here or binary != job.config.qemu.binary else None,
         "host_facts": environment.host_facts() if first_here else None,
         "inputs": error_free(lambda: rank_inputs(ready.spec, ready.drives, ready.boot.kernel, ready.boot.initrd)),

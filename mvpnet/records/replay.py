@@ -297,6 +297,4 @@ def replay_spec(
 def _impossible(source: str, error: MvpnetError) -> MvpnetError:
     """The same error, with what it means for a replay."""
     hint = _IMAGE_HINT if isinstance(error, ImageError) else error.hint
-    told = MvpnetError(f"{source}: cannot be run again here: {Exception.__str__(error)}", hint=hint)
-    told.exit_code = error.exit_code
-    return told
+    return MvpnetError(f"{source}: cannot be run again here: {error.message}", hint=hint, exit_code=error.exit_code)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvpnet.app.runner import AppRun
 from mvpnet.paths import RunFolder
 
 FORMAT = 1
 
 
 def result(
-    *, how: str, code: int, digest: str, repeat: int, times: dict[str, Any], app: AppRun | None, restarts: int
+    *,
+    how: str,
+    code: int,
+    digest: str,
+    repeat: int,
+    times: Mapping[str, Any],
+    steps: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    restarts: int,
 ) -> dict[str, Any]:
     """What result.json holds. `digest` is the asked-for spec's: with `repeat` it tells a sweep's jobs apart."""
     return {
@@ -23,10 +30,10 @@ def result(
         "exit_code": code,
         "digest": digest,
         "repeat": repeat,
-        "times": times,
-        "steps": [asdict(step) for step in app.results] if app else [],
+        "times": dict(times),
+        "steps": [dict(step) for step in steps],
         "restarts": restarts,
-        "metrics": dict(app.metrics.values) if app else {},
+        "metrics": dict(metrics),
     }
 
 

@@ -67,7 +67,7 @@ def _jobs(root: Path) -> tuple[list[Job], list[str]]:
             run = open_run(folder)
             run.metrics()
         except MvpnetError as error:
-            broken.append(Exception.__str__(error))
+            broken.append(error.message)
             continue
         typed = (text.lstrip("+").partition("=") for text in run.manifest.get("typed", []) if "=" in text)
         jobs.append(Job(folder.name, {key: value for key, _, value in typed}, run))

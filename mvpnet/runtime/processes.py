@@ -6,12 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from mvpnet.errors import HostError
 from mvpnet.runtime.loop import Loop
-from mvpnet.runtime.signals import die_with_parent, held_back
+from mvpnet.runtime.signals import GROUP_SIGNALS, die_with_parent, held_back
 
 _CHUNK_BYTES = 65536
 _TERM_S = 10.0  # for a program that was asked to stop, before SIGKILL
@@ -28,6 +28,46 @@ kill -KILL -$1
 """
 
 Output = Callable[[bytes], object]
+
+
+def start_apart(
+    argv: Sequence[str],
+    *,
+    held: Iterable[signal.Signals] = GROUP_SIGNALS,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+    bufsize: int = -1,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    umask: int = -1,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, which outlives a signal to our process group, as mpiexec sends it.
+
+    Signals of `held` are held back until it has left our group; it begins with them held back. The other arguments are
+    those of subprocess.Popen.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    with held_back(held):
+        return subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            bufsize=bufsize,
+            pass_fds=pass_fds,
+            env=env,
+            umask=umask,
+            start_new_session=True,
+        )
+
+
+def signal_group(leader_pid: int, number: signal.Signals) -> None:
+    """Signal a process group; nothing happens where it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader_pid, number)
 
 
 class Program:
@@ -54,14 +94,8 @@ class Program:
     def guard(self) -> None:
         """From now on what it started ends with it when we are killed; by itself the kernel ends only the program."""
         assert self._process
-        with held_back():
-            self._guard = subprocess.Popen(
-                ["sh", "-c", _GUARD, "sh", str(self._process.pid)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        guard = ["sh", "-c", _GUARD, "sh", str(self._process.pid)]
+        self._guard = start_apart(guard, stdin=subprocess.PIPE)
 
     def stop(self) -> None:
         """Ask it and what it started to end; kill them when they do not. `on_end` follows.
@@ -79,7 +113,7 @@ class Program:
         self._signal(signal.SIGKILL)
         if self._guard:
             # before the program is reaped: until then its group's number is no other's
-            _signal_group(self._guard, signal.SIGKILL)
+            signal_group(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
             assert self._guard.stdin
             self._guard.stdin.close()
@@ -102,7 +136,7 @@ class Program:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process:
-            _signal_group(self._process, number)
+            signal_group(self._process.pid, number)
 
     def _take_output(self) -> None:
         """Pass on all the output that is there; at its end look no more."""
@@ -122,12 +156,6 @@ class Program:
         if not self._process.stdout.closed:
             self._loop.unwatch(self._output_fd)
             self._process.stdout.close()
-
-
-def _signal_group(leader: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Signal a process and all of its group; nothing where that is gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader.pid, number)
 
 
 class Programs:

@@ -8,7 +8,6 @@ listed in the lock file, a path a line, and removed with the rest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.errors import HostError
+from mvpnet.util.locks import open_locked, try_lock
 
 _TRIES = 50
 
@@ -68,18 +68,21 @@ def remove_stale(base: Path, say: Callable[[str], None], locks: str = "*.lock") 
         except OSError:
             continue
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            folder = lock.with_suffix("")
-            if folder.exists():
-                say(f"removing {folder}, left by a job that was killed")
-            for path in _remove_sockets(lock_fd):
-                say(f"removed the socket {path}, left by a job that was killed")
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass  # its job is alive
+            if try_lock(lock_fd):  # else its job is alive
+                _remove_leftovers(lock, lock_fd, say)
         finally:
             os.close(lock_fd)
+
+
+def _remove_leftovers(lock: Path, lock_fd: int, say: Callable[[str], None]) -> None:
+    """Remove what a lock file that we hold stands for, and the file."""
+    folder = lock.with_suffix("")
+    if folder.exists():
+        say(f"removing {folder}, left by a job that was killed")
+    for path in _remove_sockets(lock_fd):
+        say(f"removed the socket {path}, left by a job that was killed")
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.unlink(missing_ok=True)
 
 
 def _remove_sockets(lock_fd: int) -> list[Path]:
@@ -103,20 +106,9 @@ def _lock_in(base: Path, name: str, say: Callable[[str], None], key: str) -> int
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # another job was the last one out, just now
             _private(base, key)
             remove_stale(base, say)
-            return _held_lock(base / f"{name}.lock")
+            return open_locked(base / f"{name}.lock")
     _private(base, key)
-    return _held_lock(base / f"{name}.lock")
-
-
-def _held_lock(path: Path) -> int:
-    """A descriptor that holds the lock file at `path`; again if a cleaner unlinked it between open and flock."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(fd).st_ino:
-                return fd
-        os.close(fd)
+    return open_locked(base / f"{name}.lock")
 
 
 def _private(base: Path, key: str) -> None:

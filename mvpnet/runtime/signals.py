@@ -1,7 +1,7 @@
 """Signals that ask a job to stop: SIGTERM, SIGINT and SIGUSR1, taken without an exception out of nowhere.
 
-While a job prepares, a signal raises Interrupted there and then (`raising`); while its loop runs, the loop is told
-(`on_signal`); in between it is only remembered, so that no collective call is left half done.
+While a job prepares, a signal raises InterruptedJobError there and then (`raising`); while its loop runs, the loop is
+told (`on_signal`); in between it is only remembered, so that no collective call is left half done.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class StopSignals:
             self._frame = None  # it keeps all local variables of the program alive
 
     def check(self) -> None:
-        """Raises Interrupted if a signal came."""
+        """Raises InterruptedJobError if a signal came."""
         if self.received:
             raise _interrupted(self.received)
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, a signal raises Interrupted at once, also one that came before.
+        """Inside, a signal raises InterruptedJobError at once, also one that came before.
 
         While a program is being started it waits until somebody knows of the program, who can then end it.
         """
@@ -92,9 +92,7 @@ def _starts_a_program(frame: FrameType | None) -> bool:
 
 
 def _interrupted(number: signal.Signals) -> InterruptedJobError:
-    error = InterruptedJobError(f"stopped by {number.name} before the guests ran")
-    error.exit_code = 128 + number
-    return error
+    return InterruptedJobError(f"stopped by {number.name} before the guests ran", exit_code=128 + number)
 
 
 @contextlib.contextmanager

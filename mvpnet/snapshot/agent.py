@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from mvpnet.control.rank_messages import SaveRequest
 from mvpnet.errors import MvpnetError
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.states import GuestState
@@ -41,9 +42,11 @@ class Machine(Protocol):
     """A guest as far as it matters here: supervisor.Guest."""
 
     state: GuestState
-    qemu_pid: int | None
-    qemu_version: str | None
 
+    @property
+    def qemu_pid(self) -> int | None: ...
+    @property
+    def qemu_version(self) -> str | None: ...
     def qmp(self, command: Mapping[str, Any], on_reply: Callable[[Reply], None]) -> None: ...
     def save_memory(self, path: Path, on_reply: Callable[[Reply], None]) -> None: ...
 
@@ -65,10 +68,10 @@ class SnapshotFacts:
 class _Work:
     """One save under way."""
 
-    def __init__(self, message: Message, rank: int) -> None:
-        self.id: str = message["id"]
-        self.part = Path(message["part"])  # the folder while the save is made
-        self.folder = Path(message["folder"])  # what it will be
+    def __init__(self, request: SaveRequest, rank: int) -> None:
+        self.id = request.id
+        self.part = Path(request.part)  # the folder while the save is made
+        self.folder = Path(request.folder)  # what it will be
         self.own: RankFolder = SaveFolder(self.part).rank(rank)
         self.frozen = False
         self.begins = False  # qemu was asked to write its memory, and has not answered
@@ -90,15 +93,15 @@ class SnapshotAgent:
         self._facts = facts
         self._work: _Work | None = None
 
-    def hear(self, message: Message, answer: Answer) -> None:
+    def hear(self, request: SaveRequest, answer: Answer) -> None:
         """A step that rank 0 asks for; `answer` gets {"ok": …} or {"error": {"message": …}}."""
         try:
-            if message["step"] == "check":
-                self._check(message, answer)
-            elif self._work is None or self._work.id != message["id"]:
-                answer({"ok": None} if message["step"] == "drop" else _error("this rank knows of no such save"))
+            if request.step == "check":
+                self._check(request, answer)
+            elif self._work is None or self._work.id != request.id:
+                answer({"ok": None} if request.step == "drop" else _error("this rank knows of no such save"))
             else:
-                self._step(message["step"], self._work, answer)
+                self._step(request.step, self._work, answer)
         except (OSError, MvpnetError) as error:
             answer(_error(str(error)))
 
@@ -130,7 +133,7 @@ class SnapshotAgent:
 
     # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _check(self, message: Message, answer: Answer) -> None:
+    def _check(self, request: SaveRequest, answer: Answer) -> None:
         if self._work:
             self._remove(self._work)  # of a rank 0 that asked no more
         facts, guest = self._facts, self._machine()
@@ -140,15 +143,15 @@ class SnapshotAgent:
         if guest.state is not GuestState.running:
             answer(_error(f"the guest is {guest.state.value}; only a job whose guests all run can be saved"))
             return
-        guest.qmp({"execute": "query-status"}, lambda reply: self._checked(message, reply, answer))
+        guest.qmp({"execute": "query-status"}, lambda reply: self._checked(request, reply, answer))
 
-    def _checked(self, message: Message, reply: Reply, answer: Answer) -> None:
+    def _checked(self, request: SaveRequest, reply: Reply, answer: Answer) -> None:
         status = reply.get("return", {}).get("status")
         if status != "running":
             why = reply["error"]["desc"] if "error" in reply else f"qemu says it is {status}"
             answer(_error(f"the guest does not run: {why}"))
             return
-        work = _Work(message, self._facts.rank)
+        work = _Work(request, self._facts.rank)
         try:
             # rank 0 made it: whoever sees the keys in it shares its file system
             place = "" if SaveFolder(work.part).private_key.exists() else socket.gethostname()

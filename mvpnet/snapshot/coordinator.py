@@ -10,14 +10,16 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from mvpnet import __version__
 from mvpnet.control.protocol import Message
+from mvpnet.control.rank_messages import SaveRequest
 from mvpnet.control.server import Server
 from mvpnet.dataplane.address import host_name
+from mvpnet.errors import GuestError
 from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, is_save
 from mvpnet.util.files import write_private
 
@@ -26,7 +28,7 @@ _PAUSE_S: Final = 0.25
 _TELL_EVERY_S: Final = 2.0
 _MB: Final = 10**6
 
-Wanted = Message | float  # a request to all ranks, or a pause in seconds
+Wanted = SaveRequest | float  # a request to all ranks, or a pause in seconds
 Course = Generator[Wanted, list[Message], Any]
 
 
@@ -44,7 +46,7 @@ class Content:
     stands_on: dict[str, str]
 
 
-class NoSaveError(Exception):
+class NoSaveError(GuestError):
     """Why there is no save."""
 
 
@@ -126,7 +128,7 @@ class SnapshotCoordinator:
     def _save(self, folder: Path) -> Course:
         number = secrets.token_hex(6)
         part = folder.with_name(f".{folder.name}.{number}.part")
-        work = {"do": "save", "id": number, "part": str(part), "folder": str(folder)}
+        work = SaveRequest("", number, str(part), str(folder))
         try:
             save = yield from self._made(work, SaveFolder(part), folder)
         except (NoSaveError, OSError) as error:
@@ -135,7 +137,7 @@ class SnapshotCoordinator:
             self._part = None
             self._send({"ok": {"folder": str(folder), "size_bytes": save.size_bytes, "seconds": self._frozen_s}})
 
-    def _made(self, work: Message, part: SaveFolder, folder: Path) -> Generator[Wanted, list[Message], Save]:
+    def _made(self, work: SaveRequest, part: SaveFolder, folder: Path) -> Generator[Wanted, list[Message], Save]:
         if self._phase() != "running":
             raise NoSaveError(f"the job is {self._phase()}; it can be saved while all its guests run")
         content = self._content()
@@ -155,7 +157,7 @@ class SnapshotCoordinator:
             self._tell(told)
             yield _PAUSE_S
             told = yield from self._all("how", work)
-        save = self._described(content, work["id"], told)
+        save = self._described(content, work.id, told)
         write_private(part.save_json, as_text(save))
         yield from self._all("thaw", work)
         self._frozen_s = time.monotonic() - began_s
@@ -163,24 +165,24 @@ class SnapshotCoordinator:
         yield from self._all("keep", work)
         return save
 
-    def _all(self, step: str, work: Message) -> Generator[Wanted, list[Message], list[Any]]:
+    def _all(self, step: str, work: SaveRequest) -> Generator[Wanted, list[Message], list[Any]]:
         """What all ranks answer. Raises NoSaveError when one could not do it."""
-        answers = yield {**work, "step": step}
+        answers = yield replace(work, step=step)
         problems = {rank: one["error"]["message"] for rank, one in enumerate(answers) if "error" in one}
         if problems:
             raise NoSaveError(_told_together(problems))
         return [one["ok"] for one in answers]
 
-    def _undo(self, work: Message, folder: Path, error: Exception) -> Generator[Wanted, list[Message], None]:
+    def _undo(self, work: SaveRequest, folder: Path, error: Exception) -> Generator[Wanted, list[Message], None]:
         self._no_way_back = True
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         if self._part:
-            answers = yield {**work, "step": "drop"}
+            answers = yield replace(work, step="drop")
             still = {rank: one["error"]["message"] for rank, one in enumerate(answers) if "error" in one}
             if still and self._phase() == "running":
                 why += f"\nand not all guests go on: {_told_together(still)}"
         self._remove_part()
-        if is_save(SaveFolder(folder), work["id"]):
+        if is_save(SaveFolder(folder), work.id):
             shutil.rmtree(folder, ignore_errors=True)
         self._send(_error(why))
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         for file in folder.iterdir():
             to_disk(file)
     except (ImageError, OSError) as error:
-        print(Exception.__str__(error), file=sys.stderr)
+        print(error.message if isinstance(error, ImageError) else error, file=sys.stderr)
         return 1
     return 0
 

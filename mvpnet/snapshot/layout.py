@@ -221,7 +221,7 @@ def _kept(path: Path) -> Kept:
     try:
         return Kept(path.name, SaveFolder(path), read_save(SaveFolder(path)))
     except ConfigError as error:
-        return Kept(path.name, SaveFolder(path), None, Exception.__str__(error))
+        return Kept(path.name, SaveFolder(path), None, error.message)
 
 
 def remove(name: str) -> Path:

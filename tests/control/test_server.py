@@ -17,9 +17,18 @@ from mvpnet.control.agent import PART_CHARACTERS, ControlAgent
 from mvpnet.control.client import Connection, ask
 from mvpnet.control.console import Console
 from mvpnet.control.protocol import MAX_LINE_BYTES, PROTOCOL, Lines, peer_of
+from mvpnet.control.rank_messages import (
+    ConsoleOutput,
+    ControlReply,
+    ControlRequest,
+    RankReply,
+    RankRequest,
+    StatusRequest,
+)
 from mvpnet.control.registry import ANSWERING, ENDING, PREPARING, Registration, RegistryEntry, find_jobs, register_job
 from mvpnet.control.server import Server, may_ask
 from mvpnet.errors import GuestError, JobError
+from mvpnet.job.messages import decode, encode
 from mvpnet.runtime.loop import Loop
 from mvpnet.snapshot.agent import SnapshotAgent
 from waiting import run_until
@@ -46,10 +55,10 @@ class Bench:
         self.silent: int | None = None  # a rank that hears nothing
         self.server = Server(self.loop, listing.socket, 2, tell=self._tell, overview=lambda: {"phase": "running"})
         consoles = [
-            Console(self.loop, folder / f"console.{rank}", None, lambda n, m: self._hear({"hands": n, **m}))
+            Console(self.loop, folder / f"console.{rank}", None, lambda n, told: self._hear(n, ConsoleOutput(told)))
             for rank in range(2)
         ]
-        self.desks = [
+        self.agents = [
             ControlAgent(
                 machine=Machine,
                 facts=lambda r=rank: {"state": f"state {r}"},
@@ -60,15 +69,17 @@ class Bench:
             for rank, console in enumerate(consoles)
         ]
 
-    def _tell(self, rank: int, message: dict[str, Any]) -> bool:
-        assert len(json.dumps(message)) < 64 * 1024
+    def _tell(self, rank: int, number: int, request: RankRequest) -> bool:
+        payload = encode(ControlRequest(number, request))
+        assert len(payload) < 64 * 1024
         if rank != self.silent:
-            self.loop.call_later(0.0, lambda: self.desks[rank].hear(message))
+            self.loop.call_later(0.0, lambda: self.agents[rank].hear(number, decode(payload).what))
         return not self.ending
 
-    def _hear(self, message: dict[str, Any]) -> None:
-        assert len(json.dumps(message)) < 64 * 1024
-        self.loop.call_later(0.0, lambda: self.server.heard(message))
+    def _hear(self, number: int, reply: RankReply) -> None:
+        payload = encode(ControlReply(number, reply))
+        assert len(payload) < 64 * 1024
+        self.loop.call_later(0.0, lambda: self.server.heard(number, decode(payload).what))
 
     def asked(self, request: dict[str, Any]) -> Any:
         """The answer to a request, or the error; while it is on its way the loop runs."""
@@ -163,7 +174,7 @@ def test_a_rank_that_does_not_answer_is_named(bench: Bench, monkeypatch: pytest.
     error = bench.asked({"do": "qmp", "rank": 1, "command": {"execute": "never"}})
     assert isinstance(error, GuestError)
     assert "n0001 did not answer in 0.2 s" in str(error)
-    bench.desks[1].hear({"hands": 1, "do": "status"})  # too late; nobody waits for it any more
+    bench.agents[1].hear(1, StatusRequest())  # too late; nobody waits for it any more
     assert bench.asked({"do": "job"}) == {"phase": "running"}
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from mvpnet.guest.monwrap_client import GuestLaunch, monwrap_argv
 from mvpnet.guest.states import Ending, GuestState
-from mvpnet.guest.supervisor import Guest, GuestLaunch, monwrap_argv
+from mvpnet.guest.supervisor import Guest
 from mvpnet.runtime.loop import Loop
 from waiting import PATIENCE_S, eventually, run_until
 
@@ -510,7 +511,7 @@ def test_close_of_a_guest_that_was_never_started(live):
 
 
 def test_a_monwrap_that_does_not_end_is_killed(live, monkeypatch):
-    monkeypatch.setattr("mvpnet.guest.supervisor.CLOSE_MARGIN_S", 0.0)
+    monkeypatch.setattr("mvpnet.guest.monwrap_client.CLOSE_MARGIN_S", 0.0)
     life = live(powerdown_s=SHORT_S, term_s=SHORT_S)
     life.reach(UP)
     os.kill(life.guest.monwrap_pid, signal.SIGSTOP)

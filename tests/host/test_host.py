@@ -20,12 +20,12 @@ from mvpnet.host.ports import reserve_ssh_port
 from mvpnet.host.programs import architecture, check_folder, find_program
 from mvpnet.qemu.binary import (
     check_netdev,
-    find_qemu_img,
     panic_device,
     qemu_version,
     supports_netdev,
     supports_sandbox,
 )
+from mvpnet.qemu.img import find_qemu_img
 from mvpnet.spec.schema import Accel, NetKind
 
 QEMU = "qemu-system-x86_64"

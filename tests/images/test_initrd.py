@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mvpnet.guest.wiring import kernel_arguments
 from mvpnet.images import debian
 from mvpnet.images.boot import BootFiles
 from mvpnet.images.initrd import INIT, MODULES, initrd
 from mvpnet.images.tiny.errors import TinyBuildError
-from mvpnet.job.prepare import kernel_arguments
 from mvpnet.spec.schema import Accel
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mvpnet.control.rank_messages import SaveRequest
 from mvpnet.guest.states import GuestState
 from mvpnet.runtime.loop import Loop
 from mvpnet.snapshot.agent import SnapshotAgent, SnapshotFacts
@@ -42,12 +44,12 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.machine = Machine()
         self.keeper = SnapshotAgent(Loop(), lambda: self.machine, SnapshotFacts(0, "tcg", [], [], [], [], None, ()))
-        self.work = {"id": "1", "part": str(folder / ".up.1.part"), "folder": str(folder / "up")}
+        self.work = SaveRequest("", "1", str(folder / ".up.1.part"), str(folder / "up"))
         self.answers: list[dict[str, Any]] = []
 
     def step(self, *steps: str) -> None:
         for step in steps:
-            self.keeper.hear({**self.work, "step": step}, self.answers.append)
+            self.keeper.hear(replace(self.work, step=step), self.answers.append)
 
 
 @pytest.fixture

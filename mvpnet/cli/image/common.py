@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from mvpnet.errors import ImageError
 from mvpnet.images.store.store import Store
 from mvpnet.paths import cache_base
-from mvpnet.qemu.binary import find_qemu_img
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,20 +33,6 @@ of_a_job = _combined(
 
 def store_in(cache_dir: str | None) -> Store:
     return Store(cache_base(cache_dir) / "images")
-
-
-def disk_facts(path: Path, format_name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(qemu_img("info", "-U", "--output=json", "-f", format_name, str(path)))
-    return facts
-
-
-def qemu_img(*arguments: str) -> str:
-    done = subprocess.run(
-        [find_qemu_img("qemu-system-x86_64"), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise ImageError(done.stderr.strip().removeprefix("qemu-img: "))
-    return done.stdout
 
 
 def size_text(bytes_: int | None) -> str:

@@ -10,7 +10,6 @@ import click
 from mvpnet.cli.image.common import (
     as_json_option,
     cache_dir_option,
-    disk_facts,
     of_a_job,
     print_entries,
     say,
@@ -29,6 +28,7 @@ from mvpnet.images.store.request import ImageRequest, lock_path
 from mvpnet.images.store.store import now
 from mvpnet.images.store.unpack import compression_of
 from mvpnet.paths import cache_base
+from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import Compression, Image, ImageKind
 
@@ -139,10 +139,10 @@ def _file_facts(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"path": str(path.absolute()), "bytes": path.stat().st_size}
     if (packed := compression_of(path)) is not Compression.none:
         return {**facts, "compression": packed.name}
-    told = disk_facts(path, format_name)
+    told = QemuImg().info(path, format_name)
     return {
         **facts,
         "format": format_name,
-        "virtual_bytes": told["virtual-size"],
-        "backing": told.get("full-backing-filename"),
+        "virtual_bytes": told.virtual_bytes,
+        "backing": told.backing,
     }

@@ -8,13 +8,12 @@ import click
 
 from mvpnet.cli.image.common import (
     cache_dir_option,
-    disk_facts,
-    qemu_img,
     size_text,
     store_in,
 )
 from mvpnet.errors import ImageError
 from mvpnet.images.disk_image import image_format
+from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.drive_text import growth
 
 
@@ -32,9 +31,9 @@ def resize(path: Path, size: str, cache_dir: str | None) -> None:
         raise ImageError(f"{path} is in the image store, where nothing is changed", hint=f"image.size={size} for a job")
     bytes_, added = growth(size)
     format_name = image_format(path, "PATH")
-    now_bytes = disk_facts(path, format_name)["virtual-size"]
+    now_bytes = QemuImg().info(path, format_name).virtual_bytes
     wanted_bytes = now_bytes + bytes_ if added else bytes_
     if wanted_bytes < now_bytes:
         raise ImageError(f"{path} has {now_bytes} bytes, and {size} is less: shrinking would lose data")
-    qemu_img("resize", "-q", "-f", format_name, str(path), str(wanted_bytes))
+    QemuImg().resize(path, format_name, wanted_bytes)
     click.echo(f"{path}: {size_text(now_bytes)} -> {size_text(wanted_bytes)}")

@@ -17,11 +17,12 @@ from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import check_readable, copy_image
 from mvpnet.images.store.checksums import Published, published_digest
 from mvpnet.images.store.http import download, download_text, shown
-from mvpnet.images.store.inspection import find_qemu_img, inspect_disk
+from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.progress import Meter, default_meter
 from mvpnet.images.store.request import ImageRequest
 from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
 from mvpnet.images.store.unpack import compression_of, unpack
+from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
 from mvpnet.util.text import Say
 
@@ -132,7 +133,7 @@ def _published(want: ImageRequest, say: Say) -> Published | None:
     except ImageError as error:
         if want.sha256 is None:
             raise
-        say(f"warning: {Exception.__str__(error)}; {want.pinned_by} pins the image, and is enough")
+        say(f"warning: {error.message}; {want.pinned_by} pins the image, and is enough")
         return None
 
 
@@ -156,7 +157,7 @@ def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tu
     try:
         copy_image(want.local_path, part, "image.source", say)
     except ImageError as error:
-        raise ImageError(Exception.__str__(error), hint=_STORE_HINT if error.hint else None) from error
+        raise ImageError(error.message, hint=_STORE_HINT if error.hint else None) from error
     return part, record
 
 
@@ -204,16 +205,16 @@ def _made_ready(
     how = compression_of(part) if want.compression is Compression.auto else want.compression
     try:
         if how is Compression.none:
-            facts = inspect_disk(part, want.format, want.root, want.name, find_qemu_img())
+            facts = inspect_disk(part, want.format, want.root, want.name, QemuImg())
             part.rename(disk)
             disk_digest = digest
         else:
             with meter(f"unpacking {want.name}", size, 0) as advance:
                 disk_digest = unpack(part, how, disk, want.name, advance)
-            facts = inspect_disk(disk, want.format, want.root, want.name, find_qemu_img())
+            facts = inspect_disk(disk, want.format, want.root, want.name, QemuImg())
     except ImageError as error:
         aside = _put_aside(want, part)
-        raise type(error)(f"{Exception.__str__(error)}\n  put aside: {aside}", hint=error.hint) from error
+        raise error.with_message(f"{error.message}\n  put aside: {aside}") from error
     return {
         "sha256": digest,
         "size_bytes": size,

@@ -6,17 +6,15 @@ file, and qemu-img would open those (qemu's docs/interop/qcow2.txt says what sta
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.errors import ImageError
 from mvpnet.images.disk_image import image_format
+from mvpnet.qemu.img import QemuImg, QemuImgError
 
 _HEAD = 36 * 1024  # enough for ISO 9660's first volume descriptor, at 32 KiB
 _SECTOR = 512
@@ -53,7 +51,6 @@ _ARCHITECTURES = {
     "i686": "i386",
 }
 _ARCH_IN_NAME = re.compile(rf"(?<![A-Za-z0-9])({'|'.join(_ARCHITECTURES)})(?![A-Za-z0-9])")
-_CHECKED_WHOLE = (0, 3, 63)  # qemu-img(1), check: whole; whole with leaked clusters; a format that has no check
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,14 @@ class DiskFacts:
     backing: Path | None  # the image in the store that it is an overlay of
 
 
-def inspect_disk(path: Path, said_format: str | None, store_root: Path, what: str, qemu_img: str | None) -> DiskFacts:
+def inspect_disk(
+    path: Path, said_format: str | None, store_root: Path, what: str, qemu_img: QemuImg | None
+) -> DiskFacts:
     """Look at a file that is to be a disk image.
 
-    `what` names it in messages; `said_format` is image.format; `qemu_img` is the program, None where there is none,
-    and then only the first bytes are checked. Raises ImageError for what is no disk image, is not whole, or needs
-    files from outside the store.
+    `what` names it in messages; `said_format` is image.format. Without a qemu-img, as on a login node, only the
+    first bytes are checked. Raises ImageError for what is no disk image, is not whole, or needs files from outside the
+    store.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -85,8 +84,8 @@ def inspect_disk(path: Path, said_format: str | None, store_root: Path, what: st
     if found == "qcow2":
         virtual_bytes, backing_name = _qcow2_header(path, head, what)
         backing = _in_store(backing_name, store_root, what)
-    if qemu_img is not None:
-        virtual_bytes = _checked_by_qemu_img(qemu_img, path, found, what, allow_backing=backing is not None)
+    if qemu_img and qemu_img.is_installed:
+        virtual_bytes = _checked_by(qemu_img, path, found, what, allow_backing=backing is not None)
     return DiskFacts(found, virtual_bytes, backing)
 
 
@@ -149,36 +148,19 @@ def _in_store(backing_name: str | None, store_root: Path, what: str) -> Path | N
     return path
 
 
-def _checked_by_qemu_img(qemu_img: str, path: Path, format_name: str, what: str, *, allow_backing: bool) -> int:
+def _checked_by(qemu_img: QemuImg, path: Path, format_name: str, what: str, *, allow_backing: bool) -> int:
     """The virtual size in bytes, of an image that qemu-img finds nothing wrong with."""
-    told = _run(qemu_img, "info", "-U", "--output=json", "-f", format_name, str(path))
-    if told.returncode:
-        raise ImageError(f"image.source: {what} cannot be opened as {format_name}: {_complaint(told)}")
-    facts = json.loads(told.stdout)
-    if "backing-filename" in facts and not allow_backing:
+    try:
+        facts = qemu_img.info(path, format_name)
+    except QemuImgError as error:
+        raise ImageError(f"image.source: {what} cannot be opened as {format_name}: {error.message}") from error
+    if facts.backing_as_written is not None and not allow_backing:
         raise ImageError(
-            f"image.source: {what} is an overlay of {facts['backing-filename']}; the store takes whole disks"
+            f"image.source: {what} is an overlay of {facts.backing_as_written}; the store takes whole disks"
         )
-    checked = _run(qemu_img, "check", "-q", "-f", format_name, str(path))
-    if checked.returncode not in _CHECKED_WHOLE:
-        raise ImageError(f"image.source: {what} is a damaged {format_name} image: {_complaint(checked)}")
-    return int(facts["virtual-size"])
-
-
-def _run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
-    )
-
-
-def _complaint(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return lines[0].removeprefix("qemu-img: ") if lines else f"qemu-img ended with {done.returncode}"
-
-
-def find_qemu_img() -> str | None:
-    """qemu-img on PATH. A login node may lack it; then images are checked by their first bytes only."""
-    return shutil.which("qemu-img")
+    if damage := qemu_img.damage(path, format_name):
+        raise ImageError(f"image.source: {what} is a damaged {format_name} image: {damage}")
+    return facts.virtual_bytes
 
 
 def architecture(name: str) -> str:

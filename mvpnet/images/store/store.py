@@ -7,7 +7,6 @@ removed has to be had alone. The locks are flock(2)'s: the kernel lets them go w
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import to_disk
 from mvpnet.images.store.lock_file import SHA256
+from mvpnet.util.locks import lock, lock_shared, try_lock
 from mvpnet.util.text import Say
 
 STAGING = ".staging-"
@@ -164,18 +164,18 @@ class Store:
         path = self.part(url).with_suffix(".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a")
+            file = path.open("a")
         except OSError as error:
             raise HostError(
                 f"image.cache_dir: {self.root} cannot be written, and {what} is not in it: {error.strerror}",
                 hint="choose another folder by image.cache_dir",
             ) from error
-        with lock:
+        with file:
             try:
-                if not _try_lock(lock.fileno(), fcntl.LOCK_EX):
+                if not try_lock(file.fileno()):
                     say(f"another process is fetching {what}; waiting for it")
-                    waiting_since = os.fstat(lock.fileno()).st_mtime_ns
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    waiting_since = os.fstat(file.fileno()).st_mtime_ns
+                    lock(file.fileno())
                     _fail_with(path, since_ns=waiting_since)
             except OSError as error:
                 raise HostError(
@@ -185,7 +185,7 @@ class Store:
             try:
                 yield
             except ImageError as error:
-                path.write_text(json.dumps([Exception.__str__(error), error.hint]))
+                path.write_text(json.dumps([error.message, error.hint]))
                 raise
 
     @contextmanager
@@ -237,7 +237,7 @@ class Store:
         with path.open("rb") as record:
             # On a file system without locks nobody can have it alone either, and it is not removed.
             with suppress(OSError):
-                fcntl.flock(record, fcntl.LOCK_SH)
+                lock_shared(record.fileno())
             if not os.path.samestat(path.stat(), os.fstat(record.fileno())):
                 raise FileNotFoundError(path)
             yield
@@ -273,7 +273,7 @@ class Store:
             return
         with record:
             try:
-                alone = _try_lock(record.fileno(), fcntl.LOCK_EX)
+                alone = try_lock(record.fileno())
             except OSError:
                 alone = False
             yield alone
@@ -299,12 +299,12 @@ class Store:
         """Remove one of `unfinished`, unless a process is at work on it: whether that was done."""
         key = path.name.removeprefix(STAGING).partition(".")[0]
         try:
-            lock = (self.root / "fetching" / f"{key}.lock").open("r+")
+            file = (self.root / "fetching" / f"{key}.lock").open("r+")
         except FileNotFoundError:
             remove(path)
             return True
-        with lock:
-            if alone := _try_lock(lock.fileno(), fcntl.LOCK_EX):
+        with file:
+            if alone := try_lock(file.fileno()):
                 remove(path)
         return alone
 
@@ -339,14 +339,6 @@ def _fail_with(lock: Path, *, since_ns: int) -> None:
 def _key(url: str) -> str:
     """A URL as a file name."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-def _try_lock(fd: int, how: int) -> bool:
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

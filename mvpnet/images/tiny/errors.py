@@ -1,9 +1,4 @@
-"""What can go wrong while the tiny guest is built.
-
-ImageError
-└── TinyBuildError
-    └── AptError      what apt said, kept apart because a second try with fresh package lists may cure it
-"""
+"""What can go wrong while the tiny guest is built."""
 
 from __future__ import annotations
 
@@ -21,4 +16,4 @@ class TinyBuildError(ImageError):
 
 
 class AptError(TinyBuildError):
-    """apt failed or does not know a package."""
+    """apt failed or does not know a package. A second try with fresh package lists may cure it."""

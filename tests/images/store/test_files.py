@@ -19,6 +19,7 @@ from mvpnet.images.store.checksums import Published, published_digest
 from mvpnet.images.store.inspection import architecture_in_name, inspect_disk
 from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
 from mvpnet.images.store.unpack import compression_of, unpack
+from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
 
 A, B = "a" * 64, "b" * 64
@@ -90,7 +91,7 @@ def qemu_img(*arguments: str | Path) -> None:
 
 
 def inspect(path: Path, store: Path | None = None, said_format: str | None = None, *, by_qemu_img: bool = True):
-    program = shutil.which("qemu-img") if by_qemu_img else None
+    program = QemuImg() if by_qemu_img else None
     return inspect_disk(path, said_format, store or path.parent / "store", path.name, program)
 
 
