@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from mpi4py import MPI
+
+from mvpnet.bench.node import Node
 from mvpnet.bench.workloads import Bench, Plan, Result
 from mvpnet.mpi.launch import Launch
 from mvpnet.mpi.world import World
@@ -12,8 +15,6 @@ from mvpnet.runtime.signals import StopSignals
 
 def follow(world: World, signals: StopSignals) -> int:
     """The ranks above 0: take part in what rank 0 announces, until it sends the exit code."""
-    from mvpnet.bench.node import Node
-
     while not isinstance(net := world.broadcast(), int):
         node = Node(world, signals, net)
         node.follow()
@@ -23,8 +24,6 @@ def follow(world: World, signals: StopSignals) -> int:
 
 def run(launch: Launch, plan: Plan) -> list[Result]:
     """Run the plan with all ranks. Raises what `Node.ask` does, after the others were told that it is over."""
-    from mvpnet.bench.node import Node
-
     results: list[Result] = []
 
     def say(what: str) -> None:
@@ -41,3 +40,8 @@ def run(launch: Launch, plan: Plan) -> list[Result]:
             node.end()
             node.close()
     return results
+
+
+def mpi_library() -> str:
+    """Return name and version of the MPI library."""
+    return MPI.Get_library_version().splitlines()[0].rstrip("\0 ")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 
-from mvpnet.bench.session import run
+from mvpnet.bench.report import tables
 from mvpnet.bench.workloads import PING_FRAME_BYTES, WORKLOADS, Plan, Result
 from mvpnet.config.overrides import renamed_words
 from mvpnet.dataplane.frame import ETHERNET_HEADER_BYTES, MAX_FRAME_BYTES
@@ -107,8 +107,10 @@ def bench(
     nets = tuple(dataclasses.replace(Net(), kind=NetKind[kind], **tuned(tuning)) for kind in dict.fromkeys(kinds))
     chosen = tuple(name for name in WORKLOADS if name in workloads) or WORKLOADS
     plan = Plan(chosen, nets, sizes, gaps_ms, seconds, ends["--from"], ends["--to"])
-    results = run(launch, plan)
-    click.echo(document(launch.world, results) if as_json else text(launch.world, results), nl=as_json)
+    from mvpnet.bench import session  # starts MPI, which --help does without
+
+    results, facts = session.run(launch, plan), launch_facts(launch.world, session.mpi_library())
+    click.echo(document(facts, results) if as_json else text(facts, results), nl=as_json)
 
 
 def tuned(settings: Sequence[str]) -> dict[str, Any]:
@@ -134,19 +136,22 @@ def tuned(settings: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def facts(world: World) -> dict[str, Any]:
-    from mpi4py import MPI
+class LaunchFacts(TypedDict):
+    """What the figures were measured on."""
 
-    library = MPI.Get_library_version().splitlines()[0].rstrip("\0 ")
-    return {"ranks": world.size, "hosts": world.hosts, "mpi": library}
-
-
-def document(world: World, results: list[Result]) -> str:
-    return json.dumps({**facts(world), "results": results}, indent=1)
+    ranks: int
+    hosts: list[str]
+    mpi: str
 
 
-def text(world: World, results: list[Result]) -> str:
-    from mvpnet.bench.report import tables
+def launch_facts(world: World, mpi: str) -> LaunchFacts:
+    return {"ranks": world.size, "hosts": world.hosts, "mpi": mpi}
 
-    hosts = len(set(world.hosts))
-    return f"{world.size} ranks on {hosts} host{'s' * (hosts != 1)}, {facts(world)['mpi']}\n\n{tables(results)}"
+
+def document(facts: LaunchFacts, results: list[Result]) -> str:
+    return json.dumps({**facts, "results": results}, indent=1)
+
+
+def text(facts: LaunchFacts, results: list[Result]) -> str:
+    hosts = len(set(facts["hosts"]))
+    return f"{facts['ranks']} ranks on {hosts} host{'s' * (hosts != 1)}, {facts['mpi']}\n\n{tables(results)}"

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
-from mvpnet.errors import ConfigError, GuestError, HostError, JobError, MvpnetError
+from mvpnet.cli.completion import Words
+from mvpnet.control.client import GLANCE_S, Connection, ask
+from mvpnet.control.protocol import PROTOCOL, peer_of
+from mvpnet.control.registry import JobHandle, find_jobs
+from mvpnet.control.render import job_facts, jobs_table, shown_phase, status_facts, status_text
+from mvpnet.control.select import choose_job, choose_rank, choose_rank_if_any, living_jobs
+from mvpnet.control.tail import show
+from mvpnet.control.terminal import attend, escape_byte
+from mvpnet.dataplane.address import host_name
+from mvpnet.errors import ConfigError, GuestError, HostError, JobError
 from mvpnet.logs import say
+from mvpnet.paths import RankLogs, RunFolder
 from mvpnet.util.tables import PLAIN_WIDTH
 
-if TYPE_CHECKING:
-    from mvpnet.control.registry import JobHandle
-
-COMPLETE_VARIABLE = "_MVPNET_COMPLETE"  # click's own, made of the program's name
-SHELLS = ("bash", "zsh", "fish")
 _LOOK_AGAIN_S = 0.1
 _LOGS = {
     "console": "logging.console=true",
@@ -35,36 +40,7 @@ _LOGS = {
 }
 
 
-class Words(click.types.StringParamType):
-    """`[JOB] RANK …`, which are told apart by `choose`; completed from the jobs that run."""
-
-    def __init__(self, takes_rank: bool = True) -> None:
-        self._takes_rank = takes_rank
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        words = ctx.params.get(param.name or "") or ()
-        return [CompletionItem(word) for word in candidates(words, self._takes_rank) if word.startswith(incomplete)]
-
-
-def candidates(words: Sequence[str], takes_rank: bool) -> list[str]:
-    """What may come next after these words: jobs by name and id, and ranks of the job that is meant."""
-    from mvpnet.control.registry import find_jobs
-
-    jobs = [job.entry for job in find_jobs() if job.alive]
-    ranks: list[str] = []
-    if not words:
-        if takes_rank and len(jobs) == 1:
-            ranks = [str(rank) for rank in range(jobs[0].world_size)]
-        return ranks + list(dict.fromkeys(job.name for job in jobs)) + [str(job.pid) for job in jobs]
-    named = [job for job in jobs if words[-1] in (job.name, str(job.pid))]
-    if takes_rank and len(words) == 1 and named:
-        ranks = [str(rank) for rank in range(named[0].world_size)]
-    return ranks
-
-
 def _width() -> int:
-    import shutil
-
     return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else PLAIN_WIDTH
 
 
@@ -80,9 +56,6 @@ def _print(text: str | bytes) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON: a list with an object for each job")
 def ls(as_json: bool) -> None:
     """List your jobs on this host: name, id, phase, age, ranks, run folder. Of dead ones the leftovers are removed."""
-    from mvpnet.control.render import job_facts, jobs_table
-    from mvpnet.control.select import living_jobs
-
     facts = [job_facts(job, phase_of(job)) for job in living_jobs()]
     if as_json:
         _print(json.dumps(facts, indent=1) + "\n")
@@ -94,10 +67,6 @@ def ls(as_json: bool) -> None:
 
 def phase_of(job: JobHandle) -> str:
     """As the job says, or why it does not."""
-    from mvpnet.control.client import GLANCE_S, ask
-    from mvpnet.control.protocol import PROTOCOL
-    from mvpnet.control.render import shown_phase
-
     if job.entry.protocol != PROTOCOL:
         return f"of mvpnet {job.entry.version}, not to be asked"
     try:
@@ -121,8 +90,6 @@ def phase_of(job: JobHandle) -> str:
 @click.argument("words", metavar="[JOB]", nargs=-1, type=Words(takes_rank=False))
 def status(as_json: bool, watch: bool, interval_s: float, words: tuple[str, ...]) -> None:
     """Show a job: its phase, and each rank's host, state, uptime, ssh port and traffic."""
-    from mvpnet.control.render import status_text
-
     job = _job(words)
     for facts in _statuses(job, interval_s, watch):
         if as_json:
@@ -135,8 +102,6 @@ def status(as_json: bool, watch: bool, interval_s: float, words: tuple[str, ...]
 
 def _statuses(job: JobHandle, interval_s: float, watch: bool) -> Iterator[dict[str, Any]]:
     """Accounts of a job, one, or until it ends. Raises JobError for a job that ends before its first."""
-    from mvpnet.control.render import status_facts
-
     before = None
     shown = False
     while True:
@@ -157,9 +122,6 @@ def _statuses(job: JobHandle, interval_s: float, watch: bool) -> Iterator[dict[s
 
 def _account(job: JobHandle) -> Any:
     """What the job answers; None while it is not to be asked, or ends just now."""
-    from mvpnet.control.client import ask
-    from mvpnet.control.render import shown_phase
-
     if shown_phase(job):
         return None
     try:
@@ -175,14 +137,10 @@ def _account(job: JobHandle) -> Any:
 
 def _again(job: JobHandle) -> JobHandle:
     """The same job with what its entry says now."""
-    from mvpnet.control.registry import find_jobs
-
     return next((found for found in find_jobs() if found.folder == job.folder), job)
 
 
 def _job(words: Sequence[str]) -> JobHandle:
-    from mvpnet.control.select import choose_job
-
     if len(words) > 1:
         raise ConfigError(f"one job is expected, not {' '.join(words)}")
     return choose_job(words[0] if words else None)
@@ -197,11 +155,6 @@ _TO_THE_END: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspers
 @click.argument("words", metavar="[JOB] RANK [COMMAND ...]", nargs=-1, type=Words())
 def ssh(words: tuple[str, ...]) -> None:
     """Log in to a guest, or run a command there; its exit code is this one's, 255 where ssh itself failed."""
-    from mvpnet.control.client import ask
-    from mvpnet.control.select import choose_rank
-    from mvpnet.dataplane.address import host_name
-    from mvpnet.paths import RunFolder
-
     job, rank, command = choose_rank(words)
     known = ask(job, {"do": "job"})
     if known["states"][rank] == "gone":
@@ -228,10 +181,6 @@ def console(escape_text: str, read_only: bool, words: tuple[str, ...]) -> None:
     Several may be attached: each sees all output, each may type. From a pipe, all input is typed, and at its end the
     console is left once the guest has been silent for a second.
     """
-    from mvpnet.control.client import Connection
-    from mvpnet.control.terminal import attend, escape_byte
-    from mvpnet.dataplane.address import host_name
-
     escape = escape_byte(escape_text)
     job, rank = _one_rank(words)
     with Connection(job) as connection:
@@ -244,8 +193,6 @@ def console(escape_text: str, read_only: bool, words: tuple[str, ...]) -> None:
 
 
 def _one_rank(words: Sequence[str]) -> tuple[JobHandle, int]:
-    from mvpnet.control.select import choose_rank
-
     job, rank, others = choose_rank(words)
     if others:
         raise ConfigError(f"what is {' '.join(others)} for, after the rank?")
@@ -266,10 +213,6 @@ def _one_rank(words: Sequence[str]) -> tuple[JobHandle, int]:
 @click.argument("words", metavar="[JOB] [RANK]", nargs=-1, type=Words())
 def logs(follow: bool, lines: int, which: str, words: tuple[str, ...]) -> None:
     """Show logs of a job that runs: of one rank, or of all, a guest's name before each line."""
-    from mvpnet.control.select import choose_rank_if_any
-    from mvpnet.control.tail import show
-    from mvpnet.dataplane.address import host_name
-
     if len(words) > 2:
         raise ConfigError(f"a job and a rank are expected, not {' '.join(words)}")
     job, rank = choose_rank_if_any(words)
@@ -283,8 +226,6 @@ def logs(follow: bool, lines: int, which: str, words: tuple[str, ...]) -> None:
 
 def log_file(job: JobHandle, rank: int, which: str) -> Path:
     """One log of a rank, wherever logging.dir led it to. Raises JobError when the job's record cannot be read."""
-    from mvpnet.paths import RankLogs, RunFolder
-
     run = RunFolder(Path(job.entry.run_dir))
     try:
         log_dir = json.loads(run.job_json.read_bytes())["spec"]["config"]["logging"]["dir"]
@@ -305,8 +246,6 @@ def monitor(human: str | None, words: tuple[str, ...]) -> None:
 
     For example: mvpnet monitor 0 query-status; mvpnet monitor 1 --hmp 'info network'
     """
-    from mvpnet.control.select import choose_rank
-
     job, rank, rest = choose_rank(words)
     if human is not None:
         if rest:
@@ -331,8 +270,6 @@ def qmp_arguments(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _qmp(job: JobHandle, rank: int, command: str, arguments: dict[str, Any]) -> Any:
-    from mvpnet.control.client import ask
-
     return ask(job, {"do": "qmp", "rank": rank, "command": {"execute": command, "arguments": arguments}})
 
 
@@ -351,8 +288,6 @@ def reset(words: tuple[str, ...]) -> None:
 
 
 def _press(words: Sequence[str], command: str, button: str) -> None:
-    from mvpnet.dataplane.address import host_name
-
     job, rank = _one_rank(words)
     _qmp(job, rank, command, {})
     say(f"pressed {button} of {host_name(rank)}, job {job.entry.title}")
@@ -382,8 +317,6 @@ def _pid_of_rank_0(job: JobHandle) -> int:
 
     Raises JobError when the job cannot be reached.
     """
-    from mvpnet.control.protocol import peer_of
-
     try:
         with job.connect() as connection:
             pid, uid = peer_of(connection)
@@ -394,36 +327,3 @@ def _pid_of_rank_0(job: JobHandle) -> int:
     if uid != os.getuid() or pid <= 0:
         raise JobError(f"job {job.entry.title}: its rank 0 is not a process that can be seen from here")
     return pid
-
-
-# ── the shell ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print what makes a shell complete verbs, options, jobs and ranks.
-
-    \b
-    bash   mvpnet completion bash > ~/.local/share/bash-completion/completions/mvpnet
-    zsh    mvpnet completion zsh > ~/.zfunc/_mvpnet       (a folder in $fpath)
-    fish   mvpnet completion fish > ~/.config/fish/completions/mvpnet.fish
-    """
-    kind = get_completion_class(shell)
-    assert kind and context.parent
-    click.echo(kind(context.parent.command, {}, "mvpnet", COMPLETE_VARIABLE).source())
-
-
-def complete(verbs: click.Group) -> int | None:
-    """Answer a shell that completes; None when that is not what we were started for."""
-    asked = os.environ.get(COMPLETE_VARIABLE)
-    if asked is None:
-        return None
-    try:
-        return shell_complete(verbs, {}, "mvpnet", COMPLETE_VARIABLE, asked)
-    except MvpnetError:  # say a registry that is not ours: there is nothing to offer
-        return 1
-
-
-HANDS = (ls, status, ssh, console, logs, monitor, powerdown, reset, stop, completion)

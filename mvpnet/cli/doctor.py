@@ -10,19 +10,23 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import click
+from rich import box
+from rich.table import Table
 
+from mvpnet.config import compose
+from mvpnet.doctor import survey
 from mvpnet.errors import ConfigError, HostError, ImageError, MpiError
+from mvpnet.guest.drives import check_shared_writes
 from mvpnet.host.finding import Finding, Level
+from mvpnet.images.boot import with_built_disk
+from mvpnet.images.store import planned
 from mvpnet.mpi.launch import Launch
+from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import plain
 from mvpnet.spec.rank_set import ranks_text
 from mvpnet.util.tables import PLAIN_WIDTH, table_text
-
-if TYPE_CHECKING:
-    from mvpnet.spec.model import JobSpec
 
 _NARROWEST = 100  # columns: less tears words apart
 
@@ -47,8 +51,6 @@ def doctor(
     mpirun -n RANKS mvpnet doctor … looks at every rank's host, without mpirun at this one. Exits with 0 when there is
     no failure, with 3 when there is one, with 2 for overrides that no job takes. docs/doctor.md lists the checks.
     """
-    from mvpnet.config import compose
-
     size = launch.world.size if isinstance(launch, Launch) else 1
     if ranks is not None and size > 1:
         raise ConfigError(
@@ -65,8 +67,6 @@ def doctor(
 
 
 def _looked(launch: Launch | MpiError, job: JobSpec) -> list[Finding]:
-    from mvpnet.doctor import survey
-
     if isinstance(launch, MpiError):
         return survey.alone(job, launch)
     findings = survey.alone(job) if launch.world.size == 1 else survey.lead(launch.world, job)
@@ -76,19 +76,12 @@ def _looked(launch: Launch | MpiError, job: JobSpec) -> list[Finding]:
 
 def _check_images(job: JobSpec, hosts: Sequence[str]) -> None:
     """Refuse what no host could do, as a job does. Raises ConfigError."""
-    from mvpnet.guest.drives import check_shared_writes
-    from mvpnet.images.boot import with_built_disk
-    from mvpnet.images.store import planned
-
     with suppress(ImageError):  # an image of another architecture: a line of the table
         check_shared_writes([planned(with_built_disk(job.for_rank(rank))) for rank in range(job.world_size)], hosts)
 
 
 def text(findings: Sequence[Finding]) -> str:
     """The table, and a line that sums it up."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("host", "ranks", "check", "", "seen", "what to do"):
         table.add_column(heading, overflow="fold")

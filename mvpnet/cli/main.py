@@ -1,23 +1,29 @@
-"""The verbs: `mvpnet VERB …`. Jobs themselves are no verb; see `__main__`."""
+"""The verbs: `mvpnet VERB …`. Jobs themselves are no verb; see `launch`."""
 
 from __future__ import annotations
-
-import json
 
 import click
 
 from mvpnet import __version__
-from mvpnet.cli.bench import bench
-from mvpnet.cli.control import HANDS, complete
-from mvpnet.cli.doctor import doctor
-from mvpnet.cli.image import image
-from mvpnet.cli.recipes import recipes
-from mvpnet.cli.records import diff, export, replay, report
-from mvpnet.cli.seed import seed
-from mvpnet.cli.snapshots import SNAPSHOTS
-from mvpnet.errors import ConfigError, InterruptedJobError, MpiError
-from mvpnet.job.plan import check_planned_seeds, planned_rank
+from mvpnet.cli.completion import complete
+from mvpnet.cli.lazy import LazyCommand, LazyGroup
+from mvpnet.cli.outcome import report_error
+from mvpnet.errors import ConfigError, InterruptedJobError, MpiError, MvpnetError
 from mvpnet.mpi.launch import Launch
+from mvpnet.mpi.world import World
+from mvpnet.runtime.signals import StopSignals
+
+
+def lead(world: World, signals: StopSignals, argv: list[str]) -> int:
+    """Run a verb that all ranks run, on rank 0; send its exit code to the others and return it."""
+    try:
+        if argv[0] != "doctor":  # which tells it in its own way
+            world.refuse_mixed_versions()
+        code = run(argv, Launch(world, signals))
+    except MvpnetError as error:
+        code = report_error(error)
+    world.broadcast(code)
+    return code
 
 
 def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
@@ -39,21 +45,102 @@ def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_VERBS = {
+    "bench": LazyCommand(
+        "mvpnet.cli.bench",
+        "bench",
+        "Measure the network between the ranks of a launch, without qemu: mpirun -n RANKS mvpnet bench",
+    ),
+    "completion": LazyCommand(
+        "mvpnet.cli.completion", "completion", "Print what makes a shell complete verbs, options, jobs and ranks."
+    ),
+    "console": LazyCommand("mvpnet.cli.control", "console", "Attach to a guest's serial console."),
+    "diff": LazyCommand(
+        "mvpnet.cli.records",
+        "diff",
+        "Print what two runs, or archives of runs, differ in: spec, inputs, hosts, versions, verdict, metrics.",
+    ),
+    "doctor": LazyCommand(
+        "mvpnet.cli.doctor",
+        "doctor",
+        "Look whether the hosts can do what a job with these OVERRIDES needs; boot and fetch nothing.",
+    ),
+    "export": LazyCommand(
+        "mvpnet.cli.records",
+        "export",
+        "Pack a run into one archive, without its images and keys, for mvpnet replay on another machine.",
+    ),
+    "image": LazyCommand("mvpnet.cli.image", "image", "The image store: fetch, pin, look at and remove disk images."),
+    "logs": LazyCommand(
+        "mvpnet.cli.control",
+        "logs",
+        "Show logs of a job that runs: of one rank, or of all, a guest's name before each line.",
+    ),
+    "ls": LazyCommand(
+        "mvpnet.cli.control", "ls", "List your jobs on this host: name, id, phase, age, ranks, run folder."
+    ),
+    "monitor": LazyCommand(
+        "mvpnet.cli.control",
+        "monitor",
+        "Run a QMP command in a guest's qemu and print what it returns, as JSON; ARGUMENTS are a JSON object.",
+    ),
+    "plan": LazyCommand(
+        "mvpnet.cli.plan",
+        "plan",
+        "Print each rank's resolved spec and qemu command line; boot nothing, need no MPI.",
+    ),
+    "powerdown": LazyCommand("mvpnet.cli.control", "powerdown", "Press a guest's power button (ACPI)."),
+    "recipes": LazyCommand(
+        "mvpnet.cli.recipes",
+        "recipes",
+        "List the recipes: what each does, and what it was last proven to do. mpirun -n RANKS mvpnet recipe=NAME",
+    ),
+    "replay": LazyCommand(
+        "mvpnet.cli.replay",
+        "replay",
+        "Run the job of a run folder, or of an exported archive, again: mpirun -n RANKS mvpnet replay RUN",
+    ),
+    "report": LazyCommand(
+        "mvpnet.cli.report", "report", "Make one HTML page, and PNG pictures, of what a run or a sweep did."
+    ),
+    "reset": LazyCommand(
+        "mvpnet.cli.control", "reset", "Press a guest's reset button: it boots again at once, without shutting down."
+    ),
+    "save": LazyCommand(
+        "mvpnet.cli.snapshots",
+        "save",
+        "Freeze all guests of a job, save their disks and memory as NAME, and let them go on.",
+    ),
+    "saves": LazyCommand(
+        "mvpnet.cli.snapshots",
+        "saves",
+        "List what was saved with `mvpnet save NAME`: name, date, ranks, size on disk, image.",
+    ),
+    "seed": LazyCommand(
+        "mvpnet.cli.seed",
+        "seed",
+        "Write each rank's cloud-init seed into FOLDER/rank-NNNN, with a key pair for the job in FOLDER.",
+    ),
+    "ssh": LazyCommand(
+        "mvpnet.cli.control",
+        "ssh",
+        "Log in to a guest, or run a command there; its exit code is this one's, 255 where ssh itself failed.",
+    ),
+    "status": LazyCommand(
+        "mvpnet.cli.control",
+        "status",
+        "Show a job: its phase, and each rank's host, state, uptime, ssh port and traffic.",
+    ),
+    "stop": LazyCommand(
+        "mvpnet.cli.control", "stop", "Stop a job in order, as SIGTERM to its rank 0 does: app, guests, records."
+    ),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="mvpnet %(version)s")
 def verbs() -> None:
     """Virtual machines as one MPI job. Without a verb: mpirun -n RANKS mvpnet [GROUP=OPTION ...] [KEY=VALUE ...]"""
-
-
-verbs.add_command(bench)
-verbs.add_command(doctor)
-verbs.add_command(image)
-verbs.add_command(recipes)
-verbs.add_command(seed)
-for record_verb in (replay, diff, export, report):
-    verbs.add_command(record_verb)
-for hands_verb in (*HANDS, *SNAPSHOTS):
-    verbs.add_command(hands_verb)
 
 
 @verbs.command(name="help")
@@ -62,38 +149,3 @@ def show_help(context: click.Context) -> None:
     """List the verbs."""
     assert context.parent
     click.echo(context.parent.get_help())
-
-
-@verbs.command()
-@click.option("-n", "--ranks", default=1, show_default=True, metavar="N", help="plan for a world of N ranks")
-@click.option("--json", "as_json", is_flag=True, help="print JSON: a list with an object for each rank")
-@click.option("--config-dir", metavar="DIR", help="more config groups, as for a job")
-@click.argument("overrides", nargs=-1)
-def plan(ranks: int, as_json: bool, config_dir: str | None, overrides: tuple[str, ...]) -> None:
-    """Print each rank's resolved spec and qemu command line; boot nothing, need no MPI.
-
-    Descriptors, and ports that turn out to be taken, may differ when the job is run.
-    """
-    from mvpnet.config import compose
-    from mvpnet.guest.command_line import shell_text
-    from mvpnet.guest.drives import check_shared_writes
-    from mvpnet.images.boot import with_built_disk
-    from mvpnet.images.store import planned as with_stored_image
-    from mvpnet.spec.app_steps import check_steps, steps_of
-
-    job = compose.compose(list(overrides), ranks, config_dir)
-    check_steps(steps_of(job.config.app), job.world_size)
-    specs = [with_built_disk(job.for_rank(rank)) for rank in range(job.world_size)]
-    check_shared_writes([with_stored_image(spec) for spec in specs])
-    check_planned_seeds(specs)
-    planned = [planned_rank(spec) for spec in specs]
-    for warning in job.warnings():
-        click.echo(f"warning: {warning}", err=True)
-    if as_json:
-        click.echo(json.dumps(planned, indent=1))
-        return
-    for rank in planned:
-        click.echo(f"# rank {rank['rank']}")
-        for section, keys in rank["spec"].items():
-            click.echo(f"#   {section}: {json.dumps(keys)}")
-        click.echo(shell_text(rank["qemu"]) + "\n")

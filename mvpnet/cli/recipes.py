@@ -7,15 +7,14 @@ folders, of which the first of a name wins as it does for a job.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
+from rich import box
+from rich.table import Table
 
 from mvpnet.config.recipes import Described, described
+from mvpnet.spec.schema import Proof, Recipe
 from mvpnet.util.tables import table_text
-
-if TYPE_CHECKING:
-    from mvpnet.spec.schema import Recipe
 
 
 @click.command()
@@ -32,9 +31,6 @@ def recipes(as_json: bool, config_dir: str | None) -> None:
 
 def table(listed: list[Described]) -> str:
     """For people, as wide as the terminal."""
-    from rich import box
-    from rich.table import Table
-
     shown = Table("recipe", "ranks", "what it does", "last proven", box=box.SIMPLE_HEAD, pad_edge=False)
     for recipe in listed:
         facts = recipe.facts
@@ -45,8 +41,6 @@ def table(listed: list[Described]) -> str:
 
 def proven(facts: Recipe) -> str:
     """`2026-11-24, booted: …`."""
-    from mvpnet.spec.schema import Proof
-
     if facts.proof is Proof.none:
         return "not yet"
     how = f": {facts.proven_how.strip()}" if facts.proven_how else ""

@@ -6,16 +6,18 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from mvpnet.cloudinit.schema_check import check_user_data
+from mvpnet.cloudinit.seed_files import rank_seed, seed_facts, write_folder, write_image
+from mvpnet.cloudinit.user_data import SeedFacts
+from mvpnet.config import compose
 from mvpnet.errors import ConfigError, HostError, MvpnetError
-
-if TYPE_CHECKING:
-    from mvpnet.cloudinit.user_data import SeedFacts
-    from mvpnet.spec.model import RankSpec
-    from mvpnet.spec.schema import Validate
+from mvpnet.host.names import default_user
+from mvpnet.spec.model import RankSpec
+from mvpnet.spec.schema import Validate
+from mvpnet.ssh import make_key_pair
 
 _KEY = "id_ed25519"
 
@@ -35,9 +37,6 @@ def seed(
     What is written holds that key and is for you alone to read. Each of the folders can be given to a guest:
     'cloud_init.path="FOLDER/rank-{rank:04d}"'.
     """
-    from mvpnet.config import compose
-    from mvpnet.spec.schema import Validate
-
     job = compose.compose(list(overrides), ranks, config_dir)
     specs = [spec for rank in range(ranks) if (spec := job.for_rank(rank)).makes_seed]
     if not specs:
@@ -56,9 +55,6 @@ def seed(
 
 def _facts(folder: Path, job_name: str) -> SeedFacts:
     """Make the folder and its key pair. Raises ConfigError where something is in it, HostError where it cannot be."""
-    from mvpnet.cloudinit.seed_files import seed_facts
-    from mvpnet.ssh import make_key_pair
-
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -72,10 +68,6 @@ def _facts(folder: Path, job_name: str) -> SeedFacts:
 
 def _write(spec: RankSpec, folder: Path, facts: SeedFacts, iso: bool, validate: Validate | None) -> str | None:
     """Write one rank's seed, then check it; why it was not checked. Raises what is wrong with it, naming the rank."""
-    from mvpnet.cloudinit.schema_check import check_user_data
-    from mvpnet.cloudinit.seed_files import rank_seed, write_folder, write_image
-    from mvpnet.host.names import default_user
-
     user = spec.image.user or default_user()
     rank_folder = folder / f"rank-{spec.rank:04d}"
     try:

@@ -6,19 +6,21 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich import box
+from rich.table import Table
 
-from mvpnet.cli.control import Words
+from mvpnet.cli.completion import Words
+from mvpnet.control.client import Connection
+from mvpnet.control.registry import JobHandle
+from mvpnet.control.select import choose_job
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.logs import say
+from mvpnet.snapshot.layout import Kept, list_snapshots, remove, save_folder, saves_base
 from mvpnet.util.tables import PLAIN_WIDTH, table_text
 from mvpnet.util.text import megabytes
-
-if TYPE_CHECKING:
-    from mvpnet.control.registry import JobHandle
-    from mvpnet.snapshot.layout import Kept
 
 _NO_ANSWER_S = 90.0  # more than rank 0 waits for a rank
 
@@ -31,9 +33,6 @@ def save(words: tuple[str, ...]) -> None:
     NAME is a name in the folder of saves, or an absolute path. The job goes on from there, as often as you like:
     mpirun -n RANKS mvpnet resume=NAME
     """
-    from mvpnet.control.select import choose_job
-    from mvpnet.snapshot.layout import save_folder
-
     if not 1 <= len(words) <= 2:
         raise ConfigError("the name of the save is missing" if not words else "one job and one name are expected")
     folder = save_folder(words[-1])
@@ -47,8 +46,6 @@ def save(words: tuple[str, ...]) -> None:
 
 def make_base(folder: Path) -> None:
     """The folder of saves, 0700, where the save goes there. Raises HostError, ConfigError for one that is not there."""
-    from mvpnet.snapshot.layout import saves_base
-
     if folder.parent == saves_base():
         try:
             folder.parent.mkdir(0o700, parents=True, exist_ok=True)
@@ -60,8 +57,6 @@ def make_base(folder: Path) -> None:
 
 def _saved(job: JobHandle, folder: Path) -> dict[str, Any]:
     """Have it saved, and tell how far it is. Raises JobError, or GuestError when there is no save."""
-    from mvpnet.control.client import Connection
-
     with Connection(job) as connection:
         done: dict[str, Any] = connection.ask(
             {"do": "save", "folder": str(folder)}, within_s=_NO_ANSWER_S, on_progress=say
@@ -74,8 +69,6 @@ def _saved(job: JobHandle, folder: Path) -> dict[str, Any]:
 @click.pass_context
 def saves(context: click.Context, as_json: bool) -> None:
     """List what was saved with `mvpnet save NAME`: name, date, ranks, size on disk, image."""
-    from mvpnet.snapshot.layout import list_snapshots, saves_base
-
     if context.invoked_subcommand:
         return
     found = list_snapshots()
@@ -91,8 +84,6 @@ def saves(context: click.Context, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def rm(names: tuple[str, ...]) -> None:
     """Remove saves, or what one that was cut short left."""
-    from mvpnet.snapshot.layout import remove
-
     for name in names:
         say(f"removed {remove(name)}")
 
@@ -103,9 +94,6 @@ def _facts(one: Kept) -> dict[str, Any]:
 
 
 def _table(found: list[Kept]) -> str:
-    from rich import box
-    from rich.table import Table
-
     table = Table("name", "saved", "ranks", "size", "image", box=box.SIMPLE_HEAD)
     for one in found:
         if one.save:
@@ -115,6 +103,3 @@ def _table(found: list[Kept]) -> str:
         else:
             table.add_row(one.name, one.trouble or "", "", "", "")
     return table_text(table, width=PLAIN_WIDTH, no_color=True)
-
-
-SNAPSHOTS = (save, saves)

@@ -6,6 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from mvpnet.control.registry import ANSWERING, JobHandle
 from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.util.tables import table_text
@@ -46,9 +49,6 @@ def job_facts(job: JobHandle, phase: str) -> dict[str, Any]:
 
 
 def jobs_table(jobs: Sequence[dict[str, Any]], width: int) -> str:
-    from rich import box
-    from rich.table import Table
-
     table = Table("job", "id", "phase", "age", "ranks", "run folder", box=box.SIMPLE_HEAD)
     for job in jobs:
         name = job["name"] if job["sweep_job"] is None else f"{job['name']} (job {job['sweep_job']} of a sweep)"
@@ -115,9 +115,6 @@ def status_text(status: dict[str, Any], width: int) -> str:
 
 
 def _ranks_table(ranks: Sequence[dict[str, Any]], width: int) -> str:
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("guest", "host", "state", "up", "ssh"):
         table.add_column(heading)

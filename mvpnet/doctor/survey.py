@@ -17,6 +17,7 @@ from mvpnet.doctor.mpi import MpiFacts, mpi_facts
 from mvpnet.errors import MpiError
 from mvpnet.host.finding import Finding, merged
 from mvpnet.mpi.world import World
+from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.app_steps import steps_of
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.schema import AppKind
@@ -41,7 +42,7 @@ def lead(world: World, job: JobSpec) -> list[Finding]:
     return findings(seats)
 
 
-def follow(world: World) -> int:
+def follow(world: World, _: StopSignals) -> int:
     """The other ranks: take part in what rank 0 announces, until it sends the exit code."""
     while not isinstance(job := world.broadcast(), int):
         world.gather(_own(world, job))

@@ -22,11 +22,11 @@ from mvpnet.logs import say, write_quietly
 from mvpnet.mpi.launcher import launched_size
 from mvpnet.records.result import read_result
 from mvpnet.util.files import write_json, write_whole
+from mvpnet.util.hydra_options import is_inspecting
 from mvpnet.util.tables import PLAIN_WIDTH, table_text
 from mvpnet.util.text import duration
 
 FORMAT = 1
-_INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")  # Hydra's, which refuses -m beside them
 _TIMES = ("started", "boot_s", "app_s", "total_s")
 _METRICS_SHOWN = 6  # on the terminal; all are in the files
 _VERDICT_SHOWN = 40  # characters
@@ -168,7 +168,7 @@ def resumed(argv: Sequence[str]) -> list[str]:
     Where nothing else is asked for, it is what the sweep was started with. A command line that only looks at the config
     is left alone. Raises ConfigError when it is no sweep.
     """
-    if any(word.partition("=")[0] in _INSPECTING for word in argv):
+    if is_inspecting(argv):
         return list(argv)
     folder = next((word.partition("=")[2].strip("'\"") for word in argv if word.startswith("sweep.resume=")), None)
     if not folder:

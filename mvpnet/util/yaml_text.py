@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 # Line breaks to YAML 1.1, which PyYAML would write as they are and read as blanks.
@@ -16,14 +17,12 @@ class Quoted(str):
 
 def yaml_text(document: Any) -> str:
     """The document, of JSON's types and `Quoted`, as YAML that reads back the same."""
-    import yaml
-
-    return yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=2**31, indent=2)
+    return _writer()(document)
 
 
 @functools.cache
-def _dumper() -> Any:
-    import yaml
+def _writer() -> Callable[[object], str]:
+    import yaml  # a rank that writes no YAML starts without it
 
     class Dumper(yaml.SafeDumper):
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
@@ -41,4 +40,8 @@ def _dumper() -> Any:
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(Quoted, quoted)
-    return Dumper
+
+    def write(document: object) -> str:
+        return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31, indent=2)
+
+    return write

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mvpnet.cli.records import report as report_verb
+from mvpnet.cli.report import report as report_verb
 from mvpnet.errors import ConfigError
 from mvpnet.records.inputs import Input
 from mvpnet.records.run import open_run
