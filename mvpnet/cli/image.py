@@ -112,7 +112,7 @@ def lock(overrides: tuple[str, ...], config_dir: str | None, update: bool, as_js
     from mvpnet.images.store.fetch import ensure
     from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
     from mvpnet.images.store.request import lock_path
-    from mvpnet.images.store.store import now
+    from mvpnet.util.text import timestamp
 
     locked = []
     for one, want in _wanted(overrides, config_dir, under_lock=False, source=True):
@@ -122,7 +122,7 @@ def lock(overrides: tuple[str, ...], config_dir: str | None, update: bool, as_js
         pins = read_lock(path)
         if update or want.address not in pins:
             stored = ensure(want, _say, refresh=update)
-            pins[want.address] = Pin(stored.sha256, stored.size_bytes, now())
+            pins[want.address] = Pin(stored.sha256, stored.size_bytes, timestamp())
             write_lock(path, pins)
         locked.append({"lock_file": str(path), "url": want.address, **vars(pins[want.address])})
     _print(locked, as_json, lambda entry: f"{entry['sha256']}  {entry['url']}  ({entry['lock_file']})")
@@ -135,7 +135,11 @@ def list_(cache_dir: str | None, as_json: bool) -> None:
     """List the images in the store, and what broken and refused fetches left."""
     store = _store(cache_dir)
     images = store.images()
-    leftovers = {"quarantine": store.quarantined(), "unfinished": store.unfinished(), "broken": store.broken()}
+    leftovers = {
+        "quarantine": store.quarantined(),
+        "unfinished": store.transfers.unfinished(),
+        "broken": store.broken(),
+    }
     if as_json:
         listed = {name: [str(path) for path in paths] for name, paths in leftovers.items()}
         click.echo(json.dumps({"images": [one.as_dict() for one in images], **listed}, indent=1))
@@ -360,13 +364,13 @@ def _doomed(store: Store, digests: tuple[str, ...], everything: bool) -> Iterato
     if digests:
         chosen = _chosen(store, digests)
     else:
-        for path in store.unfinished():
-            yield path, partial(store.remove_unfinished, path)
+        for path in store.transfers.unfinished():
+            yield path, partial(store.transfers.remove_unfinished, path)
         for path in store.quarantined():
             yield path, partial(store.remove_aside, path)
         for path in store.broken():
             yield path, partial(store.remove, path)
-        needed = {record.sha256 for record in store.sources()}
+        needed = {record.sha256 for record in store.source_records.all()}
         needed |= {pin.sha256 for pin in read_lock(Path.cwd() / LOCK_FILE).values()}
         chosen = [one for one in store.images() if everything or one.sha256 not in needed]
     going = {one.sha256 for one in chosen}
