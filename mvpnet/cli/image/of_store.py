@@ -34,7 +34,11 @@ def list_(cache_dir: str | None, as_json: bool) -> None:
     """List the images in the store, and what broken and refused fetches left."""
     store = store_in(cache_dir)
     images = store.images()
-    leftovers = {"quarantine": store.quarantined(), "unfinished": store.unfinished(), "broken": store.broken()}
+    leftovers = {
+        "quarantine": store.quarantined(),
+        "unfinished": store.transfers.unfinished(),
+        "broken": store.broken(),
+    }
     if as_json:
         listed = {name: [str(path) for path in paths] for name, paths in leftovers.items()}
         click.echo(json.dumps({"images": [one.as_dict() for one in images], **listed}, indent=1))
@@ -131,13 +135,13 @@ def _doomed(store: Store, digests: tuple[str, ...], everything: bool) -> Iterato
     if digests:
         chosen = _chosen(store, digests)
     else:
-        for path in store.unfinished():
-            yield path, partial(store.remove_unfinished, path)
+        for path in store.transfers.unfinished():
+            yield path, partial(store.transfers.remove_unfinished, path)
         for path in store.quarantined():
             yield path, partial(store.remove_aside, path)
         for path in store.broken():
             yield path, partial(store.remove, path)
-        needed = {record.sha256 for record in store.sources()}
+        needed = {record.sha256 for record in store.source_records.all()}
         needed |= {pin.sha256 for pin in read_lock(Path.cwd() / LOCK_FILE).values()}
         chosen = [one for one in store.images() if everything or one.sha256 not in needed]
     going = {one.sha256 for one in chosen}
