@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mvpnet.config.launch_context import LaunchContext, handed_to_hydra
-from mvpnet.config.messages import explained, near
+from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values
 from mvpnet.config.overrides import renamed_words
 from mvpnet.config.resolve import resolve
@@ -34,6 +34,7 @@ from mvpnet.paths import RunFolder, conf_folder
 from mvpnet.spec import schema
 from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.model import JobSpec
+from mvpnet.spec.near import near
 from mvpnet.sweep.sweep import Sweep, remembered, resumed
 
 
