@@ -10,25 +10,14 @@ Requests and answers travel as the job's control messages, JSON objects under th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final
 
 from mvpnet.control.console import Console
+from mvpnet.control.interfaces import QmpGuest, Reply, SaveAgent
 from mvpnet.control.protocol import Message, data_in
 
 PART_CHARACTERS: Final = 24 * 1024  # quoted once more it is twice as long at worst; a control message takes 64 KiB
-
-
-class Machine(Protocol):
-    """A guest as far as it matters here: supervisor.Guest."""
-
-    def qmp(self, command: Mapping[str, Any], on_reply: Callable[[dict[str, Any]], None]) -> None: ...
-
-
-class Keeper(Protocol):
-    """snapshot.keeper.Keeper, as far as it matters here."""
-
-    def hear(self, message: Message, answer: Callable[[Message], None]) -> None: ...
 
 
 class ControlAgent:
@@ -37,10 +26,10 @@ class ControlAgent:
     def __init__(
         self,
         *,
-        machine: Callable[[], Machine],
+        machine: Callable[[], QmpGuest],
         facts: Callable[[], dict[str, Any]],
         console: Console,
-        keeper: Keeper,
+        keeper: SaveAgent,
         tell: Callable[[Message], object],
     ) -> None:
         self._machine = machine
@@ -83,7 +72,7 @@ class ControlAgent:
         self._tell({"hands": number, "answer": None})  # it is what the parts make
 
 
-def _outcome(reply: dict[str, Any]) -> Message:
+def _outcome(reply: Reply) -> Message:
     """What came of a QMP command, as an answer."""
     if "error" in reply:
         return {"error": {"message": reply["error"]["desc"]}}
