@@ -26,6 +26,7 @@ from frames import arp, frame, packed, unpacked  # noqa: E402
 from mvpnet.dataplane import address, broadcast_tree, fabric  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
 from mvpnet.dataplane.switch import Switch, loop_for, open_link  # noqa: E402
+from mvpnet.dataplane.worker_loop import WorkerLoop  # noqa: E402
 from mvpnet.runtime.loop import Loop  # noqa: E402
 from mvpnet.spec.schema import Net, NetKind  # noqa: E402
 
@@ -448,7 +449,7 @@ def shutdown(kind: str) -> None:
 def no_link(kind: str) -> None:
     """A rank whose guest never came to be takes part all the same."""
     net = Net(kind=NetKind[kind], compiled=COMPILED)
-    loop = Loop()
+    loop = WorkerLoop()
     switch = Switch(COMM, DOORBELL, None, net)
     loop.worker = switch
     assert not switch.link_ready
