@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 # Line breaks to YAML 1.1, which PyYAML would write as they are and read as blanks.
@@ -16,13 +17,12 @@ class Quoted(str):
 
 def yaml_text(document: Any) -> str:
     """The document, of JSON's types and `Quoted`, as YAML that reads back the same."""
-    import yaml
-
-    return yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=2**31, indent=2)
+    return _dump()(document)
 
 
 @functools.cache
-def _dumper() -> Any:
+def _dump() -> Callable[[Any], str]:
+    """PyYAML's dump, as we want it. It is imported when it is first needed."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -41,4 +41,9 @@ def _dumper() -> Any:
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(Quoted, quoted)
-    return Dumper
+
+    def dump(document: Any) -> str:
+        written: str = yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31, indent=2)
+        return written
+
+    return dump
