@@ -260,11 +260,21 @@ def _composed(overrides: list[str], launch: LaunchContext) -> Iterator[DictConfi
             handed_to_hydra(launch),
             hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"),
         ):
-            config = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+            config = _compose(overrides)
             launch.warn_of_old_names()
             yield config
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    """Let Hydra compose. Raises ConfigError where a config file is not of the form that Hydra takes."""
+    try:
+        return hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    except OmegaConfBaseException:  # some of them are ValueErrors
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
