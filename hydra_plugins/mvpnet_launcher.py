@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mvpnet.config.launch_context import LaunchContext, launch_context
 from mvpnet.errors import MvpnetError
-from mvpnet.sweep.sweep import SweepJob
+from mvpnet.sweep.model import SweepJob
 
 
 class SweepLauncher(Launcher):
