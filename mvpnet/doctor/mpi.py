@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import mpi4py
+
 from mvpnet.mpi.launcher import launched_size, launcher
+from mvpnet.records.environment import mpi_library
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,6 @@ class MpiFacts:
 
 def mpi_facts(environment: Mapping[str, str], world_size: int) -> MpiFacts:
     """Of this process, in which MPI was started."""
-    import mpi4py
-
-    from mvpnet.records.environment import mpi_library
-
     library = mpi_library()
     known = launcher(environment, library)
     return MpiFacts(
