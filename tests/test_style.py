@@ -89,6 +89,15 @@ def test_intent_needs_the_standard_library_alone(name):
     assert {module for module in others if not belongs(module, "mvpnet.errors", "mvpnet.spec")} == set()
 
 
+RUNTIME = sorted(name for name in TREES if belongs(name, "mvpnet.runtime"))
+
+
+@pytest.mark.parametrize("name", RUNTIME)
+def test_runtime_stands_on_errors_and_util_alone(name):
+    ours = {module for module in imports(name) if belongs(module, "mvpnet")}
+    assert {module for module in ours if not belongs(module, "mvpnet.errors", "mvpnet.util", "mvpnet.runtime")} == set()
+
+
 def test_only_job_and_its_preparation_join_guest_and_dataplane():
     joins = {
         name

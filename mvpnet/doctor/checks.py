@@ -1,4 +1,4 @@
-"""What to make of the facts: a check a function, pure, from facts and spec to a line of the table.
+"""Judges the facts: a check a function, pure, from facts and spec to a line of the table.
 
 Those about a host as a whole take all its ranks. Memory, CPUs and scratch's file system are in `host.resources`, which
 jobs look at too.

@@ -1,4 +1,4 @@
-"""Whether the MPI library is that of the launcher, and what both are."""
+"""Looks up the MPI library and the launcher, to tell whether they belong together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MpiFacts:
 
 
 def mpi_facts(environment: Mapping[str, str], world_size: int) -> MpiFacts:
-    """Of this process, in which MPI was started."""
+    """Look up the facts of this process, in which MPI was started."""
     library = mpi_library()
     known = launcher(environment, library)
     return MpiFacts(

@@ -1,4 +1,4 @@
-"""All ranks look at their hosts together; what they found comes together on rank 0.
+"""Brings together on rank 0 what all ranks found on their hosts.
 
 Rank 0 announces the job, every rank that takes part looks, and the clocks are compared.
 """
