@@ -62,7 +62,7 @@ class HostFacts:
     """What a host is, and which ranks it had."""
 
     ranks: str | None = None
-    """As a rank set: `0-3,7`."""
+    """A rank set, such as `0-3,7`."""
     kernel: str | None = None
     os: str | None = None
     machine: str | None = None
