@@ -226,7 +226,7 @@ def main(
     as_json: bool,
     overrides: tuple[str, ...],
 ) -> None:
-    """OVERRIDES are the job's, such as net.spin_us=0."""
+    """OVERRIDES are the job's, such as net.busy_poll_us=0."""
     rows = []
     for size in sizes:
         rows.append(measure(size, net, idle_s, overrides))

@@ -1,7 +1,7 @@
 """Where log messages go: the terminal, the rank's own file, and a ring of recent ones for a crash.
 
 Loguru carries them. A message's part is the module or package below mvpnet that wrote it (`dataplane`, `guest`,
-`job`, …); `logging.levels` sets the level of single parts.
+`job`, …); `logging.levels` sets the level of single parts (`spec.log_parts`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from loguru import logger
 
 from mvpnet.paths import RankLogs
+from mvpnet.spec.log_parts import levels_by_part
 from mvpnet.spec.schema import Logging
 from mvpnet.spec.sizes import parse_size
 
@@ -46,13 +47,13 @@ class LogRing:
 
 
 def part_of(module: str) -> str:
-    """`mvpnet.dataplane.switch` → `dataplane`."""
+    """Return the part that a module belongs to: of `mvpnet.dataplane.switch` it is `dataplane`."""
     return module.split(".")[1] if "." in module else module
 
 
 def above(level: str, levels: Mapping[str, str]) -> FilterFunction:
-    """A filter that lets messages pass from `level` on, or from their part's own level."""
-    thresholds = {part: logger.level(name).no for part, name in levels.items()}
+    """Return a filter that lets messages pass from `level` on, or from their part's own level."""
+    thresholds = {part: logger.level(name).no for part, name in levels_by_part(levels).items()}
     default = logger.level(level).no
 
     def passes(record: Record) -> bool:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
+import mvpnet
 from mvpnet.logs import LogRing, part_of, rank_logs, silence
 from mvpnet.paths import RankLogs
+from mvpnet.spec.log_parts import OLD_PARTS, PARTS
 from mvpnet.spec.schema import Logging
 
 
@@ -39,6 +41,41 @@ def test_the_level_of_one_part(tmp_path: Path) -> None:
         as_part("guest.probe", "INFO", "not wanted")
     assert "wanted" in (tmp_path / "mvpnet.log").read_text()
     assert "not wanted" not in (tmp_path / "mvpnet.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("levels", "wanted"),
+    [
+        ({"guest": "TRACE"}, ["guest.supervisor", "qemu.binary", "images.store.store", "cloudinit.seed", "host.kvm"]),
+        ({"guest": "TRACE", "images": "ERROR"}, ["guest.supervisor", "qemu.binary", "cloudinit.seed", "host.kvm"]),
+        ({"images": "ERROR", "guest": "TRACE"}, ["guest.supervisor", "qemu.binary", "cloudinit.seed", "host.kvm"]),
+        ({"experiment": "TRACE"}, ["app.runner", "records.sampling"]),
+        ({"hands": "TRACE", "conductor": "TRACE"}, ["job.coordinator", "control.server"]),
+        ({"rank": "TRACE", "guest": "ERROR"}, ["images.store.store", "job.coordinator"]),
+    ],
+)
+def test_old_names_of_parts_mean_where_their_modules_are_now(
+    tmp_path: Path, levels: dict[str, str], wanted: list[str]
+) -> None:
+    modules = (
+        *("app.runner", "cloudinit.seed", "control.server", "guest.supervisor", "host.kvm", "images.store.store"),
+        *("job.coordinator", "qemu.binary", "records.sampling", "dataplane.switch"),
+    )
+    with rank_logs(0, Logging(level="WARNING", levels=levels), RankLogs(tmp_path)):
+        for module in modules:
+            as_part(module, "DEBUG", module)
+    lines = (tmp_path / "mvpnet.log").read_text().splitlines()
+    assert sorted(line.rsplit(": ", 1)[1] for line in lines) == sorted(wanted)
+
+
+def test_all_that_is_below_mvpnet_is_a_part() -> None:
+    below = {path.stem for path in Path(mvpnet.__file__).parent.iterdir() if path.suffix == ".py" or is_package(path)}
+    assert {name for name in below if not name.startswith("_")} == set(PARTS)
+    assert {part for parts in OLD_PARTS.values() for part in parts} <= set(PARTS)
+
+
+def is_package(path: Path) -> bool:
+    return (path / "__init__.py").exists()
 
 
 def test_without_a_file_none_is_made(tmp_path: Path) -> None:

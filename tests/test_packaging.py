@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -105,6 +110,42 @@ def check_installed(python: Path, folder: Path, package: Path) -> None:
 
     assert os.access(python.with_name("monwrap"), os.X_OK)
     assert list(folder.iterdir()) == []
+
+
+def third_party_imports() -> dict[str, str]:
+    """Each third-party module at the top of its package that any of our modules imports, and one that does."""
+    found = {}
+    for path in [*(ROOT / "mvpnet").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            found |= {name: str(path.relative_to(ROOT)) for name in names}
+    ours = {"mvpnet", "hydra_plugins", *sys.stdlib_module_names, "compression"}
+    return {name: path for name, path in found.items() if name.partition(".")[0] not in ours}
+
+
+def declared() -> set[str]:
+    """The distributions that pyproject.toml asks for, all extras with it, by normalized name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    return {normalized(re.split(r"[^\w.-]", text, maxsplit=1)[0]) for text in asked}
+
+
+def normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_every_third_party_module_that_is_imported_is_declared():
+    distributions = importlib.metadata.packages_distributions()
+    imported = third_party_imports()
+    assert {"click", "requests", "yaml"} <= {name.partition(".")[0] for name in imported}, "is the search out of date?"
+    undeclared = {
+        name: path
+        for name, path in imported.items()
+        if not declared() & {normalized(one) for one in distributions.get(name.partition(".")[0], [])}
+    }
+    assert undeclared == {}
 
 
 @pytest.fixture

@@ -100,6 +100,36 @@ def test_only_the_job_joins_guest_and_dataplane():
     assert {name for name in joins if not belongs(name, "mvpnet.job")} == set()
 
 
+# docs/architecture.md tells of this order: what imports only from what stands before it.
+PACKAGES = (
+    *("errors", "util", "spec", "paths", "logs", "runtime", "dataplane", "ssh", "mpi", "host", "qemu", "images"),
+    *("cloudinit", "guest", "app", "control", "snapshot", "records", "sweep", "report", "config", "job", "doctor"),
+    *("bench", "cli", "__main__"),
+)
+
+
+def package_of(name: str) -> str:
+    """`mvpnet.job.lifecycle` → `job`."""
+    return name.split(".")[1] if "." in name else name
+
+
+def test_every_package_is_on_a_floor():
+    assert {package_of(name) for name in TREES} == {*PACKAGES, "mvpnet"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_from_those_below_it_alone(package):
+    below = {"mvpnet", *PACKAGES[: PACKAGES.index(package) + 1]}
+    above = {
+        f"{name} imports {module}"
+        for name in TREES
+        if package_of(name) == package
+        for module in imports(name) & TREES.keys()
+        if package_of(module) not in below
+    }
+    assert above == set()
+
+
 def test_no_circle_of_imports():
     try:
         TopologicalSorter({name: imports(name, at_run_time=True) & TREES.keys() for name in TREES}).prepare()
@@ -110,7 +140,7 @@ def test_no_circle_of_imports():
 @pytest.mark.parametrize("name", ["mvpnet.__main__", "mvpnet.job.lifecycle"])
 def test_a_rank_starts_light(name):
     """A thousand ranks import this from one shared file system: not Hydra, and no library that only some jobs need."""
-    heavy = ["hydra", "omegaconf", "rich", "pooch", "requests", "pycdlib", "qemu.qmp", "yaml"]
+    heavy = ["hydra", "omegaconf", "rich", "requests", "pycdlib", "qemu.qmp", "yaml"]
     program = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -189,7 +189,7 @@ class _StepRun:
         self._metrics = metrics
         self._let_in = let_in
         self._on_end = on_end
-        self._turns = CapacityLimiter(step.ssh_at_once)
+        self._turns = CapacityLimiter(step.max_parallel_ssh)
         self._phase = "login"
         self._late = False  # the phase has had its time
         self._stopping = False

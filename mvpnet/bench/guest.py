@@ -2,14 +2,8 @@
 
     python -m mvpnet.bench.guest KIND RANK LINK_FD CONTROL_FD
 
-It does what comes on the control socket (SOCK_SEQPACKET, a JSON object a packet, an answer to each), and in the
-meantime counts every frame that comes on the link. It ends when the control socket does.
-
-    {"do": "reset"}                                      count from here on
-    {"do": "report"}                                     frames and sources counted, and the seconds they came in
-    {"do": "flood", "to": [RANK, …], "frame_bytes": N, "seconds": S}  as many frames as go, to each rank in turn;
-                                                         null for `to` is broadcast, 0 for S is one round
-    {"do": "ping", "to": RANK, "frame_bytes": N, "seconds": S, "gap_s": G}  a frame there and back, over and over
+It does what comes on the control socket (SOCK_SEQPACKET, a message of `bench.messages` a packet, an answer to each),
+and in the meantime counts every frame that comes on the link. It ends when the control socket does.
 
 Frames have the EtherTypes that IEEE 802 keeps for experiments: one for those that are counted, one for those that
 are sent back.
@@ -18,15 +12,16 @@ are sent back.
 from __future__ import annotations
 
 import contextlib
-import json
 import select
 import socket
 import statistics
 import sys
 import time
 from collections import Counter
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
+from mvpnet.bench.messages import Counted, Flood, Flooded, Message, Outcome, Ping, Pinged, Reset, decode, encode
 from mvpnet.dataplane import address
 from mvpnet.dataplane.frame import LENGTH_BYTES, MAX_FRAME_BYTES, Splitter
 
@@ -40,8 +35,6 @@ _READ_BYTES: Final = 1024 * 1024
 _BURST_BYTES: Final = 16 * 1024  # for one rank, before it is the next one's turn
 _ROUND_BYTES: Final = 1024 * 1024  # for all ranks, unless one frame for each takes more
 _DATAGRAMS_A_TURN: Final = 64
-
-Answer = dict[str, Any]
 
 
 def resolve(head: bytes) -> int:
@@ -78,30 +71,27 @@ class Guest:
                     self._receive()
                     self._send_back()
                 elif command := self._control.recv(1 << 16):
-                    self._control.send(json.dumps(self._do(json.loads(command))).encode())
+                    self._control.send(encode(self._do(decode(command))))
                 else:
                     return
 
-    def _do(self, command: dict[str, Any]) -> Answer:
-        what = command.pop("do")
-        if what == "flood":
-            return self._flood(**command)
-        if what == "ping":
-            return self._ping(**command)
-        if what == "reset":
-            self._received.clear()
-            self._uncounted = 0
-            return {}
-        return self._report()
+    def _do(self, message: Message) -> Outcome:
+        match message:
+            case Flood(to, frame_bytes, seconds):
+                return self._flood(to, frame_bytes, seconds)
+            case Ping(to, frame_bytes, seconds, gap_s):
+                return self._ping(to, frame_bytes, seconds, gap_s)
+            case Reset():
+                self._received.clear()
+                self._uncounted = 0
+                return Counted()
+            case _:
+                return self._report()
 
-    def _report(self) -> Answer:
+    def _report(self) -> Counted:
         frames = self._received.total()
-        return {
-            "frames": frames,
-            "sources": len(self._received),
-            "timed_frames": frames - self._uncounted,
-            "seconds": self._last_s - self._first_s if frames else 0.0,
-        }
+        seconds = self._last_s - self._first_s if frames else 0.0
+        return Counted(frames, len(self._received), frames - self._uncounted, seconds)
 
     # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,7 +161,7 @@ class Guest:
             if events & select.POLLIN:
                 self._receive()
 
-    def _flood(self, to: list[int] | None, frame_bytes: int, seconds: float) -> Answer:
+    def _flood(self, to: Sequence[int] | None, frame_bytes: int, seconds: float) -> Flooded:
         peers: list[int | None] = [None] if to is None else [*to]
         frames = [self._framed(self._frame(peer, frame_bytes, COUNTED)) for peer in peers]
         share = _ROUND_BYTES // max(1, len(frames))
@@ -184,9 +174,9 @@ class Guest:
             self._receive()
             if time.monotonic() - began_s >= seconds:
                 break
-        return {"sent": sent, "seconds": time.monotonic() - began_s}
+        return Flooded(sent, time.monotonic() - began_s)
 
-    def _ping(self, to: int, frame_bytes: int, seconds: float, gap_s: float) -> Answer:
+    def _ping(self, to: int, frame_bytes: int, seconds: float, gap_s: float) -> Pinged:
         question = self._frame(to, frame_bytes, ECHOED)
         times_us: list[float] = []
         lost, began_s = 0, time.monotonic()
@@ -205,14 +195,15 @@ class Guest:
                 lost += 1
             time.sleep(gap_s)
         self._echoes.clear()
-        return {"pings": len(times_us) + lost, "lost": lost, **_percentiles(times_us)}
+        return Pinged(len(times_us) + lost, lost, *_percentiles(times_us))
 
 
-def _percentiles(times_us: list[float]) -> Answer:
+def _percentiles(times_us: list[float]) -> tuple[float | None, float | None, float | None]:
+    """The 50th and 99th percentile, and the longest."""
     if len(times_us) < 2:
-        return {"p50_us": None, "p99_us": None, "max_us": None}
+        return None, None, None
     cuts = statistics.quantiles(times_us, n=100, method="inclusive")
-    return {"p50_us": cuts[49], "p99_us": cuts[98], "max_us": max(times_us)}
+    return cuts[49], cuts[98], max(times_us)
 
 
 def main(kind: str, rank: str, link_fd: str, control_fd: str) -> None:

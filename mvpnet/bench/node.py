@@ -6,30 +6,27 @@ back with what it knows of itself. At most one order is on its way to a rank.
 
 from __future__ import annotations
 
-import json
 import resource
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
+from mvpnet.bench.messages import Answer, Failed, GoHome, Order, Outcome, decode, encode
 from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.switch import Switch, loop_for, open_link
 from mvpnet.errors import HostError, InterruptedJobError
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net
+from mvpnet.util.text import and_more
 
 PATIENCE_S = 30.0  # beyond what an order takes by itself
 _GUEST_END_S = 5.0
 _LOOK_S = 0.1  # for signals, and for the time
-_END = b"end"
-
-Order = Mapping[str, Any]
-Answer = dict[str, Any]
-_GUEST_ENDED: Answer = {"failed": "the bench's guest has ended"}
+_GUEST_ENDED = Failed("the bench's guest has ended")
 
 
 class Node:
@@ -73,14 +70,14 @@ class Node:
         """
         self._answers.clear()
         for rank, order in orders.items():
-            self.switch.send_control(rank, json.dumps(order).encode())
+            self.switch.send_control(rank, encode(order))
         timeout_s = takes_s + PATIENCE_S
         answered = self._run_until(lambda: self._failed or orders.keys() <= self._answers.keys(), timeout_s)
         for rank, failure in self._failed.items():
             raise HostError(f"{self.named(rank)}: {failure}")
         if not answered:
             late = sorted(orders.keys() - self._answers.keys())
-            more = f" and {len(late) - 1} more ranks" if len(late) > 1 else ""
+            more = and_more(len(late) - 1, after=" ranks")
             raise HostError(f"no answer in {timeout_s:g} s from {self.named(late[0])}{more}")
         return dict(self._answers)
 
@@ -95,7 +92,7 @@ class Node:
     def end(self) -> None:
         """Send the others home."""
         for rank in range(1, self._world.size):
-            self.switch.send_control(rank, _END)
+            self.switch.send_control(rank, encode(GoHome()))
 
     def named(self, rank: int) -> str:
         return f"{host_name(rank)} on {self._world.hosts[rank]}"
@@ -145,42 +142,43 @@ class Node:
         raise HostError(f"{self.named(self._world.rank)}: other ranks did not end their part in {PATIENCE_S:g} s")
 
     def _heard(self, source: int, payload: bytes) -> None:
-        if payload == _END:
-            self._loop.stop()
-        elif b'"answer"' in payload[:10]:
-            answer = json.loads(payload)["answer"]
-            if "failed" in answer:
-                self._failed[source] = answer["failed"]
-            else:
-                self._answers[source] = answer
-            if self._stop_when():
+        match decode(payload):
+            case GoHome():
                 self._loop.stop()
+            case Answer() as answer:
+                self._answered(source, answer)
+            case _:
+                self._tell_guest(payload)
+
+    def _answered(self, source: int, answer: Answer) -> None:
+        if isinstance(answer.outcome, Failed):
+            self._failed[source] = answer.outcome.reason
         else:
-            try:
-                self._control.send(payload)
-            except ConnectionError:
-                self._answer(_GUEST_ENDED)
-            except OSError as error:
-                self._answer({"failed": f"the bench's guest cannot be told what to do: {error.strerror}"})
+            self._answers[source] = answer
+        if self._stop_when():
+            self._loop.stop()
+
+    def _tell_guest(self, order: bytes) -> None:
+        try:
+            self._control.send(order)
+        except ConnectionError:
+            self._answer(_GUEST_ENDED)
+        except OSError as error:
+            self._answer(Failed(f"the bench's guest cannot be told what to do: {error.strerror}"))
 
     def _guest_answered(self) -> None:
         try:
-            answer = self._control.recv(1 << 16)
+            said = self._control.recv(1 << 16)
         except ConnectionError:
-            answer = b""
-        if answer:
-            self._answer(json.loads(answer) | self._facts())
+            said = b""
+        if said:
+            self._answer(cast(Outcome, decode(said)))
         else:
             self._loop.unwatch(self._control.fileno())
             self._answer(_GUEST_ENDED)
 
-    def _answer(self, answer: Answer) -> None:
-        self.switch.send_control(0, json.dumps({"answer": answer}).encode())
-
-    def _facts(self) -> Answer:
-        """What a rank says of itself with every answer. ru_maxrss is in KiB (getrusage(2))."""
-        return {
-            "cpu_s": time.process_time(),
-            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "dropped": sum(self.switch.counters.drops.values()),
-        }
+    def _answer(self, outcome: Outcome) -> None:
+        """Tell rank 0, with what this rank has used. ru_maxrss is in KiB (getrusage(2))."""
+        rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        dropped = sum(self.switch.counters.drops.values())
+        self.switch.send_control(0, encode(Answer(outcome, time.process_time(), rss_mb, dropped)))

@@ -6,16 +6,17 @@ Every workload yields results: plain dictionaries, for JSON as they are and for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mvpnet.bench.messages import Answer, Counted, Flood, Flooded, Ping, Pinged, ReportCounts, Reset
 from mvpnet.dataplane.address import host_name
 from mvpnet.spec.schema import Net, NetKind
 from mvpnet.util.text import Say
 
 if TYPE_CHECKING:
-    from mvpnet.bench.node import Answer, Node
+    from mvpnet.bench.node import Node
 
 WORKLOADS = ("flood", "roundtrip", "all-to-all", "broadcast")
 PING_FRAME_BYTES = 64
@@ -71,53 +72,50 @@ class Bench:
         source, to = self.plan.source, self.plan.to
         for size in self.plan.frame_bytes:
             self.say(f"flood of {size}-byte frames, {host_name(source)} to {host_name(to)}")
-            sent, took, got = self._flood({source: [to]}, [to], size)
+            sent, took, used = self._flood({source: [to]}, [to], size)
+            got = counted(used)
             yield {
                 "frame_bytes": size,
                 "from": source,
                 "to": to,
                 **_rate(got[to], size),
                 "sent": sent[source],
-                "lost": sent[source] - got[to]["frames"],
+                "lost": sent[source] - got[to].frames,
                 "cpu_percent": {"from": took[source], "to": took[to]},
-                "rss_mb": max(got[to]["rss_mb"], self._report()[source]["rss_mb"]),
+                "rss_mb": max(used[to].rss_mb, self._report()[source].rss_mb),
             }
 
     def _roundtrips(self) -> Iterator[Result]:
         source, to = self.plan.source, self.plan.to
         for gap_ms in self.plan.gaps_ms:
             self.say(f"round trips {gap_ms:g} ms apart, {host_name(source)} to {host_name(to)} and back")
-            order = {
-                "do": "ping",
-                "to": to,
-                "frame_bytes": PING_FRAME_BYTES,
-                "seconds": self.plan.seconds,
-                "gap_s": gap_ms / 1e3,
-            }
-            answer = self.node.ask({source: order}, self.plan.seconds)[source]
-            names = ("pings", "lost", "p50_us", "p99_us", "max_us")
-            yield {"gap_ms": gap_ms, "from": source, "to": to, **{name: answer[name] for name in names}}
+            order = Ping(to, PING_FRAME_BYTES, self.plan.seconds, gap_s=gap_ms / 1e3)
+            pinged = self.node.ask({source: order}, self.plan.seconds)[source].outcome
+            assert isinstance(pinged, Pinged)
+            yield {"gap_ms": gap_ms, "from": source, "to": to, **asdict(pinged)}
 
     def _all_to_alls(self) -> Iterator[Result]:
         ranks = range(self.world_size)
         orders: dict[int, list[int] | None] = {rank: [other for other in ranks if other != rank] for rank in ranks}
         for size in self.plan.frame_bytes:
             self.say(f"{size}-byte frames from all {self.world_size} ranks to all others, one of each, then a flood")
-            _, _, met = self._flood(orders, list(ranks), size, seconds=0.0)
-            sent, took, got = self._flood(orders, list(ranks), size)
+            _, _, used = self._flood(orders, list(ranks), size, seconds=0.0)
+            met = counted(used)
+            sent, took, used = self._flood(orders, list(ranks), size)
+            got = counted(used)
             rates = [_rate(got[rank], size)["frames_per_s"] for rank in ranks]
             yield {
                 "frame_bytes": size,
                 "pairs": self.world_size * (self.world_size - 1),
-                "pairs_reached": sum(met[rank]["sources"] for rank in ranks),
+                "pairs_reached": sum(met[rank].sources for rank in ranks),
                 "frames_per_s": sum(rates),
                 "gbit_per_s": sum(rates) * size * 8 / 1e9,
                 "slowest_frames_per_s": min(rates),
                 "fastest_frames_per_s": max(rates),
                 "sent": sum(sent.values()),
-                "lost": sum(sent.values()) - sum(got[rank]["frames"] for rank in ranks),
+                "lost": sum(sent.values()) - sum(got[rank].frames for rank in ranks),
                 "cpu_percent": sum(took.values()),
-                "rss_mb": max(got[rank]["rss_mb"] for rank in ranks),
+                "rss_mb": max(used[rank].rss_mb for rank in ranks),
             }
 
     def _broadcasts(self) -> Iterator[Result]:
@@ -125,7 +123,8 @@ class Bench:
         others = [rank for rank in range(self.world_size) if rank != source]
         for size in self.plan.frame_bytes:
             self.say(f"broadcast flood of {size}-byte frames, {host_name(source)} to all")
-            sent, took, got = self._flood({source: None}, others, size)
+            sent, took, used = self._flood({source: None}, others, size)
+            got = counted(used)
             rates = {rank: _rate(got[rank], size)["frames_per_s"] for rank in others}
             slowest = min(others, key=lambda rank: rates[rank])
             yield {
@@ -135,24 +134,25 @@ class Bench:
                 "slowest": slowest,
                 "slowest_frames_per_s": rates[slowest],
                 "fastest_frames_per_s": max(rates.values()),
-                "most_lost": max(sent[source] - got[rank]["frames"] for rank in others),
+                "most_lost": max(sent[source] - got[rank].frames for rank in others),
                 "cpu_percent": sum(took.values()),
-                "rss_mb": max(got[rank]["rss_mb"] for rank in others),
+                "rss_mb": max(used[rank].rss_mb for rank in others),
             }
 
     def _flood(
         self, senders: dict[int, list[int] | None], receivers: list[int], size: int, seconds: float | None = None
     ) -> tuple[dict[int, int], dict[int, float], dict[int, Answer]]:
-        """Frames sent by each sender, CPU of each rank in percent of a core, and the report of each receiver."""
+        """Frames sent by each sender, CPU of each rank in percent of a core, and what each rank answers in the end."""
         seconds = self.plan.seconds if seconds is None else seconds
-        before = self.node.ask_all({"do": "reset"})
+        before = self.node.ask_all(Reset())
         began_s = time.monotonic()
-        orders = {r: {"do": "flood", "to": to, "frame_bytes": size, "seconds": seconds} for r, to in senders.items()}
-        sent = {rank: answer["sent"] for rank, answer in self.node.ask(orders, seconds).items()}
+        orders = {rank: Flood(to, size, seconds) for rank, to in senders.items()}
+        answers = {rank: answer.outcome for rank, answer in self.node.ask(orders, seconds).items()}
+        sent = {rank: outcome.sent for rank, outcome in answers.items() if isinstance(outcome, Flooded)}
         expected = sum(sent.values()) * (len(receivers) if None in senders.values() else 1)
         after = self._settled(receivers, expected)
         took_s = time.monotonic() - began_s
-        took = {rank: 100 * (after[rank]["cpu_s"] - before[rank]["cpu_s"]) / took_s for rank in after}
+        took = {rank: 100 * (after[rank].cpu_s - before[rank].cpu_s) / took_s for rank in after}
         return sent, took, after
 
     def _settled(self, receivers: list[int], expected: int) -> dict[int, Answer]:
@@ -160,7 +160,8 @@ class Bench:
         came, came_at_s = -1, time.monotonic()
         while True:
             reports = self._report()
-            frames = sum(reports[rank]["frames"] for rank in receivers)
+            got = counted(reports)
+            frames = sum(got[rank].frames for rank in receivers)
             if frames != came:
                 came, came_at_s = frames, time.monotonic()
             if frames >= expected or time.monotonic() - came_at_s > _SETTLED_S:
@@ -168,10 +169,15 @@ class Bench:
             self.node.wait(_LOOK_S)
 
     def _report(self) -> dict[int, Answer]:
-        return self.node.ask_all({"do": "report"})
+        return self.node.ask_all(ReportCounts())
 
 
-def _rate(report: Answer, frame_bytes: int) -> dict[str, float]:
+def counted(answers: Mapping[int, Answer]) -> dict[int, Counted]:
+    """What the ranks' guests counted."""
+    return {rank: answer.outcome for rank, answer in answers.items() if isinstance(answer.outcome, Counted)}
+
+
+def _rate(report: Counted, frame_bytes: int) -> dict[str, float]:
     """Frames a second as they came, and the same in Gbit/s of Ethernet frames."""
-    rate = report["timed_frames"] / report["seconds"] if report["seconds"] else 0.0
+    rate = report.timed_frames / report.seconds if report.seconds else 0.0
     return {"frames_per_s": rate, "gbit_per_s": rate * frame_bytes * 8 / 1e9}

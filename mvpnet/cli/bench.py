@@ -15,10 +15,13 @@ import click
 
 from mvpnet.bench.report import tables
 from mvpnet.bench.workloads import PING_FRAME_BYTES, WORKLOADS, Plan, Result
+from mvpnet.config.overrides import renamed_words
 from mvpnet.dataplane.frame import ETHERNET_HEADER_BYTES, MAX_FRAME_BYTES
 from mvpnet.errors import ConfigError
+from mvpnet.logs import say
 from mvpnet.mpi.launch import Launch
 from mvpnet.mpi.world import World
+from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.schema import Net, NetKind
 
 # The keys of `net` that tune the data path.
@@ -113,7 +116,8 @@ def bench(
 def tuned(settings: Sequence[str]) -> dict[str, Any]:
     """`net.KEY=VALUE` as changes of Net. Raises ConfigError for a key that does not tune, or a value that is none."""
     changes: dict[str, Any] = {}
-    for setting in settings:
+    old_names = OldNames()
+    for setting in renamed_words(settings, old_names):
         key, equals, value = setting.partition("=")
         name = key.removeprefix("net.")
         if not equals or name not in TUNING or not key.startswith("net."):
@@ -127,6 +131,8 @@ def tuned(settings: Sequence[str]) -> dict[str, Any]:
         if not value.isdecimal() or int(value) < least:
             raise ConfigError(f"--set {setting}: {key} is to be a whole number, {least} or more")
         changes[name] = int(value)
+    if warning := old_names.warning():
+        say(warning)
     return changes
 
 

@@ -29,8 +29,8 @@ from mvpnet.dataplane.address import host_name
 from mvpnet.errors import ConfigError, GuestError, HostError, JobError
 from mvpnet.logs import say
 from mvpnet.paths import RankLogs, RunFolder
+from mvpnet.util.tables import PLAIN_WIDTH
 
-_PLAIN_WIDTH = 160  # columns, where there is no terminal
 _LOOK_AGAIN_S = 0.1
 _LOGS = {
     "console": "logging.console=true",
@@ -41,7 +41,7 @@ _LOGS = {
 
 
 def _width() -> int:
-    return shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else _PLAIN_WIDTH
+    return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if sys.stdout.isatty() else PLAIN_WIDTH
 
 
 def _print(text: str | bytes) -> None:

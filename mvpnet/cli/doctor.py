@@ -25,8 +25,8 @@ from mvpnet.images.store import planned
 from mvpnet.mpi.launch import Launch
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import plain
-from mvpnet.spec.rank_set import runs_of
-from mvpnet.util.tables import table_text
+from mvpnet.spec.rank_set import ranks_text
+from mvpnet.util.tables import PLAIN_WIDTH, table_text
 
 _NARROWEST = 100  # columns: less tears words apart
 
@@ -89,13 +89,8 @@ def text(findings: Sequence[Finding]) -> str:
         same_host = number > 0 and findings[number - 1].host == one.host
         host = "" if same_host else one.host
         table.add_row(host, ranks_text(one.ranks), one.check, one.level.value, one.seen, one.todo or "")
-    width = max(shutil.get_terminal_size((160, 24)).columns, _NARROWEST)
+    width = max(shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns, _NARROWEST)
     return table_text(table, width=width, color_system=None) + summary(findings)
-
-
-def ranks_text(ranks: Sequence[int]) -> str:
-    """As in a rank set: 0-3,7."""
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs_of(ranks))
 
 
 def summary(findings: Sequence[Finding]) -> str:

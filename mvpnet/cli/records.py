@@ -17,7 +17,7 @@ from rich.table import Table
 from mvpnet.records.archive import is_archive, pack, unpack
 from mvpnet.records.diff import Difference, differences
 from mvpnet.records.run import Run, open_run
-from mvpnet.util.tables import table_text
+from mvpnet.util.tables import PLAIN_WIDTH, table_text
 
 _SECTIONS = ("spec", "inputs", "hosts", "versions", "verdict", "metrics")
 RUN_PATH = click.Path(path_type=Path)
@@ -89,7 +89,7 @@ def _table(found: list[Difference], first: str, second: str) -> str:
         same_section = number > 0 and found[number - 1].section == one.section
         cells = ("" if same_section else one.section, one.key, _cell(one.first), _cell(one.second), one.change)
         table.add_row(*cells)
-    return table_text(table, width=160, no_color=True)
+    return table_text(table, width=PLAIN_WIDTH, no_color=True)
 
 
 def _cell(value: Any) -> str:

@@ -42,7 +42,7 @@ def seed(
     if not specs:
         raise ConfigError(
             "mvpnet makes none of these guests a seed",
-            hint="cloud_init=default makes one for any image; a seed of cloud_init.path is passed as it is",
+            hint="cloud_init=always makes one for any image; a seed of cloud_init.path is passed as it is",
         )
     facts = _facts(folder, job.name)
     write = partial(_write, folder=folder, facts=facts, iso=iso, validate=Validate.always if validate else None)

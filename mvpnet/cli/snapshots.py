@@ -19,10 +19,10 @@ from mvpnet.control.select import choose_job
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.logs import say
 from mvpnet.snapshot.layout import Kept, list_snapshots, remove, save_folder, saves_base
-from mvpnet.util.tables import table_text
+from mvpnet.util.tables import PLAIN_WIDTH, table_text
+from mvpnet.util.text import megabytes
 
 _NO_ANSWER_S = 90.0  # more than rank 0 waits for a rank
-_MB = 10**6
 
 
 @click.command()
@@ -39,7 +39,7 @@ def save(words: tuple[str, ...]) -> None:
     job = choose_job(words[0] if len(words) == 2 else None)
     make_base(folder)
     done = _saved(job, folder)
-    size = f"{job.entry.world_size} guests, {done['size_bytes'] / _MB:.0f} MB"
+    size = f"{job.entry.world_size} guests, {megabytes(done['size_bytes'])}"
     say(f"saved job {job.entry.title} in {folder}: {size}; the guests stood still for {done['seconds']:.1f} s")
     say(f"to go on from there: mpirun -n {job.entry.world_size} mvpnet resume={words[-1]}")
 
@@ -98,8 +98,8 @@ def _table(found: list[Kept]) -> str:
     for one in found:
         if one.save:
             saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.save.saved_s))
-            size = f"{one.save.size_bytes / _MB:.0f} MB"
+            size = megabytes(one.save.size_bytes)
             table.add_row(one.name, saved, str(one.save.world_size), size, one.save.image)
         else:
             table.add_row(one.name, one.trouble or "", "", "", "")
-    return table_text(table, width=160, no_color=True)
+    return table_text(table, width=PLAIN_WIDTH, no_color=True)

@@ -16,25 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mvpnet.config.messages import explained, near
-from mvpnet.config.nodes import all_keys, keep_rank_values, writable
+from mvpnet.config.launch_context import LaunchContext, handed_to_hydra
+from mvpnet.config.messages import explained
+from mvpnet.config.nodes import all_keys, keep_rank_values
+from mvpnet.config.overrides import renamed_words
 from mvpnet.config.resolve import resolve
+from mvpnet.config.sources import FOLDER_SCHEME, register
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.logs import write_quietly
-from mvpnet.paths import RunFolder, conf_folder, user_config_folders
+from mvpnet.paths import RunFolder, conf_folder
 from mvpnet.spec import schema
+from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.model import JobSpec
-from mvpnet.sweep.sweep import Sweep, SweepUnderWay, remembered, resumed
+from mvpnet.spec.near import near
+from mvpnet.sweep.sweep import Sweep, remembered, resumed
 
 
 class SweepStopped(BaseException):
@@ -44,78 +45,137 @@ class SweepStopped(BaseException):
 def run(
     argv: list[str], world_size: int, run_job: Callable[[JobSpec], int], tell: Callable[[MvpnetError], int]
 ) -> list[int]:
-    """Run the job, or the sweep's jobs in turn, that `argv` asks for: their exit codes.
+    """Run the job that `argv` asks for, or the jobs of the sweep in turn.
 
-    `run_job` gets each job's spec. A job that cannot be resolved or that fails is given to `tell`, which answers
-    with its exit code, and a sweep goes on. Raises ConfigError for what Hydra refuses before any job.
+    Args:
+        argv: the words of the command line.
+        world_size: how many ranks this launch has.
+        run_job: gets each job's spec, and answers with its exit code.
+        tell: gets the error of a job that cannot be resolved or that fails, and answers with its exit code. A sweep
+            goes on after it.
+
+    Returns:
+        The exit codes of the jobs; one for a command line that only looks at the config.
+
+    Raises:
+        ConfigError: Hydra refuses the command line before any job.
+        HostError: the run folder cannot be made.
     """
-    argv = flags_first(resumed(argv))
-    if shown := _resolved_job(argv, world_size):
-        write_quietly(sys.stdout, shown.encode())
-        return [0]
-    sweep = Sweep(remembered(argv), resuming=any(word.startswith("sweep.resume=") for word in argv))
-    _register(Path.cwd(), sweep, world_size)
-    codes: list[int] = []
-    begun = False
+    old_names = OldNames()
+    argv = renamed_words(resumed(argv), old_names)
+    sweep = Sweep(remembered(flags_first(argv)), resuming=any(word.startswith("sweep.resume=") for word in argv))
+    words, config_dir = without_config_dir(argv)
+    launch = _launch(config_dir, world_size, old_names, sweep)
+    try:
+        if shown := _resolved_job(words, launch):
+            write_quietly(sys.stdout, shown.encode())
+            return [0]
+        return _run_by_hydra(flags_first(words), launch, _Jobs(world_size, run_job, tell, launch))
+    finally:
+        launch.warn_of_old_names()
+        sweep.tell()
+
+
+def _launch(config_dir: str | None, world_size: int, old_names: OldNames, sweep: Sweep) -> LaunchContext:
+    return LaunchContext(
+        launch_dir=Path.cwd(),
+        config_dir=Path(config_dir) if config_dir else None,
+        sweep=sweep,
+        digest_of=lambda config: resolve(config, world_size, Path(), ()).digest(),
+        old_names=old_names,
+    )
+
+
+def _run_by_hydra(argv: list[str], launch: LaunchContext, jobs: _Jobs) -> list[int]:
+    """Let Hydra read the command line and call `jobs` for each job; the exit codes."""
 
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     def task(config: DictConfig) -> None:
-        nonlocal begun
-        begun = True
-        facts = HydraConfig.get()
-        try:
-            typed = OmegaConf.to_container(facts.overrides.task, resolve=False)  # a typed ${…} is to stay as it is
-            assert isinstance(typed, list)
-            composed = OmegaConf.to_yaml(config)
-            spec = resolve(config, world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
-            spec = dataclasses.replace(spec, recipe=_chosen_recipe(facts.runtime))
-            if sweep.current:
-                spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
-            elif spec.config.sweep != schema.Sweep():
-                raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
-            _keep_composition(composed, facts, spec.run_dir)
-            if sweep.current:
-                sweep.current.folder = spec.run_dir
-            codes.append(run_job(spec))
-        except MvpnetError as error:
-            codes.append(tell(error))
-            if sweep.current:
-                sweep.failed(str(error), codes[-1])
+        jobs.run(config)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself and exits
     sys.argv = ["mvpnet", *argv]
+    register()
     try:
-        task()
+        with handed_to_hydra(launch):
+            task()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
-    except ValueError as error:  # of Hydra's command line: --cfg and -m
-        if begun:
+    except (ValueError, OSError) as error:
+        if jobs.begun:
             raise
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        if begun:
-            raise
-        raise HostError(
-            f"hydra.run.dir: cannot make {error.filename}: {error.strerror}", hint="name another folder"
-        ) from error
+        raise _before_any_job(error) from error
     except SweepStopped:
         pass
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
-    finally:
-        sweep.tell()
-    return codes
+    return jobs.codes
+
+
+def _before_any_job(error: ValueError | OSError) -> MvpnetError:
+    """What Hydra raises for a command line, such as --cfg with -m, or for a run folder that it cannot make."""
+    if isinstance(error, ValueError):
+        return ConfigError(str(error))
+    return HostError(f"hydra.run.dir: cannot make {error.filename}: {error.strerror}", hint="name another folder")
+
+
+class _Jobs:
+    """The jobs of one launch: from each composed config to the exit code of its job."""
+
+    def __init__(
+        self,
+        world_size: int,
+        run_job: Callable[[JobSpec], int],
+        tell: Callable[[MvpnetError], int],
+        launch: LaunchContext,
+    ) -> None:
+        self._world_size = world_size
+        self._run_job = run_job
+        self._tell = tell
+        self._launch = launch
+        self.codes: list[int] = []
+        self.begun = False
+
+    def run(self, config: DictConfig) -> None:
+        """Run one job. What it raises for people is told, and all else passes through."""
+        self.begun = True
+        self._launch.warn_of_old_names()
+        sweep = self._launch.sweep
+        try:
+            spec = self._spec(config)
+            if sweep.current:
+                sweep.current.folder = spec.run_dir
+            self.codes.append(self._run_job(spec))
+        except MvpnetError as error:
+            self.codes.append(self._tell(error))
+            if sweep.current:
+                sweep.failed(str(error), self.codes[-1])
+
+    def _spec(self, config: DictConfig) -> JobSpec:
+        """Resolve a config, and keep what was composed in the run folder. Raises ConfigError, HostError."""
+        facts, sweep = HydraConfig.get(), self._launch.sweep
+        typed = OmegaConf.to_container(facts.overrides.task, resolve=False)  # a typed ${…} is to stay as it is
+        assert isinstance(typed, list)
+        composed = OmegaConf.to_yaml(config)
+        spec = resolve(config, self._world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+        spec = dataclasses.replace(spec, recipe=_chosen_recipe(facts.runtime))
+        if sweep.current:
+            spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
+        elif spec.config.sweep != schema.Sweep():
+            raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
+        _keep_composition(composed, facts, spec.run_dir)
+        return spec
 
 
 def _chosen_recipe(runtime: Any) -> Path | None:
     """The file of the recipe that was asked for: the first of Hydra's folders that has it wins, as for Hydra."""
     name = runtime.choices.get("recipe")
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema in ("file", FOLDER_SCHEME)]
     files = (folder / "recipe" / f"{name}.yaml" for folder in folders)
     return next((file for file in files if file.is_file()), None) if name else None
 
 
-def _resolved_job(argv: list[str], world_size: int) -> str | None:
+def _resolved_job(argv: list[str], launch: LaunchContext) -> str | None:
     """What `--cfg job --resolve` prints, None when something else is asked for.
 
     Hydra itself would resolve there and then what is each rank's own, and find no such key. Raises ConfigError.
@@ -124,15 +184,14 @@ def _resolved_job(argv: list[str], world_size: int) -> str | None:
     parser.add_argument("--cfg", "-c")
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--package", "-p")
-    parser.add_argument("--config-dir", "-cd")
     parser.add_argument("overrides", nargs="*")
     try:
-        asked, others = parser.parse_known_args(argv)
+        asked, others = parser.parse_known_args(flags_first(argv))
     except argparse.ArgumentError:
         return None
     if others or not asked.resolve or asked.cfg != "job":
         return None
-    with _composed(asked.overrides, asked.config_dir, world_size) as composed:
+    with _composed(asked.overrides, launch) as composed:
         config = _without_hydra(composed)
         keep_rank_values(config)
         part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
@@ -167,21 +226,43 @@ def flags_first(argv: list[str]) -> list[str]:
     return sorted(argv, key=is_override)
 
 
+def without_config_dir(argv: list[str]) -> tuple[list[str], str | None]:
+    """Take `--config-dir DIR` out of a command line: Hydra by itself would refuse old names in that folder."""
+    rest: list[str] = []
+    folder: str | None = None
+    for word in (words := iter(argv)):
+        if word in ("--config-dir", "-cd"):
+            folder = next(words, None)
+            rest += [word] if folder is None else []  # for Hydra to refuse
+        elif word.startswith("--config-dir="):
+            folder = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, folder
+
+
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
-    """The spec that these overrides resolve to, without running anything. Raises ConfigError."""
-    with _composed(overrides, config_dir, world_size) as config:
+    """Return the spec that these overrides resolve to, without running anything. Raises ConfigError."""
+    old_names = OldNames()
+    words = renamed_words(overrides, old_names)
+    launch = _launch(config_dir, world_size, old_names, Sweep(()))
+    with _composed(words, launch) as config:
         run_dir = Path.cwd() / config.hydra.run.dir
-        return resolve(_without_hydra(config), world_size, run_dir, tuple(overrides))
+        return resolve(_without_hydra(config), world_size, run_dir, tuple(words))
 
 
 @contextmanager
-def _composed(overrides: list[str], config_dir: str | None, world_size: int) -> Iterator[DictConfig]:
+def _composed(overrides: list[str], launch: LaunchContext) -> Iterator[DictConfig]:
     """What Hydra composes, its own part with it, while that can be resolved. Raises ConfigError, also for the body."""
-    _register(Path.cwd(), Sweep(()), world_size)
-    searchpath = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    register()
     try:
-        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"):
-            yield hydra.compose("config", overrides=[*searchpath, *overrides], return_hydra_config=True)
+        with (
+            handed_to_hydra(launch),
+            hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"),
+        ):
+            config = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+            launch.warn_of_old_names()
+            yield config
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
 
@@ -190,44 +271,3 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     with flag_override(config, ["struct", "readonly"], False):
         del config["hydra"]
     return config
-
-
-class _UserFolders(SearchPathPlugin):
-    """Puts the user's own folders before the shipped config, so that they add to it and may replace its options."""
-
-    launch_dir = Path()
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in user_config_folders(self.launch_dir):
-            search_path.prepend(provider="mvpnet", path=f"file://{folder.resolve()}", anchor="main")
-
-
-def _register(launch_dir: Path, sweep: Sweep, world_size: int) -> None:
-    SweepUnderWay.sweep = sweep
-    SweepUnderWay.digest_of = lambda config: resolve(config, world_size, Path(), ()).digest()
-    store = ConfigStore.instance()
-    store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
-    store.store(name="schema", node=writable(schema.Config))
-    for group, node in schema.GROUPS.items():
-        store.store(group=group, name="schema", node=writable(node))
-    _UserFolders.launch_dir = launch_dir
-    Plugins.instance().register(_UserFolders)
-    OmegaConf.register_new_resolver("mvpnet.default_job_name", default_job_name, replace=True)
-    OmegaConf.register_new_resolver("mvpnet.python", lambda: sys.executable, replace=True)
-    OmegaConf.register_new_resolver("mvpnet.recipe_file", _recipe_file, replace=True)
-
-
-def _recipe_file(name: str) -> str:
-    """The path of a file that belongs to a shipped recipe."""
-    return str(conf_folder() / "recipe" / name)
-
-
-def default_job_name() -> str:
-    """The batch system's job id where there is one, else a name after this process."""
-    for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"):
-        if value := os.environ.get(variable):
-            return "".join(c if c.isalnum() or c in "._-" else "-" for c in value)
-    return f"j{os.getpid()}"
-
-
-# -- what Hydra refuses, told once and plainly -------------------------------------------------------------------

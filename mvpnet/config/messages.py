@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mvpnet.config.nodes import all_keys
 from mvpnet.errors import ConfigError
 from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.spec.near import near
 from mvpnet.spec.schema import GROUPS
 
 _SHELL_HINT = (
@@ -86,12 +85,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def near(word: str, known: Any, place: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    if not close and "." in word:
-        section, leaf = word.rsplit(".", 1)
-        close = [k for k in known if k.rsplit(".", 1)[-1] == leaf or k.startswith(section + ".")][:3]
-    prefix = f"{place}." if place else ""
-    return f" (did you mean {' or '.join(prefix + match for match in close)}?)" if close else ""

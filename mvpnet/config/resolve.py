@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mvpnet.config.messages import explained, near
+from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
 from mvpnet.errors import ConfigError
 from mvpnet.spec import app_steps, schema
@@ -18,6 +18,7 @@ from mvpnet.spec.checks import check_job
 from mvpnet.spec.drive_text import absolute_drive
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.model import JobSpec, Override
+from mvpnet.spec.near import near
 from mvpnet.spec.plain import changed, plain
 from mvpnet.spec.rank_set import RankSet
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final
 
 from mvpnet.control.console import Console
+from mvpnet.control.interfaces import QmpGuest, Reply, SaveAgent
 from mvpnet.control.protocol import Message, data_in
 from mvpnet.control.rank_messages import (
     Answer,
@@ -26,28 +27,16 @@ from mvpnet.control.rank_messages import (
 PART_CHARACTERS: Final = 24 * 1024  # quoted once more it is twice as long at worst; a control message takes 64 KiB
 
 
-class Machine(Protocol):
-    """A guest as far as it matters here: supervisor.Guest."""
-
-    def qmp(self, command: Mapping[str, Any], on_reply: Callable[[dict[str, Any]], None]) -> None: ...
-
-
-class Keeper(Protocol):
-    """snapshot.keeper.Keeper, as far as it matters here."""
-
-    def hear(self, request: SaveRequest, answer: Callable[[Message], None]) -> None: ...
-
-
 class ControlAgent:
     """`machine` and `facts` are asked whenever they are needed: the guest of a rank may be started again."""
 
     def __init__(
         self,
         *,
-        machine: Callable[[], Machine],
+        machine: Callable[[], QmpGuest],
         facts: Callable[[], dict[str, Any]],
         console: Console,
-        keeper: Keeper,
+        keeper: SaveAgent,
         tell: Callable[[int, RankReply], object],
     ) -> None:
         self._machine = machine
@@ -89,7 +78,7 @@ class ControlAgent:
         self._tell(number, AnswerEnd())
 
 
-def _outcome(reply: dict[str, Any]) -> Message:
+def _outcome(reply: Reply) -> Message:
     """What came of a QMP command, as an answer."""
     if "error" in reply:
         return {"error": {"message": reply["error"]["desc"]}}

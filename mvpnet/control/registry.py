@@ -28,6 +28,7 @@ from mvpnet.control.protocol import PROTOCOL
 from mvpnet.errors import HostError
 from mvpnet.paths import registry_base
 from mvpnet.runtime.scratch import remove_stale, scratch_folder
+from mvpnet.util.files import write_whole
 from mvpnet.util.locks import is_locked
 from mvpnet.util.text import Say
 
@@ -87,9 +88,7 @@ class Registration:
         self.socket.close()
 
     def _write(self) -> None:
-        new = self._folder / "entry.new"
-        new.write_text(json.dumps(asdict(self.entry)) + "\n")
-        new.rename(self._folder / "entry.json")
+        write_whole(self._folder / "entry.json", json.dumps(asdict(self.entry)) + "\n")
 
 
 @contextlib.contextmanager

@@ -12,21 +12,10 @@ from rich.table import Table
 from mvpnet.control.registry import ANSWERING, JobHandle
 from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.util.tables import table_text
+from mvpnet.util.text import duration
 
 FORMAT = 1
 _RATES = ("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest")
-
-
-def span(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
-    minutes = int(seconds) // 60
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes // 1440} d {minutes // 60 % 24} h"
 
 
 def clock(at_s: float) -> str:
@@ -63,7 +52,7 @@ def jobs_table(jobs: Sequence[dict[str, Any]], width: int) -> str:
     table = Table("job", "id", "phase", "age", "ranks", "run folder", box=box.SIMPLE_HEAD)
     for job in jobs:
         name = job["name"] if job["sweep_job"] is None else f"{job['name']} (job {job['sweep_job']} of a sweep)"
-        cells = [str(job["id"]), job["phase"], span(job["age_s"]), str(job["ranks"]), job["run_dir"]]
+        cells = [str(job["id"]), job["phase"], duration(job["age_s"]), str(job["ranks"]), job["run_dir"]]
         table.add_row(name, *cells)
     table.columns[-1].overflow = "fold"
     return table_text(table, width=width)
@@ -118,7 +107,8 @@ def rates(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
 def status_text(status: dict[str, Any], width: int) -> str:
     job = status["job"]
     of_sweep = "" if job["sweep_job"] is None else f", job {job['sweep_job']} of a sweep"
-    head = f"job {job['name']} (id {job['id']}{of_sweep}): {job['phase']}, {span(job['age_s'])} old\n{job['run_dir']}\n"
+    age = duration(job["age_s"])
+    head = f"job {job['name']} (id {job['id']}{of_sweep}): {job['phase']}, {age} old\n{job['run_dir']}\n"
     if not status["ranks"]:
         return head
     return head + _ranks_table(status["ranks"], width)
@@ -141,7 +131,7 @@ def _cells(rank: dict[str, Any]) -> list[str]:
         state += f", restarted {rank['restarts']} times" if rank["restarts"] > 1 else ", restarted once"
     if rank["end"]:
         state += f": {rank['end']['reason']}"
-    up = "" if rank["up_s"] is None else span(rank["up_s"])
+    up = "" if rank["up_s"] is None else duration(rank["up_s"])
     return [rank["name"], rank["host"], state, up, str(rank["ssh_port"]), *_traffic(rank)]
 
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Collection, Sequence
 
 from mvpnet.control.registry import JobHandle, find_jobs, remove_dead_job, stopping_guests
-from mvpnet.control.render import clock, span
+from mvpnet.control.render import clock
 from mvpnet.control.server import ranks_of
 from mvpnet.errors import ConfigError, JobError
 from mvpnet.logs import say
+from mvpnet.util.text import duration
 
 _RANK = re.compile(r"n?([0-9]+)")
 
@@ -126,4 +127,4 @@ def _known(jobs: list[JobHandle]) -> str:
 
 def _last_sign(job: JobHandle) -> str:
     seen_s = job.seen_s()
-    return f"its last sign of life was at {clock(seen_s)}, {span(max(0.0, time.time() - seen_s))} ago"
+    return f"its last sign of life was at {clock(seen_s)}, {duration(max(0.0, time.time() - seen_s))} ago"

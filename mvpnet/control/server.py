@@ -10,11 +10,12 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from loguru import logger
 
 from mvpnet import __version__
+from mvpnet.control.interfaces import SaveCoordinator
 from mvpnet.control.protocol import MAX_LINE_BYTES, PROTOCOL, Lines, Message, data_in, data_text, packed, peer_of
 from mvpnet.control.rank_messages import (
     Answer,
@@ -42,12 +43,6 @@ _READ_BYTES: Final = 64 * 1024
 OnAnswer = Callable[[Message], None]
 
 
-class Saver(Protocol):
-    """snapshot.saver.Saver, as far as it matters here."""
-
-    def begin(self, request: Message, send: Callable[[Message], None]) -> Callable[[], None]: ...
-
-
 class Server:
     """`tell(rank, number, request)` brings a request to a rank, False when it cannot any more; `overview()` is what
     rank 0 knows of the job by itself."""
@@ -70,7 +65,7 @@ class Server:
         self._waiting: dict[int, _Waiting] = {}
         self._streams: dict[int, Callable[[Message], None]] = {}
         self._clients: set[_Client] = set()
-        self.saver: Saver | None = None  # makes the saves that clients ask for
+        self.saver: SaveCoordinator | None = None  # makes the saves that clients ask for
         loop.watch(listening.fileno(), self._accept)
 
     def close(self) -> None:

@@ -14,9 +14,6 @@ BROADCAST_MAC: Final = b"\xff" * 6
 NETWORK: Final = "10.0.0.0/8"
 BROADCAST_ADDRESS: Final = "10.255.255.255"
 
-# 24 bits of host number, without the network's own (0), its broadcast address, and the shutdown address.
-MAX_WORLD_SIZE: Final = 2**24 - 3
-
 SHUTDOWN_IPV4: Final = bytes([10, 255, 255, 254])
 SHUTDOWN_ADDRESS: Final = "10.255.255.254"
 SHUTDOWN_TYPE: Final = b"\x08\x88"

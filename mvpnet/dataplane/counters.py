@@ -13,12 +13,12 @@ class Counters:
 
     from the own guest   too_short, too_long, source_not_own, no_such_rank, to_itself, unknown_destination,
                          shutdown_ignored, and those of `arp.ArpAction`
-    to a peer            peer_full: the peer did not take messages for net.patience_ms; job_ended: this rank has
+    to a peer            peer_full: the peer did not take messages for net.drop_timeout_ms; job_ended: this rank has
                          ended its part in the job
     from a peer          forged: not from that peer's guest, not for this rank, or down the wrong branch of the tree;
                          malformed_bytes: what could not be cut into frames; unknown_message: a tag of no meaning;
                          too_long_message: longer than net.chunk_bytes (both count messages)
-    to the own guest     guest_full: the guest did not read for net.patience_ms; guest_gone: there is none (any more)
+    to the own guest     guest_full: the guest did not read for net.drop_timeout_ms; guest_gone: there is none
     """
 
     __slots__ = (

@@ -573,8 +573,8 @@ static void nap(struct fastpath *e) {
     nanosleep(&t, NULL);
 }
 
-/* Move frames until `until_s`, until something is for Python, or until nothing moved for `window_s`; see loop.py, whose
- * spinning and sleeping this is. */
+/* Move frames until `until_s`, until something is for Python, or until nothing moved for `window_s`; see
+ * worker_loop.py, whose spinning and sleeping this is. */
 int fastpath_run(struct fastpath *e, double until_s, double window_s, int flags) {
     struct shared *s = &e->shared;
     for (;;) {

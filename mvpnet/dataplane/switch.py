@@ -2,11 +2,11 @@
 
     guest ⇄ link ⇄ Switch ⇄ fabric ⇄ the other ranks
 
-It is a worker of `loop.Loop`. Nothing in it blocks, and a guest that does not read, or is gone, stops nobody else:
+It is a worker of `WorkerLoop`. Nothing in it blocks, and a guest that does not read, or is gone, stops nobody else:
 
 - The guest sends more than a peer takes: it is read no more, until the peer has caught up (`Fabric.congested`).
 - The guest takes less than the peers send: their messages are left untaken, so that they in turn slow down. If it
-  takes nothing for net.patience_ms they are taken and dropped, until it takes something again.
+  takes nothing for net.drop_timeout_ms they are taken and dropped, until it takes something again.
 - Broadcasts and control messages are always taken, whatever the guest does, for others wait behind this rank.
 """
 
@@ -29,7 +29,7 @@ from mvpnet.dataplane.fastpath import FastPath
 from mvpnet.dataplane.frame import LENGTH_BYTES, TOO_LONG, TOO_SHORT, Run, Splitter
 from mvpnet.dataplane.link import DgramLink, Link, LinkLostError, StreamLink
 from mvpnet.dataplane.tuning import FRAME_COSTS_BYTES
-from mvpnet.runtime.loop import TURN, Loop
+from mvpnet.dataplane.worker_loop import TURN, WorkerLoop
 from mvpnet.spec.schema import Net, NetKind
 
 _QUICK_NAP_S: Final = 1e-3  # while something of ours is on its way, and its arrival is not announced
@@ -47,9 +47,9 @@ _REASONS: Final = {
 }
 
 
-def loop_for(net: Net) -> Loop:
+def loop_for(net: Net) -> WorkerLoop:
     """The loop to run a switch in, with the spinning and sleeping that `net` asks for."""
-    return Loop(spin_s=net.spin_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.gather_us / 1e6)
+    return WorkerLoop(spin_s=net.busy_poll_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.coalesce_us / 1e6)
 
 
 def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None, qemu_path: Path | None = None) -> Link:
@@ -90,8 +90,8 @@ class Switch:
         self._on_shutdown_request = on_shutdown_request
         self._on_link_lost = on_link_lost
         self._on_done: Callable[[], object] | None = None
-        self._patience_s = net.patience_ms / 1e3
-        self._nap_s = net.nap_ms / 1e3
+        self._patience_s = net.drop_timeout_ms / 1e3
+        self._nap_s = net.max_sleep_ms / 1e3
         self._doorbell = doorbell
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._unicast = Splitter(routes.inbound_unicast(self._rank))
@@ -102,7 +102,7 @@ class Switch:
         self._rung = False
         self._comm = comm
         self._net = net
-        self._awake_s = net.spin_us / 2e6  # half of its spin: what it did last may be earlier than we heard of it
+        self._awake_s = net.busy_poll_us / 2e6  # half of its spin: what it did last may be earlier than we heard of it
         self._fastpath: FastPath | None = None
         self._compile = net.compiled and fastpath.available()
         self._fabric = Fabric(
@@ -159,7 +159,7 @@ class Switch:
         """The compiled part is at work as soon as all ranks know how to ring each other."""
         return self._compile
 
-    # ── the compiled part ────────────────────────────────────────────────────────────────────────────────────────
+    # -- the compiled part ---------------------------------------------------------------------------------------------
 
     def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
         compiled = self._fastpath or self._engage()
@@ -208,7 +208,7 @@ class Switch:
             chunk_bytes=net.chunk_bytes,
             longest_frame_bytes=routes.longest_frame_bytes(net.mtu),
             awake_s=self._awake_s,
-            gather_s=net.gather_us / 1e6,
+            gather_s=net.coalesce_us / 1e6,
         )
         self._fabric.engage(self._fastpath)
         return self._fastpath
@@ -219,7 +219,7 @@ class Switch:
             self._fastpath.close()
             self._fastpath = None
 
-    # ── Worker ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- Worker --------------------------------------------------------------------------------------------------------
 
     def turn(self, now_s: float) -> int:
         mpi = self._fabric
@@ -292,7 +292,7 @@ class Switch:
                 except LinkLostError as lost:
                     self._lost(lost)
 
-    # ── from the guest ───────────────────────────────────────────────────────────────────────────────────────────
+    # -- from the guest ------------------------------------------------------------------------------------------------
 
     def _from_guest(self, chunk: Chunk, runs: list[Run]) -> None:
         counters = self._counters
@@ -364,7 +364,7 @@ class Switch:
         else:
             self._on_shutdown_request()
 
-    # ── from the other ranks (fabric.Receiver) ───────────────────────────────────────────────────────────────────
+    # -- from the other ranks (fabric.Receiver) ------------------------------------------------------------------------
 
     def on_unicast(self, source: int, chunk: Chunk, size_bytes: int, sent_bytes: int = 0) -> None:
         runs, stop = self._unicast.split(chunk.buffer, size_bytes)
@@ -390,7 +390,7 @@ class Switch:
     def on_control(self, source: int, payload: bytes) -> None:
         self._on_control(source, payload)
 
-    # ── to the guest ─────────────────────────────────────────────────────────────────────────────────────────────
+    # -- to the guest --------------------------------------------------------------------------------------------------
 
     def _to_guest(self, view: memoryview, frames: int, chunk: Chunk, sent_bytes: int = 0) -> None:
         if self.link is None:

@@ -15,7 +15,7 @@ FRAME_COSTS_BYTES: Final = 512  # a small frame costs its guest, and the kernel,
 # Traffic is called bulk for a while after the last turn that moved so much.
 BULK_BYTES: Final = 16 * 1024
 BULK_LASTS_S: Final = 2e-3
-# A rank that gathered less than this between two naps naps twice as long the next time, up to so many net.gather_us.
+# A rank that gathered less than this between two naps naps twice as long the next time, up to so many net.coalesce_us.
 WORTH_A_NAP_BYTES: Final = 256 * 1024
 LONGEST_NAP: Final = 4
 

@@ -17,10 +17,11 @@ from mvpnet.errors import HostError
 from mvpnet.guest.requirements import check_socket_path
 from mvpnet.host.finding import Finding, Level, merged
 from mvpnet.host.kvm import KvmDevice
-from mvpnet.host.resources import resource_findings, size_text
+from mvpnet.host.resources import resource_findings
 from mvpnet.mpi.launcher import SAME_MPI
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, WaitFor
+from mvpnet.util.text import size_text
 
 OLDEST_QEMU = (7, 2)  # the first with -netdev stream and dgram
 MOST_SKEW_S = 1.0  # more makes the times in logs of several hosts hard to compare

@@ -32,6 +32,7 @@ from mvpnet.runtime.scratch import scratch_folder
 from mvpnet.spec.drive_text import growth
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, ImageKind, ImageUse
+from mvpnet.util.files import size_on_disk
 
 _QCOW2_SIZE = slice(24, 32)  # of the disk, big-endian: qemu's docs/interop/qcow2.txt, "Header"
 
@@ -237,7 +238,7 @@ def _demands(spec: RankSpec, plans: Sequence[DrivePlan]) -> Iterator[Demand]:
         elif plan.use is ImageUse.snapshot:
             yield _demand(scratch_base(spec.scratch_dir), 0, virtual_bytes(plan.source, plan.source_format))
         elif plan.use is ImageUse.copy and not plan.target.exists():
-            taken = plan.source.stat().st_blocks * 512
+            taken = size_on_disk(plan.source)
             yield _demand(plan.target.parent, taken, _grown(plan, virtual_bytes(plan.source, plan.source_format)))
 
 

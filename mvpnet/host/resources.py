@@ -16,6 +16,7 @@ from mvpnet.paths import scratch_base
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Vm
 from mvpnet.spec.sizes import parse_size
+from mvpnet.util.text import size_text
 
 _TOPOLOGY = ("sockets", "dies", "clusters", "cores", "threads")  # qemu's -smp
 
@@ -178,11 +179,6 @@ def warning_lines(findings: Iterable[Finding]) -> list[str]:
 
 def _about(ranks: Sequence[Resources], check: str, level: Level, seen: str, todo: str | None = None) -> Finding:
     return Finding(ranks[0].host, tuple(one.rank for one in ranks), check, level, seen, todo)
-
-
-def size_text(size_bytes: int) -> str:
-    number, unit = (size_bytes / 2**30, "GiB") if size_bytes >= 2**30 else (size_bytes / 2**20, "MiB")
-    return f"{f'{number:.1f}'.removesuffix('.0')} {unit}"
 
 
 def _cpus(count: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.util.locks import lock
-from mvpnet.util.text import Say
+from mvpnet.util.text import Say, megabytes
 
 _BUILD_PREFIX = ".build-"
 
@@ -87,5 +87,5 @@ def put_in_place(new: Path, folder: Path, facts: Mapping[str, Any], what: str, s
     (new / "build.json").write_text(json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)  # one that is not whole, or no longer
     new.rename(folder)
-    say(f"{what}: built {folder} ({sum(sizes.values()) / 1e6:.0f} MB)")
+    say(f"{what}: built {folder} ({megabytes(sum(sizes.values()))})")
     return folder

@@ -22,14 +22,16 @@ from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.prepared import source_of
 from mvpnet.images.store.request import ImageRequest, check_architecture, declaration, parse_request
-from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
+from mvpnet.images.store.sources import SourceRecord
+from mvpnet.images.store.store import StoredImage
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.qemu.img import QemuImg, QemuImgError
 from mvpnet.runtime.signals import die_with_parent
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, SeedMode, Shutdown, WaitFor
-from mvpnet.util.text import Say
+from mvpnet.util.files import file_digest
+from mvpnet.util.text import Say, size_text, timestamp
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
 _SCRIPT_IN_GUEST = "/root/mvpnet-prepare"
@@ -50,20 +52,20 @@ def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
     assert want and want.is_prepared
     base = _base(config, say, refresh=refresh)
     want = dataclasses.replace(want, sha256=None)  # what it has to be is asked of what comes of it
-    with want.store.locked(want.address, want.name, say):
+    with want.store.transfers.locked(want.address, want.name, say):
         had = find(want)
         if had and not refresh and (had.made_from or {}).get("base") == base:
             say(f"{want.name} is here already: sha256 {had.sha256}")
             return had
-        with want.store.staging(want.address) as staging:
+        with want.store.transfers.staging(want.address) as staging:
             work = staging / "work"
             work.mkdir()
             run_dir = _boot_once(preparing(config, work), say)
             made = want.store.publish(
                 staging, _sealed(want, work, config.qemu.binary) | {"made_from": _record(config, base, run_dir)}
             )
-        want.store.remember(SourceRecord(want.address, made.sha256, now()))
-    say(f"{want.name}: sha256 {made.sha256}, {made.size_bytes / 2**20:.0f} MiB")
+        want.store.source_records.remember(SourceRecord(want.address, made.sha256, timestamp()))
+    say(f"{want.name}: sha256 {made.sha256}, {size_text(made.size_bytes)}")
     return made
 
 
@@ -208,7 +210,7 @@ def _sealed(want: ImageRequest, work: Path, qemu_binary: str) -> dict[str, Any]:
         "disk_bytes": disk.stat().st_size,
         "compression": "none",
         "source": want.address,
-        "fetched_at": now(),
+        "fetched_at": timestamp(),
         "checked_by": "made here",
         "backing": None,
     }

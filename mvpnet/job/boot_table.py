@@ -10,6 +10,7 @@ from rich.table import Table
 from mvpnet.dataplane.address import host_name
 from mvpnet.job.messages import GuestReport
 from mvpnet.util.tables import table_text
+from mvpnet.util.text import and_more
 
 
 def boot_table(reports: Sequence[GuestReport]) -> str:
@@ -23,5 +24,4 @@ def boot_table(reports: Sequence[GuestReport]) -> str:
             report.cause or report.reason,
             "\n".join(report.console[-5:]) or "(silent)",
         )
-    more = f"and {len(reports) - 16} more\n" if len(reports) > 16 else ""
-    return table_text(table, width=140, no_color=True) + more
+    return table_text(table, width=140, no_color=True) + and_more(len(reports) - 16, before="", after="\n")

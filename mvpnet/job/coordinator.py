@@ -24,6 +24,7 @@ from mvpnet.job.messages import (
     Stop,
     StopRequested,
 )
+from mvpnet.util.text import and_more
 
 _NAMED_AT_MOST = 4  # guests named in a progress line
 
@@ -171,7 +172,7 @@ class Coordinator:
     def _waiting_for(self) -> str:
         late = [(rank, state) for rank, state in enumerate(self.states) if state not in ("up", "running")]
         named = ", ".join(f"{host_name(rank)} ({state})" for rank, state in late[:_NAMED_AT_MOST])
-        return named + (f" and {len(late) - _NAMED_AT_MOST} more" if len(late) > _NAMED_AT_MOST else "")
+        return named + and_more(len(late) - _NAMED_AT_MOST)
 
     def restarted(self) -> str:
         """`, after 3 restarts (n0001 2, n0003 1)`; nothing if there were none."""

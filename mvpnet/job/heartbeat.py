@@ -15,23 +15,23 @@ _BEATS = 10  # in the time of silence that is one too long
 
 
 class Heartbeat:
-    """Calls `beat` every tenth of `silence_s`, and once `lost` with the peers that were not `heard` for all of it."""
+    """Calls `beat` every tenth of the timeout, and once `lost` with the peers that were not `heard` for all of it."""
 
     def __init__(
         self,
         loop: Loop,
-        silence_s: float,
+        heartbeat_timeout_s: float,
         peers: Iterable[int],
         *,
         beat: Callable[[], object],
         lost: Callable[[list[int]], object],
     ) -> None:
         self._loop = loop
-        self._every_s = silence_s / _BEATS
+        self._every_s = heartbeat_timeout_s / _BEATS
         self._missed = dict.fromkeys(peers, 0)
         self._beat = beat
         self._lost = lost
-        if self._missed and silence_s:
+        if self._missed and heartbeat_timeout_s:
             loop.call_later(self._every_s, self._turn)
 
     def heard(self, peer: int) -> None:

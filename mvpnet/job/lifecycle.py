@@ -166,7 +166,7 @@ def _ended(
 
 def _digest_inputs(world: World, signals: StopSignals, spec: JobSpec, records: RunRecords | None) -> None:
     """Digest, all ranks together, what could not be digested before the guests ran; not once a signal came."""
-    limit_s = spec.config.logging.digest_s
+    limit_s = spec.config.logging.digest_timeout_s
     shares = world.broadcast(shared_out(records.inputs) if records and limit_s else {})
     if not shares:
         return

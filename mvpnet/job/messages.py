@@ -7,11 +7,9 @@ object with the name of its type under "is". Ranks of one job are of the same ve
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.control import rank_messages
@@ -20,6 +18,7 @@ from mvpnet.guest.states import Ending
 from mvpnet.snapshot import restore
 from mvpnet.spec.model import JobSpec
 from mvpnet.ssh import KeyPair
+from mvpnet.util.tagged_json import TaggedJson
 
 
 @dataclass(frozen=True)
@@ -144,26 +143,14 @@ JobMessage = (
 )
 
 _OWN = (GuestReport, StateChanged, GuestEnded, Restarting, StopRequested, Heartbeat, Run, Resume, Stop)
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*_OWN, *rank_messages.TYPES)}
-_NESTED = ("what", "report")  # fields that hold a message themselves
+_JSON = TaggedJson((*_OWN, *rank_messages.TYPES), nested=("what", "report"))
 
 
 def encode(message: JobMessage) -> bytes:
     """Write a message as the payload of a control message."""
-    return json.dumps(_plain(message)).encode()
+    return _JSON.encode(message)
 
 
 def decode(payload: bytes) -> JobMessage:
     """Read what `encode` wrote. Raises KeyError for a message of another version."""
-    message: JobMessage = _typed(json.loads(payload))
-    return message
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    fields = {one.name: getattr(message, one.name) for one in dataclasses.fields(message)}
-    return {"is": type(message).__name__, **{k: _plain(v) if k in _NESTED else v for k, v in fields.items()}}
-
-
-def _typed(plain: dict[str, Any]) -> Any:
-    kind = _TYPES[plain.pop("is")]
-    return kind(**{key: _typed(value) if key in _NESTED else value for key, value in plain.items()})
+    return cast(JobMessage, _JSON.decode(payload))

@@ -19,6 +19,7 @@ from mvpnet.records.replay import changes, describe_changes, new_run_folder
 from mvpnet.records.run import Run, read_json
 from mvpnet.snapshot.layout import Save, SaveFolder, read_save, save_folder
 from mvpnet.snapshot.restore import Resume
+from mvpnet.spec.aliases import new_key
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.schema import App, Config
@@ -64,7 +65,7 @@ def parse_resume(argv: Sequence[str]) -> ResumeRequest:
     words = tuple(word for word in argv if not word.startswith(_WORD))
     if len(names) > 1:
         raise ConfigError(f"resume: is given {len(names)} times")
-    keys = tuple(word.lstrip("+~").partition("=")[0] for word in words)
+    keys = tuple(new_key(word.lstrip("+~").partition("=")[0]) for word in words)
     for word, key in zip(words, keys, strict=True):
         if not (key == _RUN_DIR or key in FREE_KEYS or key.partition(".")[0] in FREE_SECTIONS):
             raise ConfigError(

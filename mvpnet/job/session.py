@@ -58,7 +58,7 @@ class RankSession:
         self._signals = signals
         self._registration = registration
         self._loop = loop = loop_for(net)
-        heartbeat_timeout_s = order.spec.config.job.silence_s
+        heartbeat_timeout_s = order.spec.config.job.heartbeat_timeout_s
         self._channel = channel = ControlChannel(
             loop, world, heartbeat_timeout_s, send=lambda rank, payload: self.switch.send_control(rank, payload)
         )
@@ -176,7 +176,7 @@ class RankSession:
         close(guest.close)
         if lead:
             close(lead.close)
-        close(Sampler(loop, self.switch, ready.logs.traffic, ready.spec.net.sample_s).close)
+        close(Sampler(loop, self.switch, ready.logs.traffic, ready.spec.net.sample_interval_s).close)
         close(lambda: console.close("the job is over"))
 
         def give_up_save() -> None:

@@ -9,8 +9,6 @@ The name's ending says how it is packed: .tar.gz, .tgz or .tar.zst.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from mvpnet.errors import ConfigError, HostError
 from mvpnet.images.disk_image import image_format
 from mvpnet.records import digests
 from mvpnet.records.run import Run
+from mvpnet.util.zstd import open_zstd, zstd_error
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.zst")
 #: The key pair opens guests that are gone, and what leads to it is of no use elsewhere; a report can be made anew.
@@ -105,7 +104,7 @@ def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def _writing(target: Path) -> Iterator[tarfile.TarFile]:
     if target.name.endswith(".zst"):
         with (
-            _zstd().ZstdFile(target, "wb") as packed,
+            open_zstd(target, "wb") as packed,
             tarfile.open(fileobj=packed, mode="w|", dereference=True) as archive,
         ):
             yield archive
@@ -124,7 +123,7 @@ def unpack(path: Path, folder: Path) -> Path:
             archive.extractall(folder, filter="data")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such archive") from None
-    except (tarfile.TarError, EOFError, _zstd().ZstdError) as error:
+    except (tarfile.TarError, EOFError, zstd_error()) as error:
         raise ConfigError(f"{path}: is no whole archive: {error}", hint="was it copied to its end?") from error
     except OSError as error:
         raise HostError(f"{path}: cannot be unpacked into {folder}: {error.strerror or error}") from error
@@ -137,12 +136,8 @@ def unpack(path: Path, folder: Path) -> Path:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[tarfile.TarFile]:
     if path.name.endswith(".zst"):
-        with _zstd().ZstdFile(path, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
+        with open_zstd(path, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
             yield archive
     else:
         with tarfile.open(path, "r:gz") as archive:
             yield archive
-
-
-def _zstd() -> Any:
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")

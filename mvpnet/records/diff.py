@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvpnet.records.run import Run
+from mvpnet.spec.aliases import renamed_spec
 
 # Of the spec: where it is kept, and how it was asked for; its digest leaves out the same.
 _NO_DIFFERENCE = ("run_dir", "typed", "recipe", "repeat", "config.job.name", "config.job.ranks", "config.sweep")
@@ -32,7 +33,7 @@ class Difference:
 
 
 def _spec(run: Run) -> dict[str, Any]:
-    spec = run.manifest["spec"]
+    spec = renamed_spec(run.manifest["spec"])
     told = flat(spec | {"overrides": {one["name"]: one for one in spec["overrides"]}})
     return {key: value for key, value in told.items() if not f"{key}.".startswith(_KEPT_OUT)}
 

@@ -2,7 +2,7 @@
 
 Each rank tells of its own when it is prepared. Digests that are known or cheap are there at once: those of the image
 store, those remembered from an earlier run (`digests`), those of small files. The rest is read when the guests are
-gone, each file by one rank, for at most logging.digest_s: no start waits for it, and no measurement is disturbed.
+gone, each file by one rank, for at most logging.digest_timeout_s: no start waits for it, no measurement is disturbed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mvpnet.records.digests import OutOfTimeError, Remembered, mark, of_stored_i
 from mvpnet.spec.drive_text import expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import plain
-from mvpnet.spec.rank_set import runs_of
+from mvpnet.spec.rank_set import ranks_text
 
 _AT_ONCE_BYTES = 2**20  # digested before the guests start: a millisecond or two
 _LATER = "not digested: the job was killed before"
@@ -164,7 +164,7 @@ def digested(
         if mark(path) != seen:
             return replace(one, by="not digested: it changed while it was read")
     except OutOfTimeError:
-        return replace(one, by="not digested: that took longer than logging.digest_s, or a signal came")
+        return replace(one, by="not digested: that took longer than logging.digest_timeout_s, or a signal came")
     except OSError as error:
         return replace(one, by=f"not digested: {error.strerror}")
     remembered.keep(path, seen, digest)
@@ -214,12 +214,7 @@ def as_plain(by_rank: Mapping[int, Sequence[Input]]) -> list[dict[str, Any]]:
         for one in inputs:
             same = replace(one, by="") if one.sha256 else one  # one rank may find what another has just read
             users[same].append((rank, one))
-    return [{**asdict(found[0][1]), "ranks": rank_text([rank for rank, _ in found])} for found in users.values()]
-
-
-def rank_text(ranks: Sequence[int]) -> str:
-    """0, 1, 2, 5 → "0-2,5"."""
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs_of(ranks))
+    return [{**asdict(found[0][1]), "ranks": ranks_text([rank for rank, _ in found])} for found in users.values()]
 
 
 def error_free(make: Callable[[], list[Input]]) -> list[Input]:

@@ -25,9 +25,10 @@ from mvpnet.guest.requirements import HostPlan
 from mvpnet.images.boot import BootFiles
 from mvpnet.paths import RunFolder, jobs_of_sweep
 from mvpnet.records import environment
-from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, rank_text, with_digests
+from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, with_digests
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import plain
+from mvpnet.spec.rank_set import ranks_text
 from mvpnet.ssh import SshEndpoint
 from mvpnet.util.files import write_json
 
@@ -174,7 +175,7 @@ def _by_host(hosts: Sequence[str], found: Sequence[Mapping[str, Any]]) -> dict[s
         one["host"]: {
             **one["host_facts"],
             "qemu": one["qemu"],
-            "ranks": rank_text([rank for rank, host in enumerate(hosts) if host == one["host"]]),
+            "ranks": ranks_text([rank for rank, host in enumerate(hosts) if host == one["host"]]),
         }
         for one in found
         if one["host_facts"]

@@ -24,13 +24,14 @@ from mvpnet.images.store.store import Store
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.records import digests
 from mvpnet.records.digests import Remembered, mark
-from mvpnet.records.inputs import Input, as_plain, digested, error_free, job_inputs, rank_inputs, rank_text
+from mvpnet.records.inputs import Input, as_plain, digested, error_free, job_inputs, rank_inputs
 from mvpnet.records.run import Run
 from mvpnet.spec import option_string
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import digest_of, plain
-from mvpnet.util.text import Say
+from mvpnet.spec.rank_set import ranks_text
+from mvpnet.util.text import Say, and_more
 
 _SHOWN_AT_MOST = 8
 _IMAGE_HINT = (
@@ -204,7 +205,7 @@ def changes(run: Run, spec: JobSpec, say: Say) -> list[Change]:
             new = now.get((old["key"], rank))
             if what := _changed(old, new, rank in elsewhere):
                 found[old["key"], old["path"], what].append(rank)
-    return [Change(key, rank_text(ranks), path, what) for (key, path, what), ranks in found.items()]
+    return [Change(key, ranks_text(ranks), path, what) for (key, path, what), ranks in found.items()]
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any] | None, elsewhere: bool) -> str | None:
@@ -261,8 +262,8 @@ def _ranks(text: str) -> list[int]:
 
 def describe_changes(found: list[Change]) -> str:
     """A line a change, the first of them."""
-    lines = [f"  {one}" for one in found[:_SHOWN_AT_MOST]]
-    return "\n".join([*lines, *([f"  and {len(found) - _SHOWN_AT_MOST} more"] if len(found) > _SHOWN_AT_MOST else [])])
+    lines = "\n".join(f"  {one}" for one in found[:_SHOWN_AT_MOST])
+    return lines + and_more(len(found) - _SHOWN_AT_MOST, before="\n  ")
 
 
 def replay_spec(

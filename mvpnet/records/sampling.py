@@ -1,4 +1,4 @@
-"""Counters over time: a rank appends what its switch counted to rank-NNNN/traffic.jsonl, every net.sample_s seconds.
+"""Counters over time: every net.sample_interval_s seconds a rank appends what its switch counted to traffic.jsonl.
 
 A line holds the time (seconds since 1970) and the counters so far; rates come of differences. While nothing moves
 nothing is written; where it goes on, the last idle time stands before it, so that a gap is not drawn as a slope. A

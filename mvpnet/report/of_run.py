@@ -45,10 +45,10 @@ def _run_sections(run: Run, pictures: list[Picture]) -> Iterator[str]:
     yield _pictured(
         "Traffic over time",
         "traffic-over-time",
-        "Frames and bits a second that the guests sent (net.sample_s).",
+        "Frames and bits a second that the guests sent (net.sample_interval_s).",
         samples and (lambda: charts.rates(samples, begun)),
         pictures,
-        "Nothing was sent, or nothing was sampled (net.sample_s).",
+        "Nothing was sent, or nothing was sampled (net.sample_interval_s).",
     )
     stats = run.stats()
     sent = {int(a): {int(b): n for b, n in row.items()} for a, row in stats.get("traffic_bytes", {}).items()}

@@ -28,7 +28,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.on_signal: Callable[[signal.Signals], None] | None = None
-        self._frame: FrameType | None = None  # where the program is, while `on_signal` is told
+        self._interrupt: Callable[[signal.Signals, FrameType | None], None] | None = None  # also told where we are
 
     def install(self) -> None:
         for number in ASK_TO_STOP:
@@ -42,12 +42,10 @@ class StopSignals:
 
     def _got(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number)
-        self._frame = frame
-        try:
-            if self.on_signal:
-                self.on_signal(signal.Signals(number))
-        finally:
-            self._frame = None  # it keeps all local variables of the program alive
+        if self._interrupt:
+            self._interrupt(signal.Signals(number), frame)
+        elif self.on_signal:
+            self.on_signal(signal.Signals(number))
 
     def check(self) -> None:
         """Raises InterruptedJobError if a signal came."""
@@ -63,18 +61,18 @@ class StopSignals:
         self.check()
         again: list[threading.Timer] = []
 
-        def interrupt(number: signal.Signals) -> None:
-            if not _starts_a_program(self._frame):
+        def interrupt(number: signal.Signals, frame: FrameType | None) -> None:
+            if not _starts_a_program(frame):
                 raise _interrupted(number)
             main = threading.main_thread().ident
             again.append(threading.Timer(_AGAIN_AFTER_S, signal.pthread_kill, (main, number)))
             again[-1].start()
 
-        self.on_signal = interrupt
+        self._interrupt = interrupt
         try:
             yield
         finally:
-            self.on_signal = None
+            self._interrupt = None
             for timer in again:
                 timer.cancel()
                 timer.join()

@@ -1,6 +1,6 @@
 """One rank's part in a save: it freezes its guest, has memory and disks written, and lets the guest go on.
 
-Rank 0's `saver` asks for one step after the other, of all ranks at once:
+Rank 0's `coordinator` asks for one step after the other, of all ranks at once:
 
     check → freeze → write → how, again and again → thaw → keep        and drop, when a step failed on any rank
 
@@ -11,35 +11,33 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from mvpnet.control.interfaces import QmpGuest, Reply
+from mvpnet.control.protocol import Message
 from mvpnet.control.rank_messages import SaveRequest
 from mvpnet.errors import MvpnetError
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.states import GuestState
 from mvpnet.runtime.loop import Loop
-from mvpnet.runtime.signals import held_back
-from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part, size_on_disk
+from mvpnet.snapshot.disk_copy import DiskCopy
+from mvpnet.snapshot.layout import RankFolder, RankPart, SaveFolder, as_text, read_part
 from mvpnet.snapshot.machine import saved_disks, why_not
-from mvpnet.util.files import write_private
+from mvpnet.util.files import size_on_disk, write_private
 
 LOOK_S: Final = 0.1
 AT_FULL_SPEED: Final = 2**40  # bytes a second; nobody else waits for the disk, and the guests stand still
 _UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
-Reply = dict[str, Any]
-Message = dict[str, Any]
 Answer = Callable[[Message], None]
 
 
-class Machine(Protocol):
-    """A guest as far as it matters here: supervisor.Guest."""
+class Machine(QmpGuest, Protocol):
+    """A guest that can be saved: supervisor.Guest."""
 
     state: GuestState
 
@@ -47,7 +45,6 @@ class Machine(Protocol):
     def qemu_pid(self) -> int | None: ...
     @property
     def qemu_version(self) -> str | None: ...
-    def qmp(self, command: Mapping[str, Any], on_reply: Callable[[Reply], None]) -> None: ...
     def save_memory(self, path: Path, on_reply: Callable[[Reply], None]) -> None: ...
 
 
@@ -64,6 +61,29 @@ class SnapshotFacts:
     seed: Path | None  # that mvpnet made
     seeds: Sequence[str]  # keys of drives that are cloud-init's
 
+    def part(self, save: str, qemu_version: str, folder: Path) -> RankPart:
+        """What the rank's part of the save says of the guest, with the sizes of the files in its folder."""
+        return RankPart(
+            save=save,
+            rank=self.rank,
+            qemu_version=qemu_version,
+            accel=self.accel,
+            cpu_flags=self.cpu_flags,
+            machine=self.machine,
+            disks={str(number): plan.format or "" for number, plan in saved_disks(self.drives).items()},
+            sizes={path.name: path.stat().st_size for path in folder.iterdir()},
+        )
+
+    def disk_bytes(self) -> int:
+        """What the disks that are saved take on the host."""
+        disks = [plan.target for plan in saved_disks(self.drives).values()]
+        return sum(path.stat().st_blocks * 512 for path in disks if path)
+
+    def files(self, to: RankFolder) -> list[tuple[Path | None, Path]]:
+        """The files to copy into the rank's folder of a save, each with its name there."""
+        disks = [(plan.target, to.disk(number)) for number, plan in saved_disks(self.drives).items()]
+        return [*disks, (self.seed, to.seed)] if self.seed else [*disks]
+
 
 class _Work:
     """One save under way."""
@@ -77,7 +97,7 @@ class _Work:
         self.begins = False  # qemu was asked to write its memory, and has not answered
         self.once_begun: list[Callable[[], None]] = []
         self.migrates = False
-        self.copying: subprocess.Popen[str] | None = None
+        self.copying: DiskCopy | None = None
         self.done = False
         self.problem: str | None = None
         self.bytes = self.of_bytes = 0
@@ -131,7 +151,7 @@ class SnapshotAgent:
             case "drop":
                 self._drop(work, answer)
 
-    # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- check ---------------------------------------------------------------------------------------------------------
 
     def _check(self, request: SaveRequest, answer: Answer) -> None:
         if self._work:
@@ -157,18 +177,15 @@ class SnapshotAgent:
             place = "" if SaveFolder(work.part).private_key.exists() else socket.gethostname()
             work.part.mkdir(0o700, parents=True, exist_ok=True)
             work.own.root.mkdir(0o700)
-            needs_bytes, free_bytes = self._needs_bytes(), shutil.disk_usage(work.part).free
+            needs_bytes = resident_bytes(self._machine().qemu_pid) + self._facts.disk_bytes()
+            free_bytes = shutil.disk_usage(work.part).free
         except OSError as error:
             answer(_error(f"{error.filename}: {error.strerror}"))
             return
         self._work = work
         answer({"ok": {"place": place, "needs_bytes": needs_bytes, "free_bytes": free_bytes}})
 
-    def _needs_bytes(self) -> int:
-        disks = [plan.target for plan in saved_disks(self._facts.drives).values()]
-        return resident_bytes(self._machine().qemu_pid) + sum(path.stat().st_blocks * 512 for path in disks if path)
-
-    # ── write ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- write ---------------------------------------------------------------------------------------------------------
 
     def _write(self, work: _Work, answer: Answer) -> None:
         def begun(reply: Reply) -> None:
@@ -204,55 +221,22 @@ class SnapshotAgent:
             work.problem = f"the memory could not be saved: {why}"
 
     def _copy_disks(self, work: _Work) -> None:
-        files = [(plan.target, work.own.disk(number)) for number, plan in saved_disks(self._facts.drives).items()]
-        if self._facts.seed:
-            files.append((self._facts.seed, work.own.seed))
-        command = [sys.executable, "-P", "-m", "mvpnet.snapshot.copy_disks", str(work.own.root)]
-        command += [str(path) for pair in files for path in pair]
+        files = self._facts.files(work.own)
         try:
-            with held_back():
-                work.copying = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    umask=0o077,
-                    start_new_session=True,  # mpiexec signals the rank's whole process group
-                )
+            work.copying = DiskCopy(self._loop, work.own.root, files, lambda problem: self._copied(work, problem))
         except OSError as error:
             work.problem = f"the disks could not be copied: {error}"
-            return
-        self._look_at_disks(work)
 
-    def _look_at_disks(self, work: _Work) -> None:
-        if work is not self._work or work.copying is None:
-            return
-        if work.copying.poll() is None:
-            self._loop.call_later(LOOK_S, lambda: self._look_at_disks(work))
-            return
-        assert work.copying.stderr
-        with work.copying.stderr as errors:
-            said = errors.read().strip()
-        if work.copying.returncode:
-            work.problem = f"the disks could not be copied: {said or work.copying.returncode}"
-        else:
+    def _copied(self, work: _Work, problem: str | None) -> None:
+        if problem is None:
             self._describe(work)
+        else:
+            work.problem = f"the disks could not be copied: {problem}"
         work.copying = None
 
     def _describe(self, work: _Work) -> None:
-        facts, version = self._facts, self._machine().qemu_version
         try:
-            part = RankPart(
-                save=work.id,
-                rank=facts.rank,
-                qemu_version=version or "",
-                accel=facts.accel,
-                cpu_flags=facts.cpu_flags,
-                machine=facts.machine,
-                disks={str(number): plan.format or "" for number, plan in saved_disks(facts.drives).items()},
-                sizes={path.name: path.stat().st_size for path in work.own.root.iterdir()},
-            )
+            part = self._facts.part(work.id, self._machine().qemu_version or "", work.own.root)
             write_private(work.own.rank_json, as_text(part))
         except OSError as error:
             work.problem = f"{error.filename}: {error.strerror}"
@@ -264,7 +248,7 @@ class SnapshotAgent:
         memory = {"bytes": work.bytes, "of_bytes": work.of_bytes}
         return {"done": work.done, "disks": work.copying is not None, "size_bytes": work.size_bytes, **memory}
 
-    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- the end -------------------------------------------------------------------------------------------------------
 
     def _thaw(self, work: _Work, answer: Answer) -> None:
         def went_on(reply: Reply) -> None:
@@ -311,7 +295,6 @@ class SnapshotAgent:
     def _remove(self, work: _Work) -> None:
         if work.copying:
             work.copying.kill()
-            work.copying.wait()
             work.copying = None
         if self._work is work:
             self._work = None

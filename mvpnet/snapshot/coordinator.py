@@ -22,6 +22,7 @@ from mvpnet.dataplane.address import host_name
 from mvpnet.errors import GuestError
 from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, is_save
 from mvpnet.util.files import write_private
+from mvpnet.util.text import and_more
 
 STEP_S: Final = 60.0  # for a rank to answer: qemu writes its disks out before it says that a guest is stopped
 _PAUSE_S: Final = 0.25
@@ -212,7 +213,7 @@ class SnapshotCoordinator:
         self._told_s = time.monotonic()
         late = [(rank, one) for rank, one in enumerate(told) if not one["done"]]
         rank, one = late[0]
-        more = f", and {len(late) - 1} more" if len(late) > 1 else ""
+        more = and_more(len(late) - 1, before=", ")
         done = "disks" if one["disks"] else f"{one['bytes'] // _MB} MB of {one['of_bytes'] // _MB} MB of memory"
         self._send({"progress": f"saving {host_name(rank)}: {done}{more}"})
 
@@ -232,7 +233,7 @@ def check_space(told: list[Mapping[str, Any]]) -> None:
 
 def _told_together(problems: Mapping[int, str]) -> str:
     rank, first = next(iter(problems.items()))
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = and_more(len(problems) - 1, before=" (", after=")")
     return f"{host_name(rank)}{more}: {first}"
 
 

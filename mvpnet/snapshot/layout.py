@@ -189,11 +189,6 @@ def _read(path: Path, otherwise: str) -> dict[str, Any]:
     return found
 
 
-def size_on_disk(folder: Path) -> int:
-    """Bytes that the files of a folder take; a sparse one takes less than its size."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if not path.is_dir())
-
-
 @dataclass(frozen=True)
 class Kept:
     """One entry of the saves folder: a save, or what a save that was cut short left."""

@@ -37,7 +37,7 @@ class Step:
     timeout_s: float | None
     login_timeout_s: float
     copy_timeout_s: float
-    ssh_at_once: int
+    max_parallel_ssh: int
     show_output: bool
 
     def ranks(self, world_size: int) -> list[int]:
@@ -137,8 +137,10 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
     for limit in ("timeout_s", "login_timeout_s", "copy_timeout_s"):
         if value[limit] is not None and value[limit] <= 0:
             raise ConfigError(f"{key}.{limit}: {value[limit]:g} is no time to wait")
-    if value["ssh_at_once"] < 1:
-        raise ConfigError(f"{key}.ssh_at_once: {value['ssh_at_once']} guests at once will never come to an end")
+    if value["max_parallel_ssh"] < 1:
+        raise ConfigError(
+            f"{key}.max_parallel_ssh: {value['max_parallel_ssh']} guests at once will never come to an end"
+        )
     if value["user"] is not None and not _USER.fullmatch(value["user"]):
         raise ConfigError(f"{key}.user: {value['user']!r} is no user's name")
     push = {_target(f"{key}.push", to, source): Path(source) for to, source in value["push"].items()}
@@ -160,7 +162,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         timeout_s=value["timeout_s"],
         login_timeout_s=value["login_timeout_s"],
         copy_timeout_s=value["copy_timeout_s"],
-        ssh_at_once=value["ssh_at_once"],
+        max_parallel_ssh=value["max_parallel_ssh"],
         show_output=value["show_output"],
     )
 

@@ -1,4 +1,4 @@
-"""What cannot work whatever the host, refused by key."""
+"""Refuses values that cannot work whatever the host, naming their key."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import re
 from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError
+from mvpnet.spec.log_parts import OLD_PARTS, PARTS
 from mvpnet.spec.model import JobSpec
+from mvpnet.spec.near import near
 from mvpnet.spec.plain import changed
 from mvpnet.spec.rank_set import MAX_WORLD_SIZE
 from mvpnet.spec.schema import Config, ImageKind, WaitFor
 from mvpnet.spec.sizes import parse_size
 
+LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def check_job(spec: JobSpec) -> None:
-    """Refuse what cannot work whatever the host. Raises ConfigError naming the key."""
+    """Refuse what cannot work whatever the host.
+
+    Raises:
+        ConfigError: names the key.
+    """
     if not 1 <= spec.world_size <= MAX_WORLD_SIZE:
         raise ConfigError(f"a world of {spec.world_size} ranks does not fit: at most {MAX_WORLD_SIZE} have addresses")
     if not _JOB_NAME.fullmatch(spec.name):
@@ -31,40 +38,64 @@ def check_job(spec: JobSpec) -> None:
 
 
 def _check_sections(prefix: str, config: Config) -> None:
+    for check in (_check_vm, _check_waits, _check_net, _check_proxy, _check_levels):
+        check(prefix, config)
+
+
+def _check_vm(prefix: str, config: Config) -> None:
     if parse_size(config.vm.memory, f"{prefix}vm.memory", bare="M") < 2**20:
         raise ConfigError(f"{prefix}vm.memory: {config.vm.memory!r} is less than 1M")
     parse_size(config.logging.recent, f"{prefix}logging.recent")
     _at_least(f"{prefix}vm.cpus", config.vm.cpus, 1)
     _at_least(f"{prefix}vm.restart", config.vm.restart, 0)
+
+
+def _check_waits(prefix: str, config: Config) -> None:
     _at_least(f"{prefix}boot.timeout_s", config.boot.timeout_s, 1)
     _at_least(f"{prefix}qemu.answer_timeout_s", config.qemu.answer_timeout_s, 0.1)
     _at_least(f"{prefix}shutdown.powerdown_s", config.shutdown.powerdown_s, 0)
     _at_least(f"{prefix}shutdown.term_s", config.shutdown.term_s, 0)
+    _at_least(f"{prefix}logging.digest_timeout_s", config.logging.digest_timeout_s, 0)
     if config.boot.wait_for is WaitFor.cloud_init and config.image.kind is ImageKind.tiny:
         raise ConfigError(
             f"{prefix}boot.wait_for: there is no cloud-init in the tiny guest",
             hint="boot.wait_for=ssh, or a cloud image such as image=debian12-built",
         )
-    if not 68 <= config.net.mtu <= 65521:  # RFC 791's least; the most that qemu's stream netdev carried (FACTS)
-        raise ConfigError(f"{prefix}net.mtu: {config.net.mtu} is not between 68 and 65521 bytes")
+
+
+def _check_net(prefix: str, config: Config) -> None:
+    net = config.net
+    if not 68 <= net.mtu <= 65521:  # RFC 791's least; the most that qemu's stream netdev carried (FACTS)
+        raise ConfigError(f"{prefix}net.mtu: {net.mtu} is not between 68 and 65521 bytes")
     # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)
-    _at_least(f"{prefix}net.chunk_bytes", config.net.chunk_bytes, 140_000)
-    _at_least(f"{prefix}net.credits", config.net.credits, 1)
-    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "patience_ms", "nap_ms"):
-        _at_least(f"{prefix}net.{key}", getattr(config.net, key), 1)
-    for key in ("spin_us", "gather_us"):  # 0: never
-        _at_least(f"{prefix}net.{key}", getattr(config.net, key), 0)
-    if config.net.sample_s:  # 0: never
-        _at_least(f"{prefix}net.sample_s", config.net.sample_s, 0.01)
-    _at_least(f"{prefix}logging.digest_s", config.logging.digest_s, 0)
-    if not 1 <= config.net.ssh_port <= 65535:
-        raise ConfigError(f"{prefix}net.ssh_port: {config.net.ssh_port} is no TCP port")
+    _at_least(f"{prefix}net.chunk_bytes", net.chunk_bytes, 140_000)
+    _at_least(f"{prefix}net.credits", net.credits, 1)
+    for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "drop_timeout_ms", "max_sleep_ms"):
+        _at_least(f"{prefix}net.{key}", getattr(net, key), 1)
+    for key in ("busy_poll_us", "coalesce_us"):  # 0: never
+        _at_least(f"{prefix}net.{key}", getattr(net, key), 0)
+    if net.sample_interval_s:  # 0: never
+        _at_least(f"{prefix}net.sample_interval_s", net.sample_interval_s, 0.01)
+    if not 1 <= net.ssh_port <= 65535:
+        raise ConfigError(f"{prefix}net.ssh_port: {net.ssh_port} is no TCP port")
+
+
+def _check_proxy(prefix: str, config: Config) -> None:
     if config.cloud_init.proxy and urlsplit(config.cloud_init.proxy).password is not None:
         raise ConfigError(
             f"{prefix}cloud_init.proxy: has a password, which the run folder would tell",
             hint="set http_proxy and https_proxy in mpirun's environment, and cloud_init.proxy=env; "
             "what Hydra wrote into .hydra in the run folder has the password in it already",
         )
+
+
+def _check_levels(prefix: str, config: Config) -> None:
+    for part in config.logging.levels:
+        if part not in PARTS and part not in OLD_PARTS:
+            raise ConfigError(
+                f"{prefix}logging.levels.{part}: there is no part {part!r}{near(part, (*PARTS, *OLD_PARTS))}",
+                hint=f"parts are {', '.join(PARTS)}",
+            )
     for key, level in [
         ("level", config.logging.level),
         ("stderr_level", config.logging.stderr_level),
@@ -72,9 +103,6 @@ def _check_sections(prefix: str, config: Config) -> None:
     ]:
         if level not in LOG_LEVELS:
             raise ConfigError(f"{prefix}logging.{key}: {level!r} is no level", hint=f"one of {', '.join(LOG_LEVELS)}")
-
-
-LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
 
 def _at_least(key: str, value: float, least: float) -> None:

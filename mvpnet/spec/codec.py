@@ -1,7 +1,8 @@
 """The way back from `spec.plain`: a job's spec from the JSON types in which its run folder keeps it.
 
 The annotations of the dataclasses say what is what; a key that they do not have, and a value of another type, are
-refused.
+refused. Keys may have the names that they had in an older version; nobody is warned of those, as there is nobody to
+change them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ConfigError
+from mvpnet.spec.aliases import renamed_spec
 from mvpnet.spec.checks import check_job
 from mvpnet.spec.model import JobSpec, Override
 from mvpnet.spec.rank_set import RankSet
@@ -29,6 +31,7 @@ def job_spec(plain: Mapping[str, Any], where: str) -> JobSpec:
     Raises ConfigError, naming `where` it comes from and the key, for anything else.
     """
     hints = typing.get_type_hints(JobSpec)
+    plain = renamed_spec(plain, where=where)
     own = {key: value for key, value in plain.items() if key != "overrides"}
     try:
         spec = JobSpec(

@@ -7,11 +7,12 @@ Also here: how sizes ("2G") and rank sets ("0,3,7-9", "even", "last") are read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvpnet.spec.log_parts import OLD_PARTS, PARTS
 from mvpnet.spec.plain import changed, digest_of, plain
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import Boot, CloudInit, Config, Image, ImageKind, Logging, Net, Qemu, SeedMode, Shutdown, Vm
@@ -96,6 +97,12 @@ class JobSpec:
             for o in self.overrides
             if o.on.is_empty_in(self.world_size)
         ]
+        found += [
+            f"{place}logging.levels.{part}: is called {', '.join(OLD_PARTS[part])} now"
+            for place, levels in self._log_levels()
+            for part in levels
+            if part in OLD_PARTS and part not in PARTS
+        ]
         seed_keys = ", ".join(_changed_keys(self.config.cloud_init, CloudInit(), apart=("path", "seed", "validate")))
         if seed_keys and not any(self.for_rank(rank).makes_seed for rank in range(self.world_size)):
             found.append(
@@ -105,6 +112,12 @@ class JobSpec:
         if least and self.world_size < least:
             found.append(f"this recipe is made for {least} ranks, and there are {self.world_size}: mpirun -n {least}")
         return found
+
+    def _log_levels(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """The levels of single parts, and where they were set."""
+        yield "", self.config.logging.levels
+        for override in self.overrides:
+            yield f"ranks.{override.name}.", override.changes.get("logging", {}).get("levels", {})
 
     def digest(self) -> str:
         """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""

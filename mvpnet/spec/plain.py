@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mvpnet.spec.aliases import OLD_KEYS, renamed_spec
 from mvpnet.spec.rank_set import RankSet
 
 T = TypeVar("T")
@@ -17,6 +18,10 @@ T = TypeVar("T")
 
 def digest_of(plain_spec: Mapping[str, Any]) -> str:
     """`JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
+    # The names that keys had at first are digested: a renamed key makes no other experiment. So specs of versions from
+    # before and after a renaming have the same digest if they ask for the same with the same keys, an old run's spec
+    # still has the digest that was recorded with it, and a sweep of an older version is taken up.
+    plain_spec = renamed_spec(plain_spec, OLD_KEYS)
     asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
     config = {key: value for key, value in asked["config"].items() if key not in ("sweep", "recipe")}
     # world_size has job.ranks

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from mvpnet.errors import RankSetError
 
-MAX_WORLD_SIZE = 2**24 - 3  # 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's
+# 24 bits of host number; 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's.
+MAX_WORLD_SIZE: Final = 2**24 - 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class RankSet:
         return not (
             named or ("odd" in self.words and world_size > 1) or any(first < world_size for first, _ in self.ranges)
         )
+
+
+def ranks_text(ranks: Iterable[int]) -> str:
+    """Ascending ranks as a rank set: 0, 1, 2, 5 → "0-2,5"."""
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs_of(ranks))
 
 
 def runs_of(ranks: Iterable[int]) -> list[tuple[int, int]]:

@@ -113,7 +113,7 @@ class Job:
         "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
     )
     ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
-    silence_s: float = 300.0  # end the job when a rank was not heard of for so long, as after a cut link; 0: never
+    heartbeat_timeout_s: float = 300.0  # end the job when a rank was silent for so long, as after a cut link; 0: never
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 
@@ -201,19 +201,19 @@ class Net:
     domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r
-    sample_s: float = 1.0  # how often counters are added to rank-NNNN/traffic.jsonl while there is traffic; 0: never
+    sample_interval_s: float = 1.0  # while there is traffic, add counters to traffic.jsonl this often; 0: never
     # Tuning of the data path; docs/dataplane.md says why the values are what they are.
     chunk_bytes: int = 256 * 1024  # the most read from a guest, or sent in a message, at once
     credits: int = 4  # messages on their way to one peer that it has not taken yet
     peer_queue_bytes: int = 1024 * 1024  # waiting for one peer, before the guest is read no more
     queue_bytes: int = 8 * 1024 * 1024  # the same for all peers together
     guest_queue_bytes: int = 1024 * 1024  # waiting for the guest, before messages are left untaken
-    patience_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
-    spin_us: int = 500  # look for work without sleeping for so long after the last
+    drop_timeout_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
+    busy_poll_us: int = 500  # look for work without sleeping for so long after the last
     max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
-    gather_us: int = 50  # under bulk traffic, sleep so long (up to 4 x) when nothing came for 2 x as long; 0: never
+    coalesce_us: int = 50  # under bulk traffic, sleep so long (up to 4 x) when nothing came for 2 x as long; 0: never
     compiled: bool = True  # let the data path's compiled part take what it can, where it was built
-    nap_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
+    max_sleep_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class Logging:
     levels: dict[str, str] = field(default_factory=dict)  # level of single parts, e.g. {dataplane: DEBUG}
     recent: str = "64K"  # newest messages of every level, kept in memory and written out at a crash; 0 for none
     stats: bool = True  # stats.json in the run folder
-    digest_s: float = 20.0  # the longest that images are digested for the manifest when the guests are gone; 0: never
+    digest_timeout_s: float = 20.0  # limit for digesting images for the manifest, once the guests are gone; 0: never
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ class Step:
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it
     # so many guests are logged in to, sent to, started in or fetched from at once; 10 is from where an sshd on the way
     # begins to hang up on some (MaxStartups in sshd_config(5))
-    ssh_at_once: int = 10
+    max_parallel_ssh: int = 10
 
 
 @dataclass(frozen=True)

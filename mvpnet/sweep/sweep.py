@@ -12,10 +12,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mvpnet.errors import ConfigError
 from mvpnet.logs import say, write_quietly
@@ -23,13 +23,13 @@ from mvpnet.mpi.launcher import launched_size
 from mvpnet.records.result import read_result
 from mvpnet.util.files import write_json, write_whole
 from mvpnet.util.hydra_options import is_inspecting
-from mvpnet.util.tables import table_text
+from mvpnet.util.tables import PLAIN_WIDTH, table_text
+from mvpnet.util.text import duration
 
 FORMAT = 1
 _TIMES = ("started", "boot_s", "app_s", "total_s")
 _METRICS_SHOWN = 6  # on the terminal; all are in the files
 _VERDICT_SHOWN = 40  # characters
-_PLAIN_WIDTH = 160  # columns, where there is no terminal
 
 
 @dataclass
@@ -148,13 +148,6 @@ class Sweep:
             "metrics": metric_names(self.jobs),
             "jobs": [_row(job, self.jobs) for job in self.jobs],
         }
-
-
-class SweepUnderWay:
-    """What the launcher is to do: Hydra makes that itself, and imports its module more than once."""
-
-    sweep: ClassVar[Sweep]
-    digest_of: ClassVar[Callable[[Any], str]]  # of the spec that a composed config resolves to; raises ConfigError
 
 
 def results_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -280,7 +273,7 @@ def table(jobs: Sequence[SweepJob]) -> str:
             *map(_text, numbers),
         )
     terminal = sys.stdout is not None and sys.stdout.isatty() and launched_size(os.environ) is None
-    width = None if terminal else _PLAIN_WIDTH
+    width = None if terminal else PLAIN_WIDTH
     text = table_text(shown, width=width, force_terminal=terminal)
     more = len(metrics) - _METRICS_SHOWN
     return text + (f"{more} more metrics are in results.csv\n" if more > 0 else "")
@@ -297,11 +290,3 @@ def _verdict(row: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `4 min`, `2 h 10 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

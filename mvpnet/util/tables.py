@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+PLAIN_WIDTH = 160  # columns, where there is no terminal
+
 
 def table_text(table: Table, **options: Any) -> str:
     """Its lines, without those that hold nothing; `options` are rich's Console's. What stands in it is no markup."""

@@ -305,15 +305,16 @@ def test_turns_come_in_order_and_so_many_at_once() -> None:
 def test_many_guests_are_served_a_few_at_a_time_and_run_side_by_side(running: Running, guest: Path) -> None:
     (guest.parent / "bin/ssh").write_text(CROWD)
     together = "echo here >> running; while [ $(wc -l < running) -lt 7 ]; do sleep 0.05; done; echo done"
-    code = running.run_app(kind=schema.AppKind.guest, on="all", ssh_at_once=2, command=["sh", "-c", together], ranks=7)
+    command = ["sh", "-c", together]
+    code = running.run_app(kind=schema.AppKind.guest, on="all", max_parallel_ssh=2, command=command, ranks=7)
     assert code == 0, running.ends
     assert [running.run_folder.app_log(rank, None).read_text() for rank in range(7)] == ["done\n"] * 7
     assert int((guest.parent / "most").read_text()) <= 2
 
 
 def test_a_step_for_no_guest_at_a_time_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"app\.ssh_at_once"):
-        the_step(kind=schema.AppKind.guest, command="true", ssh_at_once=0)
+    with pytest.raises(ConfigError, match=r"app\.max_parallel_ssh"):
+        the_step(kind=schema.AppKind.guest, command="true", max_parallel_ssh=0)
 
 
 def the_step(**asked: Any) -> Step:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mvpnet.bench.messages import Counted, Flood, Order, Ping, Pinged, ReportCounts, Reset, decode, encode
 from mvpnet.bench.report import tables
 from mvpnet.cli.bench import TUNING, tuned
 from mvpnet.dataplane import address
@@ -37,14 +38,14 @@ class GuestOnALead:
         self.link.settimeout(30)
         self.control.settimeout(30)
 
-    def tell(self, **order: Any) -> None:
-        self.control.send(json.dumps(order).encode())
+    def tell(self, order: Order) -> None:
+        self.control.send(encode(order))
 
-    def answer(self) -> dict[str, Any]:
-        return json.loads(self.control.recv(1 << 16))
+    def answer(self) -> Any:
+        return decode(self.control.recv(1 << 16))
 
-    def ask(self, **order: Any) -> dict[str, Any]:
-        self.tell(**order)
+    def ask(self, order: Order) -> Any:
+        self.tell(order)
         return self.answer()
 
     def send(self, *frames: bytes) -> None:
@@ -79,21 +80,21 @@ def frame(source: int, to: int, ethertype: bytes = b"\x88\xb5", size: int = 100)
 
 
 def test_the_guest_counts_by_source_and_nothing_else(guest: GuestOnALead) -> None:
-    assert guest.ask(do="report")["frames"] == 0
+    assert guest.ask(ReportCounts()).frames == 0
     guest.send(*[frame(0, 1)] * 5, frame(2, 1), frame(2, 1, b"\x08\x00"), b"short")
-    poll_until(lambda: guest.ask(do="report")["frames"] == 6, 30, "six frames to be counted")
-    assert guest.ask(do="report")["sources"] == 2
-    guest.ask(do="reset")
-    assert guest.ask(do="report") == {"frames": 0, "sources": 0, "timed_frames": 0, "seconds": 0.0}
+    poll_until(lambda: guest.ask(ReportCounts()).frames == 6, 30, "six frames to be counted")
+    assert guest.ask(ReportCounts()).sources == 2
+    guest.ask(Reset())
+    assert guest.ask(ReportCounts()) == Counted(0, 0, 0, 0.0)
 
 
 def test_the_guest_sends_one_to_each(guest: GuestOnALead) -> None:
-    assert guest.ask(do="flood", to=[0, 3], frame_bytes=80, seconds=0)["sent"] == 2
+    assert guest.ask(Flood([0, 3], 80, 0)).sent == 2
     assert [guest.receive(), guest.receive()] == [frame(1, 0, size=80), frame(1, 3, size=80)]
 
 
 def test_the_guest_floods_as_much_as_it_says(guest: GuestOnALead) -> None:
-    guest.tell(do="flood", to=None, frame_bytes=1514, seconds=0.2)
+    guest.tell(Flood(None, 1514, 0.2))
     came = 0
     # the answer comes after the last frame, and perhaps when all frames have been read
     while guest.control not in (ready := select.select([guest.control, guest.link], [], [], 30)[0]):
@@ -106,13 +107,13 @@ def test_the_guest_floods_as_much_as_it_says(guest: GuestOnALead) -> None:
     with pytest.raises(TimeoutError):
         while guest.receive():
             came += 1
-    assert came == answer["sent"] > 1
+    assert came == answer.sent > 1
 
 
 def test_the_guest_sends_back_and_measures(guest: GuestOnALead) -> None:
     guest.send(frame(0, 1, b"\x88\xb6"))
     assert guest.receive() == frame(1, 0, b"\x88\xb6")
-    guest.tell(do="ping", to=0, frame_bytes=64, seconds=0.05, gap_s=0.001)
+    guest.tell(Ping(0, 64, 0.05, 0.001))
     guest.control.setblocking(False)
     while True:
         try:
@@ -125,19 +126,20 @@ def test_the_guest_sends_back_and_measures(guest: GuestOnALead) -> None:
             except TimeoutError:
                 continue
             guest.send(asked[6:12] + asked[:6] + asked[12:])
-    assert answer["lost"] == 0 and answer["pings"] > 1
-    assert 0 < answer["p50_us"] <= answer["p99_us"] <= answer["max_us"]
+    assert answer.lost == 0 and answer.pings > 1
+    assert 0 < answer.p50_us <= answer.p99_us <= answer.max_us
 
 
 def test_unanswered_pings_are_lost(guest: GuestOnALead) -> None:
-    answer = guest.ask(do="ping", to=0, frame_bytes=64, seconds=0.01, gap_s=0)
-    assert answer == {"pings": 1, "lost": 1, "p50_us": None, "p99_us": None, "max_us": None}
+    answer = guest.ask(Ping(0, 64, 0.01, 0))
+    assert answer == Pinged(1, 1, None, None, None)
 
 
 def test_tuning_is_taken_by_its_keys() -> None:
-    assert tuned(["net.credits=8", "net.spin_us=0"]) == {"credits": 8, "spin_us": 0}
+    assert tuned(["net.credits=8", "net.busy_poll_us=0"]) == {"credits": 8, "busy_poll_us": 0}
     assert tuned(["net.compiled=false"]) == {"compiled": False}
-    assert {"chunk_bytes", "credits", "patience_ms", "max_spin_us"} <= set(TUNING)
+    assert tuned(["net.spin_us=0", "net.patience_ms=5"]) == {"busy_poll_us": 0, "drop_timeout_ms": 5}  # old names
+    assert {"chunk_bytes", "credits", "drop_timeout_ms", "max_spin_us"} <= set(TUNING)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ def test_tuning_is_taken_by_its_keys() -> None:
         ("net.mtu=9000", "one of"),
         ("net.credits=0", "1 or more"),
         ("net.credits=many", "whole number"),
+        ("net.spin_us=-1", "net.busy_poll_us is to be a whole number"),
     ],
 )
 def test_tuning_refused(setting: str, says: str) -> None:

@@ -149,7 +149,7 @@ def test_guests_of_a_prepared_image_know_each_other_and_boot_again(start_mvpnet,
         f"image.kernel={built.kernel}",
         f"image.initrd={built.initrd}",
         f'image.kernel_args="{debian.KERNEL_COMMAND_LINE}"',
-        "cloud_init=default",
+        "cloud_init=always",
         "job.name=second",
         "hydra.run.dir=run2",
     )

@@ -188,7 +188,10 @@ def test_ctrl_c_leaves_a_part_to_go_on_from(server, mvpnet, store, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        eventually(lambda: store.part(url).exists() and store.part(url).stat().st_size == 2**18, what="a part")
+        eventually(
+            lambda: store.transfers.part(url).exists() and store.transfers.part(url).stat().st_size == 2**18,
+            what="a part",
+        )
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert (process.returncode, "Traceback" in errors) == (130, False), errors
@@ -280,7 +283,7 @@ def test_prune_removes_what_nothing_needs(mvpnet, server, store, tmp_path):
     assert planned == removed
     assert str(store.root / DIGEST) in [entry["path"] for entry in removed]
     assert [image.sha256 for image in store.images()] == [hashlib.sha256(OTHER).hexdigest()]
-    assert (store.quarantined(), store.unfinished()) == ([], [])
+    assert (store.quarantined(), store.transfers.unfinished()) == ([], [])
     assert from_json(mvpnet("image", "prune", "--json")) == []
 
 

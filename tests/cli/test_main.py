@@ -102,7 +102,7 @@ def test_a_plan_refuses_user_data_that_a_run_would_refuse(tmp_path: Path, monkey
     if shutil.which("cloud-init") is None:
         pytest.skip("no cloud-init here, and tools/cloud-init.sh could not fetch it from the distribution")
     of_rank_1 = "+ranks.a={on: '1', cloud_init: {user_data: {growpart: 7}}}"
-    job = ["-n", "3", "image=file", "image.path=disk.img", "cloud_init=default", of_rank_1]
+    job = ["-n", "3", "image=file", "image.path=disk.img", "cloud_init=always", of_rank_1]
     (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
     refused = mvpnet_says(tmp_path, "plan", *job)
     assert refused.returncode == 2, refused

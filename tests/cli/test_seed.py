@@ -39,7 +39,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def seeds(*overrides: str, ranks: int = 2, options: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The files of each rank's seed, read, as `mvpnet seed` writes them."""
     shutil.rmtree("seeds", ignore_errors=True)
-    common = ["image=file", "image.path=disk.img", "image.user=alice", "cloud_init=default"]
+    common = ["image=file", "image.path=disk.img", "image.user=alice", "cloud_init=always"]
     assert main.run(["seed", "-n", str(ranks), *options, "seeds", *common, *overrides]) == 0
     return [
         {path.name: yaml.safe_load(path.read_text()) for path in folder.iterdir() if path.suffix != ".iso"}
@@ -160,7 +160,7 @@ def test_it_writes_into_no_folder_with_something_in_it() -> None:
 
 
 def test_it_says_when_no_guest_gets_a_seed() -> None:
-    with pytest.raises(ConfigError, match="cloud_init=default"):
+    with pytest.raises(ConfigError, match="cloud_init=always"):
         main.run(["seed", "seeds"])
     assert not Path("seeds").exists()
 
@@ -198,7 +198,7 @@ def planned(capsys: pytest.CaptureFixture[str], *overrides: str) -> list[list[st
 
 
 def test_the_plan_shows_the_seed_s_drive_behind_the_boot_drive(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in planned(capsys, "cloud_init=default", "image.drives=[disk.img]"):
+    for argv in planned(capsys, "cloud_init=always", "image.drives=[disk.img]"):
         drives = [value for option, value in pairwise(argv) if option == "-drive"]
         assert [Path(drive.split(",")[0]).name[:6] for drive in drives] == ["drive0", "seed.i", "drive1"]
         assert "seed.iso,format=raw,media=disk,if=virtio,read-only=on" in drives[1]
@@ -206,7 +206,7 @@ def test_the_plan_shows_the_seed_s_drive_behind_the_boot_drive(capsys: pytest.Ca
 
 def test_the_plan_refuses_what_the_job_would(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ImageError, match=r"cloud_init\.files\./opt/x"):
-        planned(capsys, "cloud_init=default", "cloud_init.files={/opt/x: missing}")
+        planned(capsys, "cloud_init=always", "cloud_init.files={/opt/x: missing}")
 
 
 def test_no_seed_is_made_for_an_image_of_one_s_own_unasked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +215,7 @@ def test_no_seed_is_made_for_an_image_of_one_s_own_unasked(capsys: pytest.Captur
 
 # -- a job -------------------------------------------------------------------------------------------------------
 
-JOB = (f"qemu.binary={STANDIN}", "image=file", "image.path=disk.img", "image.use=readonly", "cloud_init=default")
+JOB = (f"qemu.binary={STANDIN}", "image=file", "image.path=disk.img", "image.use=readonly", "cloud_init=always")
 
 
 def test_invalid_user_data_ends_the_job_before_any_guest_starts(run_mvpnet: RunMvpnet) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from mvpnet.config import compose, nodes
+from mvpnet.config.launch_context import launch_context
 from mvpnet.errors import ConfigError
 from mvpnet.spec import schema
 from mvpnet.spec.model import JobSpec
@@ -227,3 +232,161 @@ def test_a_sweep_does_not_go_on_after_what_nobody_foresaw(launch_folder: Path) -
     ended = subprocess.run([sys.executable, "-c", SWEEP, *argv], capture_output=True, text=True)
     assert [line for line in ended.stdout.splitlines() if line.startswith("job ")] == ["job 1"], ended
     assert ended.returncode == 1 and "ProcessLookupError: nobody foresaw it" in ended.stderr
+
+
+# -- old names -------------------------------------------------------------------------------------------------------
+
+
+def warnings(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: old names")]
+
+
+def test_old_names_on_the_command_line_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = composed("net.nap_ms=7", "++net.spin_us=3", "+ranks.a={on: 1, logging: {digest_s: 2}}", "job.silence_s=9")
+    assert (spec.config.net.max_sleep_ms, spec.config.net.busy_poll_us) == (7, 3)
+    assert (spec.config.job.heartbeat_timeout_s, spec.for_rank(1).logging.digest_timeout_s) == (9.0, 2.0)
+    [line] = warnings(capsys)
+    assert "net.nap_ms is net.max_sleep_ms now" in line and "net.spin_us is net.busy_poll_us now" in line
+    assert "ranks.a.logging.digest_s is ranks.a.logging.digest_timeout_s now" in line
+    composed("net.max_sleep_ms=7")
+    assert warnings(capsys) == []
+
+
+RECIPE_OF_OLD = """# @package _global_
+defaults: [{override /cloud_init: default}, {override /net: mine}]
+job: {silence_s: 8}
+image: {kind: file, path: "${net.nap_ms}.img"}
+app: {kind: guest, steps: {s: {command: [y], ssh_at_once: 4}}}
+ranks: {a: {on: 1, logging: {digest_s: 2}}}
+"""
+
+
+def test_old_names_in_recipes_and_config_folders_work(launch_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option(launch_folder / "home-config/mvpnet", "net", "mine", "defaults: [schema]\nspin_us: 3\nnap_ms: 7\n")
+    option(launch_folder / "mvpnet.d", "recipe", "mine", RECIPE_OF_OLD)
+    spec = composed("recipe=mine")
+    assert (spec.config.net.busy_poll_us, spec.config.net.max_sleep_ms) == (3, 7)
+    assert spec.config.job.heartbeat_timeout_s == 8 and spec.config.cloud_init.seed is schema.SeedMode.make
+    assert spec.config.app.steps["s"]["max_parallel_ssh"] == 4
+    assert spec.for_rank(1).logging.digest_timeout_s == 2
+    assert spec.config.image.path == f"{launch_folder}/7.img"
+    [line] = warnings(capsys)
+    for old in ("net.spin_us", "net.nap_ms", "job.silence_s", "app.steps.s.ssh_at_once", "cloud_init=default"):
+        assert f"{old} is " in line
+
+
+def test_old_names_in_a_config_dir_and_in_a_group_of_ranks_work(launch_folder: Path) -> None:
+    option(launch_folder / "more", "ranks", "mine", "a: {on: 1, logging: {digest_s: 2}}\n")
+    spec = compose.compose(["ranks=[mine]"], 2, str(launch_folder / "more"))
+    assert spec.for_rank(1).logging.digest_timeout_s == 2
+
+
+def test_the_command_line_goes_over_an_old_name_in_a_file(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "net", "mine", "defaults: [schema]\nnap_ms: 7\n")
+    assert composed("net=mine", "net.max_sleep_ms=8").config.net.max_sleep_ms == 8
+    assert composed("net=mine", "net.nap_ms=9").config.net.max_sleep_ms == 9
+
+
+def test_both_names_in_a_file_are_refused_with_the_file(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "net", "mine", "defaults: [schema]\nnap_ms: 7\nmax_sleep_ms: 7\n")
+    with pytest.raises(ConfigError, match=r"config file net/mine\.yaml: net\.nap_ms.*net\.max_sleep_ms"):
+        composed("net=mine")
+
+
+def test_the_old_name_of_an_option_means_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert composed("cloud_init=default").config == composed("cloud_init=always").config
+    assert warnings(capsys) == ["warning: old names: cloud_init=default is cloud_init=always now"]
+
+
+def test_but_a_users_option_of_that_name_wins(launch_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option(launch_folder / "mvpnet.d", "cloud_init", "default", "defaults: [schema]\ntimezone: Europe/Berlin\n")
+    assert composed("cloud_init=default").config.cloud_init.timezone == "Europe/Berlin"
+    assert warnings(capsys) == []
+
+
+def test_a_config_dir_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--config-dir: there is no folder nowhere"):
+        compose.compose([], 1, "nowhere")
+
+
+JOBS = """
+import sys
+from mvpnet.config import compose
+from mvpnet.logs import say
+
+def run_job(spec):
+    net = spec.config.net
+    say(f"job {net.busy_poll_us} {net.max_sleep_ms} {spec.config.vm.memory} {' '.join(spec.typed)}")
+    return 0
+
+def tell(error):
+    say(str(error))
+    return error.exit_code
+
+sys.exit(max(compose.run(sys.argv[1:], 2, run_job, tell), default=0))
+"""
+
+
+def launched(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", JOBS, *argv], capture_output=True, text=True)
+
+
+def test_a_sweep_over_an_old_name_is_one_over_the_new(launch_folder: Path) -> None:
+    option(launch_folder / "more", "vm", "mine", "defaults: [schema]\nmemory: 3G\n")
+    option(launch_folder / "mvpnet.d", "net", "mine", "defaults: [schema]\nnap_ms: 7\n")
+    argv = ["-m", "net=mine", "net.spin_us=0,10", "--config-dir", "more", "vm=mine", "hydra.sweep.dir=sweep"]
+    ended = launched(*argv)
+    jobs = [line for line in ended.stderr.splitlines() if line.startswith("job ")]
+    typed = "net=mine net.busy_poll_us={} vm=mine"
+    assert jobs == [f"job {number} 7 3G {typed.format(number)}" for number in (0, 10)], ended.stderr
+    told = [line for line in ended.stderr.splitlines() if line.startswith("warning")]
+    assert told == [
+        "warning: old names: net.spin_us is net.busy_poll_us now, net.nap_ms is net.max_sleep_ms now",
+    ], ended.stderr
+    results = json.loads((launch_folder / "sweep/results.json").read_text())
+    assert results["keys"] == ["net.busy_poll_us"] and "net.busy_poll_us=0,10" in results["argv"]
+
+
+def test_the_config_is_shown_by_its_new_names(launch_folder: Path) -> None:
+    for argv in (["--cfg", "job"], ["--cfg", "job", "--resolve"]):
+        ended = launched(*argv, "net.nap_ms=77", "cloud_init=default")
+        assert ended.returncode == 0 and "max_sleep_ms: 77" in ended.stdout and "seed: make" in ended.stdout, ended
+        assert "nap_ms" not in ended.stdout
+        assert ended.stderr.splitlines() == [
+            "warning: old names: net.nap_ms is net.max_sleep_ms now, cloud_init=default is cloud_init=always now"
+        ]
+
+
+def test_both_names_on_the_command_line_are_refused(launch_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"net\.nap_ms.*net\.max_sleep_ms, which is given too"):
+        composed("net.nap_ms=7", "net.max_sleep_ms=7")
+
+
+# -- what is handed to Hydra -----------------------------------------------------------------------------------------
+
+
+def stored(tree: dict[str, Any], prefix: str = "") -> dict[str, int]:
+    """The config nodes in Hydra's store, by path, with the identity of what is stored."""
+    found: dict[str, int] = {}
+    for name, node in tree.items():
+        found |= stored(node, f"{prefix}{name}/") if isinstance(node, dict) else {f"{prefix}{name}": id(node)}
+    return found
+
+
+def test_nothing_is_stored_a_second_time() -> None:
+    composed()
+    store = ConfigStore.instance().repo
+    before, plugins = stored(store), Plugins.instance().discover()
+    assert {"schema.yaml", "hydra/launcher/mvpnet.yaml", *(f"{group}/schema.yaml" for group in schema.GROUPS)} <= {
+        *before
+    }
+    composed("net=dgram")
+    assert stored(store) == before and Plugins.instance().discover() == plugins
+
+
+def test_the_launch_is_there_for_hydra_while_it_composes_and_not_after() -> None:
+    composed()
+    assert launch_context() is None
+    with pytest.raises(ConfigError):
+        composed("vm.cpus=none-such")
+    assert launch_context() is None

@@ -7,25 +7,10 @@ from pathlib import Path
 import pytest
 
 from mvpnet.control.registry import JobHandle, RegistryEntry
-from mvpnet.control.render import amount, rates, span, status_facts, status_text
+from mvpnet.control.render import amount, rates, status_facts, status_text
 from mvpnet.control.tail import show
 from mvpnet.control.terminal import escape_byte
 from mvpnet.errors import ConfigError
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7199, "119 min"),
-        (7200, "2 h 00 min"),
-        (86400 * 2 + 3600 * 5, "2 d 5 h"),
-    ],
-)
-def test_span(seconds: float, text: str) -> None:
-    assert span(seconds) == text
 
 
 @pytest.mark.parametrize(

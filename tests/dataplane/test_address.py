@@ -2,8 +2,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.dataplane import address
+from mvpnet.spec.rank_set import MAX_WORLD_SIZE
 
-RANKS = st.integers(0, address.MAX_WORLD_SIZE - 1)
+RANKS = st.integers(0, MAX_WORLD_SIZE - 1)
 
 
 def test_the_numbers_that_never_change() -> None:
@@ -13,12 +14,12 @@ def test_the_numbers_that_never_change() -> None:
     assert address.ipv4_text(255) == "10.0.1.0"
     assert address.host_name(7) == "n0007"
     assert address.host_name(123456) == "n123456"
-    assert address.MAX_WORLD_SIZE == 16777213
+    assert MAX_WORLD_SIZE == 16777213
     assert address.SHUTDOWN_FRAME.hex() == "ff" * 6 + "525500000000" + "0888" + b"mvpnet".hex() + "00" * 48
 
 
 def test_the_last_rank_stays_below_the_shutdown_address() -> None:
-    assert address.ipv4_text(address.MAX_WORLD_SIZE - 1) == "10.255.255.253"
+    assert address.ipv4_text(MAX_WORLD_SIZE - 1) == "10.255.255.253"
     assert address.SHUTDOWN_ADDRESS == "10.255.255.254"
     assert ".".join(map(str, address.SHUTDOWN_IPV4)) == address.SHUTDOWN_ADDRESS
 

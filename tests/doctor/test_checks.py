@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from doctor.made_up import GIB, MPI, QEMU, facts, seat, spec, told
-from mvpnet.cli.doctor import ranks_text, summary, text
+from mvpnet.cli.doctor import summary, text
 from mvpnet.doctor import checks
 from mvpnet.doctor.checks import RankView, Skew
 from mvpnet.doctor.facts import Demand, ImageFacts, ImageState, Port, QemuFacts, Refusal
@@ -284,10 +284,9 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[-1] == ["1", "failure,", "1", "warning"]
 
 
-def test_sums_and_ranks() -> None:
+def test_sums() -> None:
     assert summary(LINES[:1]) == "nothing is in the way\n"
     assert summary([LINES[1], LINES[1]]) == "2 warnings\n"
-    assert ranks_text((0, 1, 2, 5)) == "0-2,5"
 
 
 def test_a_line_as_json() -> None:

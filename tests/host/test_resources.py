@@ -18,7 +18,6 @@ from mvpnet.host.resources import (
     resource_findings,
     resources,
     scratch,
-    size_text,
     virtual_cpus,
     warning_lines,
 )
@@ -132,10 +131,6 @@ def test_a_job_warns_a_line_a_host() -> None:
 )
 def test_virtual_cpus(vm: Vm, count: int) -> None:
     assert virtual_cpus(vm) == count
-
-
-def test_sizes() -> None:
-    assert [size_text(size) for size in (512 * 2**20, GIB, 24_696_061_952)] == ["512 MiB", "1 GiB", "23 GiB"]
 
 
 def test_this_host() -> None:

@@ -122,7 +122,7 @@ def test_a_host_that_dies_takes_the_job_along(hosts: Hosts, job: RunningJob) -> 
 
 @pytest.mark.parametrize("hosts", [2], indirect=True)
 def test_a_cut_link_ends_both_sides(hosts: Hosts, start_mvpnet, short_dir: Path) -> None:
-    job = started(hosts, start_mvpnet, short_dir, "job.silence_s=8")
+    job = started(hosts, start_mvpnet, short_dir, "job.heartbeat_timeout_s=8")
     hosts.hosts[1].cut()
     job.wait_for("2 ranks on host2 not heard of for 8 s: a link is cut, or a host is gone; the job is given up")
 

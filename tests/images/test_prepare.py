@@ -20,9 +20,11 @@ from mvpnet.images import prepare
 from mvpnet.images.store.fetch import ensure
 from mvpnet.images.store.request import ImageRequest, parse_request
 from mvpnet.images.store.resolve import pin_images, planned, provide_image
-from mvpnet.images.store.store import SourceRecord, Store, now
+from mvpnet.images.store.sources import SourceRecord
+from mvpnet.images.store.store import Store
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.schema import Config, ImageUse, Validate, WaitFor
+from mvpnet.util.text import timestamp
 
 SOURCE = "https://example.org/disk-amd64.qcow2"
 COMMON = ["image=file", f"image.source={SOURCE}"]
@@ -49,12 +51,14 @@ def want(*overrides: str) -> ImageRequest:
 def kept(asked: ImageRequest, content: bytes = b"QFI\xfb" + bytes(1020)) -> str:
     """Have something in the store under what is asked for; its digest."""
     store, digest = asked.store, hashlib.sha256(content).hexdigest()
-    with store.locked(asked.address, asked.name, print), store.staging(asked.address) as staging:
+    with store.transfers.locked(asked.address, asked.name, print), store.transfers.staging(asked.address) as staging:
         (staging / "disk").write_bytes(content)
         facts: dict[str, Any] = {"sha256": digest, "size_bytes": len(content), "format": "qcow2", "virtual_bytes": 1}
         facts |= {"disk_sha256": digest, "disk_bytes": len(content), "compression": "none", "source": asked.address}
-        store.publish(staging, facts | {"fetched_at": now(), "checked_by": "made here", "made_from": {"base": "b"}})
-    store.remember(SourceRecord(asked.address, digest, now()))
+        store.publish(
+            staging, facts | {"fetched_at": timestamp(), "checked_by": "made here", "made_from": {"base": "b"}}
+        )
+    store.source_records.remember(SourceRecord(asked.address, digest, timestamp()))
     return digest
 
 
@@ -190,14 +194,14 @@ def test_a_preparation_that_fails_is_told_and_leaves_the_store_as_it_was(launch_
         main.run(["image", "prepare", *words])
     store = Store(launch_folder / "cache/mvpnet/images")
     assert [image.source for image in store.images()] == [source.as_uri()]
-    assert store.unfinished() == []
+    assert store.transfers.unfinished() == []
 
 
 def test_the_job_that_prepares_composes_to_itself_again_and_its_seed_is_valid(
     launch_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["image.prepare.runcmd=['echo \\${HOME} 1e3','1e3']", "image.prepare.packages=['1e5']"]
-    job = prepare.preparing(config(*words, "cloud_init=default"), launch_folder / "work")
+    job = prepare.preparing(config(*words, "cloud_init=always"), launch_folder / "work")
     folder = launch_folder / "more"
     prepare.write_recipe(job, folder)
     again = compose.compose(["recipe=mvpnet-prepare"], 1, str(folder))

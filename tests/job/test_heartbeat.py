@@ -6,7 +6,7 @@ from mvpnet.job.heartbeat import Heartbeat
 from mvpnet.runtime.loop import Loop
 
 
-def run(silence_s: float, peers: list[int], talking: set[int], beats: int) -> tuple[list[list[int]], int]:
+def run(heartbeat_timeout_s: float, peers: list[int], talking: set[int], beats: int) -> tuple[list[list[int]], int]:
     """What was lost within so many beats, and how many beats there were; those who talk are heard at each."""
     loop, lost, count = Loop(), [], 0
 
@@ -22,7 +22,7 @@ def run(silence_s: float, peers: list[int], talking: set[int], beats: int) -> tu
         lost.append(silent)
         loop.stop()
 
-    heartbeat = Heartbeat(loop, silence_s, peers, beat=beat, lost=tell)
+    heartbeat = Heartbeat(loop, heartbeat_timeout_s, peers, beat=beat, lost=tell)
     loop.run()
     return lost, count
 
@@ -36,8 +36,8 @@ def test_nobody_is_lost_who_is_heard_of() -> None:
 
 
 def test_zero_is_never_and_a_job_of_one_rank_waits_for_nobody() -> None:
-    for silence_s, peers in ((0.0, [1]), (0.01, [])):
+    for heartbeat_timeout_s, peers in ((0.0, [1]), (0.01, [])):
         loop = Loop()
-        Heartbeat(loop, silence_s, peers, beat=lambda: 1 / 0, lost=lambda _: 1 / 0)
+        Heartbeat(loop, heartbeat_timeout_s, peers, beat=lambda: 1 / 0, lost=lambda _: 1 / 0)
         loop.call_later(0.1, loop.stop)
         loop.run()

@@ -101,6 +101,7 @@ def test_a_job_that_resumes():
     want = parse_resume(words)
     assert want.name == "up" and want.run_dir_given
     assert want.keys == ("app.command", "logging", "job.name", "hydra.run.dir", "shutdown.term_s")
+    assert parse_resume(["resume=up", "logging.digest_s=3"]).keys == ("logging.digest_timeout_s",)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_only_what_is_given_replaces_what_was_saved():
         net=Net(mtu=9000),
         app=App(command="old"),
         boot=Boot(timeout_s=7),
-        logging=Logging(digest_s=9),
+        logging=Logging(digest_timeout_s=9),
     )
     given = Config(app=App(command="new"), boot=Boot(timeout_s=8), net=Net(ssh_port=3000))
     assert with_given(saved, given, ()) == replace(saved, app=App())

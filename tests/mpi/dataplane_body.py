@@ -26,6 +26,7 @@ from frames import arp, frame, packed, unpacked  # noqa: E402
 from mvpnet.dataplane import address, broadcast_tree, fabric  # noqa: E402
 from mvpnet.dataplane.doorbell import Doorbell  # noqa: E402
 from mvpnet.dataplane.switch import Switch, loop_for, open_link  # noqa: E402
+from mvpnet.dataplane.worker_loop import WorkerLoop  # noqa: E402
 from mvpnet.runtime.loop import Loop  # noqa: E402
 from mvpnet.spec.schema import Net, NetKind  # noqa: E402
 
@@ -305,7 +306,7 @@ def any_messages(kind: str) -> None:
 
 def flood(kind: str) -> None:
     """Every rank floods the next, whose guest reads as fast as it can: nothing is lost, and nothing is out of order."""
-    job = Job(kind, peer_queue_bytes=100_000, guest_queue_bytes=100_000, patience_ms=20_000)
+    job = Job(kind, peer_queue_bytes=100_000, guest_queue_bytes=100_000, drop_timeout_ms=20_000)
     job.meet()
     if SIZE > 1:
         to, count = (RANK + 1) % SIZE, 3000
@@ -322,7 +323,7 @@ def flood(kind: str) -> None:
 
 def guest_that_does_not_read(kind: str) -> None:
     """Rank 0's guest sleeps while all flood it: others go on, memory is bounded, and later it gets frames again."""
-    job = Job(kind, guest_queue_bytes=100_000, patience_ms=20)
+    job = Job(kind, guest_queue_bytes=100_000, drop_timeout_ms=20)
     if RANK == 0:
         job.guest.ignore()
     job.meet()
@@ -448,7 +449,7 @@ def shutdown(kind: str) -> None:
 def no_link(kind: str) -> None:
     """A rank whose guest never came to be takes part all the same."""
     net = Net(kind=NetKind[kind], compiled=COMPILED)
-    loop = Loop()
+    loop = WorkerLoop()
     switch = Switch(COMM, DOORBELL, None, net)
     loop.worker = switch
     assert not switch.link_ready
@@ -476,7 +477,7 @@ def too_large_control(kind: str) -> None:
 
 def doorbell(kind: str) -> None:
     """Ranks that sleep at once when they have nothing to do wake each other."""
-    job = Job(kind, spin_us=0, max_spin_us=0)
+    job = Job(kind, busy_poll_us=0, max_spin_us=0)
     job.meet()
     for n in range(1, 21 if SIZE > 1 else 0):
         if RANK == 0:

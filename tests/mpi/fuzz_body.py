@@ -71,7 +71,7 @@ def may_pass(sent: bytes, source: int, broadcast: bool) -> bool:
 
 def peers(kind: str) -> None:
     """Exactly the frames that may pass reach the guest, the rest is counted, and the switch works on as before."""
-    job = Job(kind, patience_ms=20_000)  # ranks that are busy here take nothing meanwhile: no reason to drop anything
+    job = Job(kind, drop_timeout_ms=20_000)  # ranks that are busy here take nothing meanwhile: no reason to drop
     job.meet()
     pool = Pool(job.net.chunk_bytes)
     end = job.guest._end
@@ -141,7 +141,7 @@ def honest(f: bytes) -> bool:
 
 def guest(kind: str) -> None:
     """From rank 0's guest come its own frames, to those that they were for, and nothing else."""
-    job = Job(kind, patience_ms=20_000)  # a busy machine is no reason to drop anything
+    job = Job(kind, drop_timeout_ms=20_000)  # a busy machine is no reason to drop anything
     job.meet()
     rng = random.Random(SEED)
     sent = [any_frame(rng) for _ in range(2 * ATTEMPTS)]
@@ -189,7 +189,7 @@ def any_message(rng: random.Random, source: int, to: int) -> bytes:
 
 def messages(kind: str) -> None:
     """Exactly the frames that may pass reach the guests, each sender's in its order, and the rest is counted."""
-    job = Job(kind, patience_ms=20_000)
+    job = Job(kind, drop_timeout_ms=20_000)
     job.meet()
     others = [rank for rank in range(SIZE) if rank != RANK]
     sent = {

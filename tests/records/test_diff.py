@@ -26,6 +26,17 @@ def test_two_runs_of_the_same_differ_in_nothing(tmp_path: Path) -> None:
     assert (done.return_value, done.stdout) == (0, "")
 
 
+def test_a_renamed_key_is_no_difference(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_run(tmp_path / name)
+    path = tmp_path / "one" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    net = manifest["spec"]["config"]["net"]
+    net["nap_ms"] = net.pop("max_sleep_ms")
+    path.write_text(json.dumps(manifest))
+    assert differences(open_run(tmp_path / "one"), open_run(tmp_path / "two")) == []
+
+
 def test_every_kind_of_difference(tmp_path: Path) -> None:
     make_run(tmp_path / "one", job(tmp_path), inputs=[DISK], metrics={"mbits": 5.0, "loss": 1.0})
     other = job(tmp_path, vm=Vm(cpus=4))

@@ -13,8 +13,9 @@ import pytest
 
 from mvpnet.guest.drives import plan_drives
 from mvpnet.records import digests, inputs
-from mvpnet.records.inputs import Input, digest_all, job_inputs, rank_inputs, rank_text, shared_out, with_digests
+from mvpnet.records.inputs import Input, digest_all, job_inputs, rank_inputs, shared_out, with_digests
 from mvpnet.spec.model import RankSpec
+from mvpnet.spec.rank_set import ranks_text
 from mvpnet.spec.schema import App, AppKind, CloudInit, Image, ImageKind, ImageUse
 from records.runs import job
 
@@ -74,7 +75,7 @@ def test_the_time_for_digests_is_bounded_and_a_signal_ends_it(tmp_path: Path) ->
     found = found_with(spec_with(tmp_path, Image(kind=ImageKind.file, path=str(disk))), tmp_path)
     for limit_s, go_on in ((0.0, True), (60.0, False)):
         (one,) = digest_all(found, tmp_path / "cache", limit_s, lambda go_on=go_on: go_on)
-        assert one.sha256 is None and "longer than logging.digest_s" in one.by
+        assert one.sha256 is None and "longer than logging.digest_timeout_s" in one.by
 
 
 def test_a_file_that_changes_while_the_job_runs_has_no_digest(tmp_path: Path) -> None:
@@ -175,5 +176,5 @@ def test_each_file_is_digested_once_and_told_for_all_its_users() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "text"), [([0], "0"), ([0, 1, 2, 5], "0-2,5"), ([], "")])
-def test_rank_text(ranks: list[int], text: str) -> None:
-    assert rank_text(ranks) == text
+def test_ranks_text(ranks: list[int], text: str) -> None:
+    assert ranks_text(ranks) == text

@@ -3,71 +3,31 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
-from mvpnet.runtime.loop import LOOK, SLEEP, TURN, Loop
+from bell import Bell
+from mvpnet.dataplane.worker_loop import WorkerLoop
+from mvpnet.runtime.loop import Loop
 
 DEADLINE_S = 20.0
 
 
-class Bell:
-    """A worker with one descriptor to be woken by, that counts what happens to it."""
-
-    def __init__(self, loop: Loop, work: int = 0) -> None:
-        self.ours, self.theirs = socket.socketpair()
-        self.work = work
-        self.turns = self.sleeps = self.woken = self.spins = 0
-        self.outcomes: list[int] = []
-        self.loop = loop
-
-    def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
-        self.spins += 1
-        return self.outcomes.pop(0) if self.outcomes else TURN, busy_at_s
-
-    def doze(self, fds: dict[int, int], timeout_s: float, long_s: float) -> float | None:
-        return None
-
-    def turn(self, now_s: float) -> int:
-        self.turns += 1
-        self.work -= 1
-        return self.work >= 0
-
-    def before_sleep(self) -> float:
-        self.sleeps += 1
-        return 1.0
-
-    def interests(self) -> list[tuple[int, int]]:
-        return [(self.ours.fileno(), 1)]
-
-    def after_sleep(self, now_s: float, ready: list[tuple[int, int]], spins: bool) -> None:
-        assert [fd for fd, _ in ready] == [self.ours.fileno()]
-        self.ours.recv(100)
-        self.woken += 1
-        self.loop.stop()
-
-    def close(self) -> None:
-        self.ours.close()
-        self.theirs.close()
-
-
-@pytest.fixture(params=["alone", "with a worker"])
+@pytest.fixture(params=["plain", "without a worker", "with a worker"])
 def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
-    loop = Loop(spin_s=1e-5, max_spin_s=1e-4)
-    loop.call_later(DEADLINE_S, lambda: pytest.fail("the loop did not stop"))
-    if request.param == "alone":
+    with ExitStack() as stack:
+        loop = Loop()
+        if request.param != "plain":
+            loop = worker_loop = WorkerLoop(spin_s=1e-5, max_spin_s=1e-4)
+            if request.param == "with a worker":
+                worker_loop.worker = stack.enter_context(closing(Bell(worker_loop)))
+        loop.call_later(DEADLINE_S, lambda: pytest.fail("the loop did not stop"))
         yield loop
-        return
-    bell = Bell(loop)
-    loop.worker = bell
-    yield loop
-    bell.close()
 
 
 def test_timers_run_in_order_and_only_once(loop: Loop) -> None:
@@ -156,77 +116,3 @@ def test_it_runs_outside_the_main_thread(loop: Loop) -> None:
     thread.start()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
-
-
-def test_the_worker_works_then_sleeps_until_woken() -> None:
-    loop = Loop(spin_s=0.0)
-    bell = Bell(loop, work=1000)
-    loop.worker = bell
-    loop.call_later(0.05, lambda: bell.theirs.send(b"!"))
-    loop.run()
-    assert bell.turns > 1000
-    assert bell.sleeps >= 1
-    assert bell.woken == 1
-    bell.close()
-
-
-def test_timers_are_not_starved_by_a_busy_worker() -> None:
-    loop = Loop()
-    bell = Bell(loop, work=1 << 60)
-    loop.worker = bell
-    loop.call_later(0.01, loop.stop)
-    loop.run()
-    assert bell.sleeps == 0
-    bell.close()
-
-
-def test_a_descriptor_number_used_again_is_still_watched() -> None:
-    """The worker's descriptor is closed, and its number given to a watched one, before the loop sleeps again."""
-    loop = Loop(spin_s=0.0)
-    bell = Bell(loop)
-    loop.worker = bell
-    number = bell.ours.fileno()
-
-    def swap() -> None:
-        ours, theirs = socket.socketpair()
-        pair.extend((ours, theirs))
-        bell.close()
-        os.dup2(ours.fileno(), number)
-        loop.watch(number, loop.stop)
-        bell.interests = list  # type: ignore[method-assign]
-        loop.call_later(0.02, lambda: theirs.send(b"x"))
-
-    pair: list[socket.socket] = []
-    loop.call_later(0.02, swap)
-    loop.call_later(DEADLINE_S, lambda: pytest.fail("not woken"))
-    loop.run()
-    loop.unwatch(number)
-    os.close(number)
-    for end in pair:
-        end.close()
-
-
-def test_an_idle_loop_uses_no_processor() -> None:
-    loop = Loop(spin_s=1e-4, max_spin_s=2e-3)
-    bell = Bell(loop)
-    loop.worker = bell
-    loop.call_later(1.0, loop.stop)
-    before, started = resource.getrusage(resource.RUSAGE_THREAD), time.monotonic()
-    loop.run()
-    after, ended = resource.getrusage(resource.RUSAGE_THREAD), time.monotonic()
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 0.05 * (ended - started)
-    bell.close()
-
-
-def test_what_a_worker_does_without_the_loop_is_taken_for_what_it_says() -> None:
-    """LOOK: timers and descriptors have a look, and it goes on; SLEEP: no turn before something happens; TURN."""
-    loop = Loop(spin_s=0.0)
-    bell = Bell(loop)
-    bell.outcomes = [LOOK, LOOK, SLEEP]
-    loop.worker = bell
-    loop.call_later(0.0, lambda: bell.theirs.send(b"x"))
-    loop.run()
-    assert (bell.spins, bell.woken) == (3, 1)
-    assert bell.turns == 0
-    bell.close()

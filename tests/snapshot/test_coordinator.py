@@ -11,7 +11,7 @@ import pytest
 from mvpnet.snapshot import copy_disks
 from mvpnet.snapshot.agent import resident_bytes
 from mvpnet.snapshot.coordinator import NoSaveError, check_space
-from mvpnet.snapshot.layout import size_on_disk
+from mvpnet.util.files import size_on_disk
 
 MB = 10**6
 

@@ -125,6 +125,14 @@ def test_an_override_that_no_rank_is_in_is_a_warning() -> None:
     assert len(spec.warnings()) == 1
 
 
+def test_an_old_name_of_a_log_part_is_a_warning() -> None:
+    override = Override("a", RankSet.parse("0"), {"logging": {"levels": {"experiment": "INFO"}}})
+    assert job(2, (override,), logging=Logging(levels={"guest": "INFO", "hands": "INFO"})).warnings() == [
+        "logging.levels.hands: is called control now",
+        "ranks.a.logging.levels.experiment: is called app, records, sweep, report now",
+    ]
+
+
 @pytest.mark.parametrize(
     ("sections", "key"),
     [
@@ -136,9 +144,13 @@ def test_an_override_that_no_rank_is_in_is_a_warning() -> None:
         ({"net": Net(ssh_port=0)}, "net.ssh_port"),
         ({"net": Net(chunk_bytes=1000)}, "net.chunk_bytes"),
         ({"net": Net(credits=0)}, "net.credits"),
-        ({"net": Net(gather_us=-1)}, "net.gather_us"),
+        ({"net": Net(coalesce_us=-1)}, "net.coalesce_us"),
         ({"logging": Logging(level="LOUD")}, "logging.level"),
         ({"logging": Logging(levels={"guest": "LOUD"})}, "logging.levels.guest"),
+        (
+            {"logging": Logging(levels={"gest": "INFO"})},
+            r"levels\.gest: .*did you mean guest.*\n.*parts are app, ",
+        ),
         ({"job": Job(name="a/b")}, "job.name"),
         ({"job": Job(name="")}, "job.name"),
     ],

@@ -15,7 +15,6 @@ from mvpnet.sweep.sweep import (
     Sweep,
     SweepJob,
     csv_text,
-    duration,
     next_number,
     remembered,
     resumed,
@@ -131,10 +130,3 @@ def test_what_is_no_sweep_folder_is_refused(tmp_path: Path, content: str | None)
     says = "holds no sweep" if content else "holds no sweep: there is no results.json"
     with pytest.raises(ConfigError, match=says):
         resumed([f"sweep.resume={tmp_path}"])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (7800, "2 h 10 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -125,14 +125,14 @@ def test_a_large_image_holds_up_neither_start_nor_end(bench: Bench) -> None:
     with bench.disk.open("wb") as disk:
         disk.truncate(2**40)
     os.utime(bench.disk, (1, 1))
-    job, end = bench.run(TRUE, "logging.digest_s=0.2")
+    job, end = bench.run(TRUE, "logging.digest_timeout_s=0.2")
     assert end.code == 0, end
     (one,) = manifest(job.cwd / "run")["inputs"]
-    assert one["sha256"] is None and "logging.digest_s" in one["by"] and one["size_bytes"] == 2**40
+    assert one["sha256"] is None and "logging.digest_timeout_s" in one["by"] and one["size_bytes"] == 2**40
 
 
 def test_counters_are_sampled(bench: Bench) -> None:
-    job = bench.up("net.sample_s=0.05", behaviour="answer")
+    job = bench.up("net.sample_interval_s=0.05", behaviour="answer")
     frame = bytes.fromhex("525500000001") + bytes.fromhex("525500000000") + b"\x88\xb5\x04" + bytes(45)
     bench.tell("send.0", frame.hex() + "\n")
     poll_until(lambda: (bench.folder / "received.0").exists(), 30, "the answer")
@@ -218,14 +218,14 @@ def test_a_run_of_an_older_mvpnet_is_repeated_with_todays_defaults(bench: Bench,
     job, end = bench.run(TRUE)
     assert end.code == 0, end
     told = manifest(job.cwd / "run")
-    del told["spec"]["config"]["net"]["sample_s"], told["spec"]["repeat"], told["spec"]["config"]["sweep"]
+    del told["spec"]["config"]["net"]["sample_interval_s"], told["spec"]["repeat"], told["spec"]["config"]["sweep"]
     told["digest"] = digest_of(told["spec"])
     (job.cwd / "run" / "manifest.json").write_text(json.dumps(told))
     _, end = again("run", "--run-dir", "second")
     assert end.code == 0, end
-    assert manifest(job.cwd / "second")["spec"]["config"]["net"]["sample_s"] == 1.0
+    assert manifest(job.cwd / "second")["spec"]["config"]["net"]["sample_interval_s"] == 1.0
     done = verb(job.cwd, "diff", "--json", "run", "second")
-    assert [one["key"] for one in json.loads(done.stdout)] == ["config.net.sample_s"], done
+    assert [one["key"] for one in json.loads(done.stdout)] == ["config.net.sample_interval_s"], done
 
 
 def test_what_is_no_run_is_not_repeated(bench: Bench, again: Any) -> None:

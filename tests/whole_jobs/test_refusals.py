@@ -282,7 +282,7 @@ def test_a_run_folder_that_fills_up(bench: Bench, small_disk: Path) -> None:
     assert f"warning: cannot write {small_disk}/run/stats.json: No space left on device" in end.stderr
     assert "Traceback" not in end.stderr
     assert (small_disk / "run/app.log").read_bytes().startswith(b"y\ny\n")
-    assert not (small_disk / "run/job.new").exists()
+    assert not list((small_disk / "run").glob(".job.json.*"))
     nothing_left(job)
 
 

@@ -35,12 +35,6 @@ def store_in(cache_dir: str | None) -> Store:
     return Store(cache_base(cache_dir) / "images")
 
 
-def size_text(bytes_: int | None) -> str:
-    if bytes_ is None:
-        return "?"
-    return f"{bytes_ / 2**30:.1f} GiB" if bytes_ >= 2**30 else f"{bytes_ / 2**20:.0f} MiB"
-
-
 def print_entries(entries: list[dict[str, Any]], as_json: bool, line: Callable[[dict[str, Any]], str]) -> None:
     click.echo(json.dumps(entries, indent=1) if as_json else "\n".join(map(line, entries)), nl=as_json or bool(entries))
 

@@ -25,12 +25,12 @@ from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.images.store.request import ImageRequest, lock_path
-from mvpnet.images.store.store import now
 from mvpnet.images.store.unpack import compression_of
 from mvpnet.paths import cache_base
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import Compression, Image, ImageKind
+from mvpnet.util.text import timestamp
 
 
 @click.command()
@@ -93,7 +93,7 @@ def lock(overrides: tuple[str, ...], config_dir: str | None, update: bool, as_js
         pins = read_lock(path)
         if update or want.address not in pins:
             stored = ensure(want, say, refresh=update)
-            pins[want.address] = Pin(stored.sha256, stored.size_bytes, now())
+            pins[want.address] = Pin(stored.sha256, stored.size_bytes, timestamp())
             write_lock(path, pins)
         locked.append({"lock_file": str(path), "url": want.address, **vars(pins[want.address])})
     print_entries(locked, as_json, lambda entry: f"{entry['sha256']}  {entry['url']}  ({entry['lock_file']})")

@@ -15,7 +15,6 @@ from mvpnet.cli.image.common import (
     cache_dir_option,
     print_entries,
     say,
-    size_text,
     store_in,
 )
 from mvpnet.errors import ImageError
@@ -24,6 +23,8 @@ from mvpnet.images.store.lock_file import LOCK_FILE, read_lock
 from mvpnet.images.store.request import parse_request
 from mvpnet.images.store.store import Store, StoredImage
 from mvpnet.spec.schema import Image, ImageKind
+from mvpnet.util.files import size_on_disk
+from mvpnet.util.text import size_text
 
 
 @click.command(name="list")
@@ -33,16 +34,21 @@ def list_(cache_dir: str | None, as_json: bool) -> None:
     """List the images in the store, and what broken and refused fetches left."""
     store = store_in(cache_dir)
     images = store.images()
-    leftovers = {"quarantine": store.quarantined(), "unfinished": store.unfinished(), "broken": store.broken()}
+    leftovers = {
+        "quarantine": store.quarantined(),
+        "unfinished": store.transfers.unfinished(),
+        "broken": store.broken(),
+    }
     if as_json:
         listed = {name: [str(path) for path in paths] for name, paths in leftovers.items()}
         click.echo(json.dumps({"images": [one.as_dict() for one in images], **listed}, indent=1))
         return
     if images:
-        click.echo(f"{'DIGEST':12}  {'FORMAT':6}  {'DISK':>9}  {'SPACE':>9}  {'FETCHED':16}  SOURCE")
+        click.echo(f"{'DIGEST':12}  {'FORMAT':6}  {'DISK':>10}  {'SPACE':>10}  {'FETCHED':16}  SOURCE")
     for one in images:
-        space = one.disk.stat().st_blocks * 512
-        columns = f"{one.sha256[:12]}  {one.format:6}  {size_text(one.virtual_bytes):>9}  {size_text(space):>9}"
+        space = size_on_disk(one.disk)
+        disk = "?" if one.virtual_bytes is None else size_text(one.virtual_bytes)
+        columns = f"{one.sha256[:12]}  {one.format:6}  {disk:>10}  {size_text(space):>10}"
         click.echo(f"{columns}  {one.fetched_at[:16].replace('T', ' ')}  {one.source}")
     for name, paths in leftovers.items():
         if paths:
@@ -82,7 +88,7 @@ def prune(digests: tuple[str, ...], everything: bool, dry_run: bool, cache_dir: 
     store = store_in(cache_dir)
     removed: list[dict[str, Any]] = []
     for path, remove in _doomed(store, digests, everything):
-        space = _space(path)
+        space = size_on_disk(path)
         if dry_run or remove():
             removed.append({"path": str(path), "bytes": space})
         else:
@@ -129,13 +135,13 @@ def _doomed(store: Store, digests: tuple[str, ...], everything: bool) -> Iterato
     if digests:
         chosen = _chosen(store, digests)
     else:
-        for path in store.unfinished():
-            yield path, partial(store.remove_unfinished, path)
+        for path in store.transfers.unfinished():
+            yield path, partial(store.transfers.remove_unfinished, path)
         for path in store.quarantined():
             yield path, partial(store.remove_aside, path)
         for path in store.broken():
             yield path, partial(store.remove, path)
-        needed = {record.sha256 for record in store.sources()}
+        needed = {record.sha256 for record in store.source_records.all()}
         needed |= {pin.sha256 for pin in read_lock(Path.cwd() / LOCK_FILE).values()}
         chosen = [one for one in store.images() if everything or one.sha256 not in needed]
     going = {one.sha256 for one in chosen}
@@ -149,8 +155,3 @@ def _doomed(store: Store, digests: tuple[str, ...], everything: bool) -> Iterato
 
 def _chosen(store: Store, digests: tuple[str, ...]) -> list[StoredImage]:
     return [store.by_prefix(digest) for digest in digests] if digests else store.images()
-
-
-def _space(path: Path) -> int:
-    files = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return sum(file.stat().st_blocks * 512 for file in files)

@@ -8,13 +8,13 @@ import click
 
 from mvpnet.cli.image.common import (
     cache_dir_option,
-    size_text,
     store_in,
 )
 from mvpnet.errors import ImageError
 from mvpnet.images.disk_image import image_format
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.drive_text import growth
+from mvpnet.util.text import size_text
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # -3G is no option, and refused as a size

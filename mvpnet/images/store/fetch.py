@@ -20,11 +20,13 @@ from mvpnet.images.store.http import download, download_text, shown
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.progress import Meter, default_meter
 from mvpnet.images.store.request import ImageRequest
-from mvpnet.images.store.store import SourceRecord, StoredImage, file_digest, now
+from mvpnet.images.store.sources import SourceRecord
+from mvpnet.images.store.store import StoredImage
 from mvpnet.images.store.unpack import compression_of, unpack
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
-from mvpnet.util.text import Say
+from mvpnet.util.files import file_digest
+from mvpnet.util.text import Say, size_text, timestamp
 
 _NEW_HINT = (
     "was it changed on the way, or has the vendor published a new one under this URL? "
@@ -60,7 +62,7 @@ def ensure(want: ImageRequest, say: Say, *, refresh: bool = False, meter: Meter 
         return image
     if want.is_prepared:
         raise not_prepared(want)
-    with want.store.locked(want.address, want.name, say):
+    with want.store.transfers.locked(want.address, want.name, say):
         if not refresh and (image := find(want)):
             return image
         try:
@@ -106,22 +108,22 @@ def _fetch(want: ImageRequest, say: Say, meter: Meter) -> StoredImage:
             raise _moved_on(want, published)
         if image := store.find(published.digest):
             say(f"{want.name}: {image.sha256[:12]} is what {want.checksums} lists, and is here already")
-            store.remember(_record(want, image.sha256))
+            store.source_records.remember(_record(want, image.sha256))
             return image
     part, record = _received(want, say, meter, proven=bool(want.sha256 or published))
     digest = file_digest(part, "sha256")
     checked_by = _check_digest(want, published, part, digest)
-    with store.staging(want.address) as staging:
+    with store.transfers.staging(want.address) as staging:
         image = store.publish(staging, _made_ready(want, part, staging / "disk", digest, checked_by, meter))
-    store.discard_part(want.address)
-    store.remember(replace(record, sha256=image.sha256))
+    store.transfers.discard_part(want.address)
+    store.source_records.remember(replace(record, sha256=image.sha256))
     say(_arrival(want, image, checked_by))
     return image
 
 
 def _arrival(want: ImageRequest, image: StoredImage, checked_by: str) -> str:
     trust = f"checked by {checked_by}" if checked_by else _UNCHECKED[want.local_path is not None]
-    return f"{want.name}: sha256 {image.sha256}, {image.size_bytes / 2**20:.1f} MiB, {trust}"
+    return f"{want.name}: sha256 {image.sha256}, {size_text(image.size_bytes)}, {trust}"
 
 
 def _published(want: ImageRequest, say: Say) -> Published | None:
@@ -147,7 +149,7 @@ def _text_of(source: str) -> str:
 
 def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:
     """The whole file as the source has it, not checked yet, and what to remember of where it came from."""
-    part = want.store.part(want.address)
+    part = want.store.transfers.part(want.address)
     if want.local_path is None:
         say(f"fetching {want.address}")
         download(want.url, part, meter, proven=proven, expected_bytes=want.size_bytes)
@@ -166,7 +168,7 @@ def _record(want: ImageRequest, sha256: str) -> SourceRecord:
     if want.local_path is not None:
         size, mtime_ns = _file_stamp(want.local_path)
         stamp = {"file_bytes": size, "file_mtime_ns": mtime_ns}
-    return SourceRecord(want.address, sha256, now(), **stamp)
+    return SourceRecord(want.address, sha256, timestamp(), **stamp)
 
 
 def _check_digest(want: ImageRequest, published: Published | None, part: Path, digest: str) -> str:
@@ -224,7 +226,7 @@ def _made_ready(
         "disk_bytes": disk.stat().st_size,
         "compression": how.name,
         "source": want.address,
-        "fetched_at": now(),
+        "fetched_at": timestamp(),
         "checked_by": checked_by or "nothing",
         "backing": facts.backing.parent.name if facts.backing else None,
     }
@@ -232,5 +234,5 @@ def _made_ready(
 
 def _put_aside(want: ImageRequest, part: Path) -> Path:
     aside = want.store.quarantine(part, want.name)
-    want.store.discard_part(want.address)
+    want.store.transfers.discard_part(want.address)
     return aside

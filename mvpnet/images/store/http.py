@@ -15,13 +15,17 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mvpnet.errors import ImageError
 from mvpnet.images.store.progress import Advance, Meter
+
+if TYPE_CHECKING:
+    from requests import Response
 
 _TRIES = 5  # of one transfer that breaks off and gets somewhere each time
 _TIMEOUT_S = 30  # for the connection, and for silence on it
@@ -34,11 +38,11 @@ _OFFLINE_HINT = (
 )
 
 
-class _CutOff(Exception):
+class _CutOffError(Exception):
     """The transfer broke off after it began."""
 
 
-class _Anew(Exception):
+class _StalePartError(Exception):
     """What came before is of no use to this server."""
 
 
@@ -59,9 +63,9 @@ def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes
         try:
             _attempt(url, part, meter, proven, expected_bytes)
             return
-        except _Anew:
+        except _StalePartError:
             part.unlink(missing_ok=True)
-        except _CutOff as error:
+        except _CutOffError as error:
             if not tries_left:
                 raise ImageError(
                     f"image.source: {shown(url)} was cut off {_TRIES} times: {error}",
@@ -74,12 +78,12 @@ def download_text(url: str) -> str:
     """A small text file. Raises ImageError."""
     sink = io.BytesIO()
 
-    def begin(response: Any, **_: Any) -> None:
+    def begin(response: Response) -> None:
         _refuse_downgrade(url, response, proven=False)
         if int(response.headers.get("Content-Length") or 0) > _TEXT_BYTES:
             raise ImageError(f"image.checksums: {shown(url)} is too long to be a checksum file")
 
-    _get(url, sink, begin, {})
+    _get(url, sink.write, begin, {})
     return sink.getvalue().decode(errors="replace")
 
 
@@ -89,7 +93,7 @@ def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: i
         if sink.is_whole():
             return
         try:
-            _get(url, sink, sink.begin, sink.request_headers())
+            _get(url, sink.write, sink.begin, sink.request_headers())
             file.flush()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -97,7 +101,7 @@ def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: i
             part.unlink(missing_ok=True)
             raise _no_space(url, part.parent, sink.missing_bytes()) from error
         if sink.total is not None and not sink.is_whole():
-            raise _CutOff(f"{sink.size} bytes came of {sink.total}")
+            raise _CutOffError(f"{sink.size} bytes came of {sink.total}")
 
 
 class _Sink:
@@ -134,17 +138,17 @@ class _Sink:
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self._validator}
 
-    def begin(self, response: Any, **_: Any) -> None:
+    def begin(self, response: Response) -> None:
         """Called with each answer before its body is read (requests' response hook)."""
         _refuse_downgrade(self._url, response, proven=self._proven)
         if response.status_code == 416:
-            raise _Anew
+            raise _StalePartError
         if response.is_redirect or response.status_code >= 400:
             return
         if response.status_code == 206:
             match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != self.size:
-                raise _Anew
+                raise _StalePartError
         else:
             self._file.truncate(0)
             self.size = 0
@@ -167,46 +171,43 @@ class _Sink:
         self.size += len(data)
         self._advance(len(data))
 
-    def flush(self) -> None:
-        """pooch flushes after every chunk; the file is flushed once, when it is whole or broken off."""
 
-
-def _get(url: str, sink: Any, begin: Any, headers: dict[str, str]) -> None:
-    """One request; `begin` gets each answer. Raises ImageError, _CutOff for a connection lost in the middle."""
-    import pooch  # type: ignore[import-untyped]
+def _get(
+    url: str, write: Callable[[bytes], object], begin: Callable[[Response], None], headers: dict[str, str]
+) -> None:
+    """One request; `begin` gets each answer. Raises ImageError, _CutOffError for a connection lost in the middle."""
     import requests
-    from requests.exceptions import RequestException
 
     begun = False
     responses = ExitStack()
 
-    def hook(response: Any, **more: Any) -> None:
+    def hook(response: Response, **_: object) -> None:
         nonlocal begun
         responses.callback(response.close)
-        begin(response, **more)
+        begin(response)
         # Some servers call a .gz file gzip-encoded, and requests would unpack it: the digest is that of the file.
         response.raw.headers.pop("Content-Encoding", None)
         begun = response.ok and not response.is_redirect
 
-    fetch = pooch.HTTPDownloader(
-        chunk_size=_CHUNK,
-        headers={"Accept-Encoding": "identity", **headers},
-        hooks={"response": hook},
-        timeout=_TIMEOUT_S,
-    )
+    headers = {"Accept-Encoding": "identity", **headers}
     try:
         with responses:
-            fetch(url, sink, None)
-    except requests.HTTPError as error:
-        answer: Any = error.response
-        raise ImageError(
-            f"{shown(url)} cannot be had: the server answers {answer.status_code} {answer.reason}",
-            hint="has the vendor moved it? image.source names another place" if answer.status_code == 404 else None,
-        ) from error
-    except RequestException as error:
+            response = requests.get(url, headers=headers, hooks={"response": hook}, timeout=_TIMEOUT_S, stream=True)
+            if not response.ok:
+                raise _refused(url, response)
+            for data in response.iter_content(_CHUNK):
+                write(data)
+    except requests.RequestException as error:
         if begun:
-            raise _CutOff(_reason(error)) from error
+            raise _CutOffError(_reason(error)) from error
         raise ImageError(f"{shown(url)} cannot be had: {_reason(error)}", hint=_OFFLINE_HINT) from error
+
+
+def _refused(url: str, answer: Response) -> ImageError:
+    return ImageError(
+        f"{shown(url)} cannot be had: the server answers {answer.status_code} {answer.reason}",
+        hint="has the vendor moved it? image.source names another place" if answer.status_code == 404 else None,
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -220,7 +221,7 @@ def _reason(error: Exception) -> str:
         inner = following
 
 
-def _refuse_downgrade(url: str, response: Any, *, proven: bool) -> None:
+def _refuse_downgrade(url: str, response: Response, *, proven: bool) -> None:
     if not proven and urlsplit(url).scheme == "https" and urlsplit(response.url).scheme == "http":
         raise ImageError(
             f"{shown(url)} leads to {shown(response.url)}, which anybody on the way can change",
@@ -228,13 +229,12 @@ def _refuse_downgrade(url: str, response: Any, *, proven: bool) -> None:
         )
 
 
-def _validator(headers: Any) -> str | None:
+def _validator(headers: Mapping[str, str]) -> str | None:
     """What If-Range may hold: a strong entity tag, else the date of the last change."""
-    tag: str | None = headers.get("ETag")
+    tag = headers.get("ETag")
     if tag and not tag.startswith("W/"):
         return tag
-    date: str | None = headers.get("Last-Modified")
-    return date
+    return headers.get("Last-Modified")
 
 
 def _read_state(path: Path) -> dict[str, Any]:

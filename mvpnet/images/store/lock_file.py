@@ -8,13 +8,13 @@ control. Vendors move their "latest" URLs; a job that runs under a lock boots th
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mvpnet.errors import ConfigError, HostError
+from mvpnet.util.files import write_whole
 
 LOCK_FILE = "mvpnet-images.lock"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -57,10 +57,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
 def write_lock(path: Path, pins: Mapping[str, Pin]) -> None:
     """Write the whole file, in the order of the URLs, so that a change is a small diff. Raises HostError."""
     whole = {"version": _VERSION, "images": {url: asdict(pins[url]) for url in sorted(pins)}}
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_text(json.dumps(whole, indent=2) + "\n")
-        new.replace(path)
+        write_whole(path, json.dumps(whole, indent=2) + "\n")
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise HostError(f"image.lock_file: {path} cannot be written: {error.strerror}") from error

@@ -43,16 +43,8 @@ def line_meter(say: Say, clock: Callable[[], float] = time.monotonic) -> Meter:
 
 @contextmanager
 def bar_meter(what: str, total: int | None, done: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    """A bar on standard error."""
+    from mvpnet.images.store import progress_bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total, completed=done)
-        yield lambda count: progress.advance(task, count)
+    with progress_bar.shown(what, total, done) as advance:
+        yield advance

@@ -7,7 +7,6 @@ removed has to be had alone. The locks are flock(2)'s: the kernel lets them go w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,14 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mvpnet.errors import HostError, ImageError
+from mvpnet.errors import ImageError
 from mvpnet.images.disk_image import to_disk
 from mvpnet.images.store.lock_file import SHA256
-from mvpnet.util.locks import lock, lock_shared, try_lock
-from mvpnet.util.text import Say
-
-STAGING = ".staging-"
-_CHUNK = 4 * 2**20
+from mvpnet.images.store.sources import SourceRecord, SourceRecords
+from mvpnet.images.store.transfers import STAGING, Transfers
+from mvpnet.util.files import file_digest, remove, write_json
+from mvpnet.util.locks import lock_shared, try_lock
 
 
 @dataclass(frozen=True)
@@ -54,26 +52,13 @@ class StoredImage:
         return {name: str(value) if name == "folder" else value for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class SourceRecord:
-    """What a URL gave the last time it was fetched. `file_bytes` and `file_mtime_ns` are those of a local file."""
-
-    url: str
-    sha256: str
-    fetched_at: str
-    file_bytes: int | None = None
-    file_mtime_ns: int | None = None
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
 class Store:
     """The folder of all fetched images. It is made when something is put into it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.transfers = Transfers(root)
+        self.source_records = SourceRecords(root)
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -104,6 +89,11 @@ class Store:
             return []
         return sorted(path for path in self.root.iterdir() if SHA256.fullmatch(path.name))
 
+    def source(self, url: str) -> SourceRecord | None:
+        """What the URL gave the last time, if that image is still here."""
+        record = self.source_records.find(url)
+        return record if record and self.find(record.sha256) else None
+
     def by_prefix(self, prefix: str) -> StoredImage:
         """The image whose digest begins so. Raises ImageError when none or several do."""
         found = [image for image in self.images() if image.sha256.startswith(prefix.lower())]
@@ -114,90 +104,7 @@ class Store:
             f"{what} in {self.root} with a digest that begins with {prefix!r}", hint="see mvpnet image list"
         )
 
-    # -- what is remembered of URLs ------------------------------------------------------------------------------------
-
-    def source(self, url: str) -> SourceRecord | None:
-        """What the URL gave the last time, if that image is still here."""
-        try:
-            record = SourceRecord(**json.loads(self._source_path(url).read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return record if self.find(record.sha256) else None
-
-    def sources(self) -> list[SourceRecord]:
-        records = []
-        for path in sorted((self.root / "sources").glob("*.json")):
-            try:
-                records.append(SourceRecord(**json.loads(path.read_text())))
-            except (OSError, ValueError, TypeError):
-                continue
-        return records
-
-    def remember(self, record: SourceRecord) -> None:
-        _write_json(self._source_path(record.url), asdict(record))
-
-    def _forget_sources_of(self, sha256: str) -> None:
-        for record in self.sources():
-            if record.sha256 == sha256:
-                self._source_path(record.url).unlink(missing_ok=True)
-
-    def _source_path(self, url: str) -> Path:
-        return self.root / "sources" / f"{_key(url)}.json"
-
-    # -- fetching ------------------------------------------------------------------------------------------------------
-
-    def part(self, url: str) -> Path:
-        """Where the beginning of a transfer is kept. Only for the holder of the URL's lock."""
-        return self.root / "fetching" / f"{_key(url)}.part"
-
-    def discard_part(self, url: str) -> None:
-        self.part(url).unlink(missing_ok=True)
-        self.part(url).with_suffix(".json").unlink(missing_ok=True)
-
-    @contextmanager
-    def locked(self, url: str, what: str, say: Say) -> Iterator[None]:
-        """Be the only one who fetches this URL; whoever waited for one who failed, fails with the same ImageError.
-
-        So a host's many ranks do not all wait for the same dead server, one after another.
-        Raises HostError where the folder cannot be written or locked.
-        """
-        path = self.part(url).with_suffix(".lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise HostError(
-                f"image.cache_dir: {self.root} cannot be written, and {what} is not in it: {error.strerror}",
-                hint="choose another folder by image.cache_dir",
-            ) from error
-        with file:
-            try:
-                if not try_lock(file.fileno()):
-                    say(f"another process is fetching {what}; waiting for it")
-                    waiting_since = os.fstat(file.fileno()).st_mtime_ns
-                    lock(file.fileno())
-                    _fail_with(path, since_ns=waiting_since)
-            except OSError as error:
-                raise HostError(
-                    f"image.cache_dir: the file system of {self.root} has no locks: {error.strerror}",
-                    hint="choose a folder on another one by image.cache_dir",
-                ) from error
-            try:
-                yield
-            except ImageError as error:
-                path.write_text(json.dumps([error.message, error.hint]))
-                raise
-
-    @contextmanager
-    def staging(self, url: str) -> Iterator[Path]:
-        """An empty folder to make an image in. Only for the holder of the URL's lock, who also clears an old one."""
-        folder = self.root / f"{STAGING}{_key(url)}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    # -- what goes in, and what is put aside ---------------------------------------------------------------------------
 
     def publish(self, staged: Path, facts: dict[str, Any]) -> StoredImage:
         """Give the image in the folder `staged` its name: it appears with all its files or not at all."""
@@ -205,7 +112,7 @@ class Store:
         disk = staged / "disk"
         disk.chmod(0o444)
         to_disk(disk)
-        _write_json(staged / "image.json", facts)
+        write_json(staged / "image.json", facts)
         for last_try in (False, True):
             try:
                 staged.rename(self.folder(sha256))
@@ -228,6 +135,15 @@ class Store:
         path.rename(aside)
         return aside
 
+    def quarantined(self) -> list[Path]:
+        """What is in quarantine."""
+        return sorted((self.root / "quarantine").glob("*"))
+
+    def remove_aside(self, path: Path) -> bool:
+        """Remove what is in quarantine; true, as nobody uses that."""
+        remove(path)
+        return True
+
     # -- use and removal -----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -249,7 +165,7 @@ class Store:
                 doomed = self.root / f"{STAGING}gone-{folder.name}-{os.getpid()}"
                 folder.rename(doomed)
                 shutil.rmtree(doomed)
-                self._forget_sources_of(folder.name)
+                self.source_records.forget(folder.name)
         return alone
 
     def put_aside(self, image: StoredImage) -> Path | None:
@@ -258,7 +174,7 @@ class Store:
             if not alone:
                 return None
             aside = self.quarantine(image.folder, image.sha256)
-            self._forget_sources_of(image.sha256)
+            self.source_records.forget(image.sha256)
             return aside
 
     @contextmanager
@@ -278,71 +194,6 @@ class Store:
                 alone = False
             yield alone
 
-    def remove_aside(self, path: Path) -> bool:
-        """Remove what is in quarantine; true, as nobody uses that."""
-        remove(path)
-        return True
-
-    def quarantined(self) -> list[Path]:
-        """What is in quarantine."""
-        return sorted((self.root / "quarantine").glob("*"))
-
-    def unfinished(self) -> list[Path]:
-        """Parts of fetches and folders in the making, of processes that live or not."""
-        return [
-            *sorted((self.root / "fetching").glob("*.part")),
-            *sorted((self.root / "fetching").glob("*.json")),
-            *sorted(self.root.glob(f"{STAGING}*")),
-        ]
-
-    def remove_unfinished(self, path: Path) -> bool:
-        """Remove one of `unfinished`, unless a process is at work on it: whether that was done."""
-        key = path.name.removeprefix(STAGING).partition(".")[0]
-        try:
-            file = (self.root / "fetching" / f"{key}.lock").open("r+")
-        except FileNotFoundError:
-            remove(path)
-            return True
-        with file:
-            if alone := try_lock(file.fileno()):
-                remove(path)
-        return alone
-
-    # -- looking closely -----------------------------------------------------------------------------------------------
-
     def is_intact(self, image: StoredImage) -> bool:
         """Whether the disk's bytes are those that were put in."""
         return file_digest(image.disk, "sha256") == image.disk_sha256
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _fail_with(lock: Path, *, since_ns: int) -> None:
-    """Raise the ImageError that was written into the lock file, if it was written after `since_ns`."""
-    if lock.stat().st_mtime_ns == since_ns:
-        return
-    message, hint = json.loads(lock.read_text())
-    raise ImageError(message, hint=hint)
-
-
-def _key(url: str) -> str:
-    """A URL as a file name."""
-    return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    new.replace(path)

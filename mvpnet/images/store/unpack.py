@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import lzma
 import os
-import sys
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mvpnet.errors import ImageError
 from mvpnet.spec.schema import Compression
+from mvpnet.util.zstd import open_zstd, zstd_error
 
 # RFC 8478 (zstd), RFC 1952 (gzip), and the .xz file format, 2.1.1.1.
 _MAGIC = {Compression.xz: b"\xfd7zXZ\0", Compression.zstd: b"\x28\xb5\x2f\xfd", Compression.gz: b"\x1f\x8b"}
@@ -47,7 +45,7 @@ def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Calla
                 advance(file.tell() - told)
                 told = file.tell()
             out.truncate(out.tell())
-    except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError, _zstd().ZstdError) as error:
+    except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError, zstd_error()) as error:
         raise ImageError(
             f"image.source: {what} cannot be unpacked as {how.name}: {error}",
             hint="it was cut off, or image.compression is wrong",
@@ -55,19 +53,13 @@ def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Calla
     return digest.hexdigest()
 
 
-def _open(file: IO[bytes], how: Compression) -> AbstractContextManager[Any]:
+def _open(file: IO[bytes], how: Compression) -> IO[bytes] | lzma.LZMAFile | gzip.GzipFile:
     """A reader with read(bytes). All three read streams that were joined, and raise EOFError for one that was cut."""
     if how is Compression.xz:
         return lzma.open(file, format=lzma.FORMAT_XZ)
     if how is Compression.gz:
         return gzip.open(file)
-    reader: AbstractContextManager[Any] = _zstd().ZstdFile(file)
-    return reader
-
-
-def _zstd() -> Any:
-    """The standard library's module, where Python has it, else the same for older ones."""
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    return open_zstd(file)
 
 
 def _write_sparse(out: IO[bytes], data: bytes) -> None:

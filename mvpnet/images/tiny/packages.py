@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mvpnet.images.tiny.errors import AptError, TinyBuildError
 from mvpnet.images.tiny.recipe import FOLLOWED_DEPENDENCY, KERNEL_METAPACKAGES, PACKAGES
-from mvpnet.util.text import Say
+from mvpnet.util.text import Say, megabytes
 
 TOOLS = ("apt-get", "apt-cache", "dpkg", "dpkg-deb")
 
@@ -164,7 +164,7 @@ def with_own_lists(folder: Path, say: Say) -> tuple[Apt, list[Package]]:
 
 def fetch(apt: Apt, wanted: list[Package], debs: Path, say: Say) -> list[Package]:
     """Download the packages, or their newer versions if the machine's lists are out of date; returns which."""
-    say(f"tiny: downloading {len(wanted)} packages ({sum(package.size_bytes for package in wanted) / 1e6:.0f} MB)")
+    say(f"tiny: downloading {len(wanted)} packages ({megabytes(sum(package.size_bytes for package in wanted))})")
     try:
         apt.download(wanted, debs)
         return wanted

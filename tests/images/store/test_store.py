@@ -95,7 +95,7 @@ def assert_nothing_taken(store: Store) -> None:
     """The store has no image, remembers none, and has nothing in the making."""
     assert store.images() == []
     assert store.broken() == []
-    assert store.sources() == []
+    assert store.source_records.all() == []
     assert [path for path in names(store.root) if path.startswith(".staging")] == []
 
 
@@ -237,7 +237,7 @@ def test_a_transfer_that_breaks_off_every_time(server, want, said, store):
     with pytest.raises(ImageError, match="cut off 5 times"):
         ensure(want(url), said.append)
     assert_nothing_taken(store)
-    assert store.part(url).stat().st_size == 5 * STEP
+    assert store.transfers.part(url).stat().st_size == 5 * STEP
     server.files["disk.img"].cuts.clear()
     assert ensure(want(url), said.append).sha256 == DIGEST
     assert server.requests[-1].range == f"bytes={5 * STEP}-"
@@ -275,7 +275,8 @@ def test_a_fetch_that_is_killed_leaves_no_image_and_the_next_goes_on(server, wan
     process = fetch_process(url, store.root.parent)
     with process:
         eventually(
-            lambda: store.part(url).exists() and store.part(url).stat().st_size == 2**20, what="a part of the image"
+            lambda: store.transfers.part(url).exists() and store.transfers.part(url).stat().st_size == 2**20,
+            what="a part of the image",
         )
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -289,12 +290,12 @@ def test_a_fetch_that_is_killed_leaves_no_image_and_the_next_goes_on(server, wan
 def test_what_a_kill_leaves_between_fetch_and_publication(server, want, said, store):
     """The whole part is here, and half a staging folder: what a kill while unpacking leaves."""
     url = server.serve("disk.img", DISK)
-    store.part(url).parent.mkdir(parents=True)
-    store.part(url).write_bytes(DISK)
-    store.part(url).with_suffix(".json").write_text(
+    store.transfers.part(url).parent.mkdir(parents=True)
+    store.transfers.part(url).write_bytes(DISK)
+    store.transfers.part(url).with_suffix(".json").write_text(
         json.dumps({"url": url, "validator": '"1"', "total_bytes": len(DISK)})
     )
-    half = store.root / f".staging-{store.part(url).stem}"
+    half = store.root / f".staging-{store.transfers.part(url).stem}"
     half.mkdir()
     (half / "disk").write_bytes(DISK[:100])
     assert ensure(want(url), said.append).disk.read_bytes() == DISK
@@ -344,7 +345,7 @@ def test_two_urls_of_the_same_image_are_one_image(server, want, said, store):
     images = {ensure(want(server.serve(name, DISK)), said.append) for name in ("a.img", "b.img")}
     assert len(images) == 1
     assert len(store.images()) == 1
-    assert {record.url for record in store.sources()} == {server.url("a.img"), server.url("b.img")}
+    assert {record.url for record in store.source_records.all()} == {server.url("a.img"), server.url("b.img")}
 
 
 def test_progress_is_told_in_lines(server, want, said):
@@ -464,7 +465,7 @@ def test_a_vendor_who_moved_on_is_refused_before_anything_is_fetched(server, wan
     lock(launch_folder, url, DISK)
     with pytest.raises(ImageError, match=rf"has {len(longer)} bytes now, and {len(DISK)} where it was locked"):
         ensure(want(url), said.append)
-    assert store.part(url).stat().st_size == 0
+    assert store.transfers.part(url).stat().st_size == 0
     checksums = server.serve("SUMS", f"{hashlib.sha256(longer).hexdigest()}  disk.img\n".encode())
     server.requests.clear()
     with pytest.raises(ImageError, match="the vendor publishes another image there"):
@@ -730,9 +731,12 @@ def test_a_fetch_under_way_is_not_swept_away(server, want, store):
     thread = threading.Thread(target=lambda: ensure(want(url), lambda line: None))
     thread.start()
     try:
-        eventually(lambda: store.part(url).exists() and store.part(url).stat().st_size == STEP, what="a part")
-        assert store.part(url) in store.unfinished()
-        assert not any(store.remove_unfinished(path) for path in store.unfinished())
+        eventually(
+            lambda: store.transfers.part(url).exists() and store.transfers.part(url).stat().st_size == STEP,
+            what="a part",
+        )
+        assert store.transfers.part(url) in store.transfers.unfinished()
+        assert not any(store.transfers.remove_unfinished(path) for path in store.transfers.unfinished())
     finally:
         server.files["disk.img"].go_on.set()
         thread.join()
