@@ -1,7 +1,7 @@
 # mvpnet's commands; `make help` lists them. Each first installs what is missing (`make setup`).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-costs test-mpi-matrix check fuzz
+.PHONY: help setup demo test test-quick test-costs test-mpi-matrix check docs fuzz
 
 # The programs of .venv come first, and so does its mpiexec where PyPI's mpich is in there.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -38,6 +38,15 @@ check: setup ## check style and types
 	ruff check .
 	ruff format --check .
 	mypy --strict mvpnet hydra_plugins
+
+# Sphinx has an environment of its own, so that `make setup` need not wait for it.
+build/docs-venv/installed: pyproject.toml | setup
+	python -m venv --clear build/docs-venv
+	build/docs-venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: build/docs-venv/installed ## build a site of all pages and the API's reference, build/site/index.html; a warning is an error
+	build/docs-venv/bin/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -d build/doctrees -c docs . build/site
 
 FUZZ_SECONDS ?= 120
 

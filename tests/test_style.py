@@ -103,7 +103,20 @@ def test_only_the_job_joins_guest_and_dataplane():
 # docs/architecture.md tells of this order: what imports only from what stands before it.
 PACKAGES = (
     *("errors", "util", "spec", "paths", "logs", "runtime", "dataplane", "ssh", "mpi", "host", "qemu", "images"),
-    *("cloudinit", "guest", "app", "control", "snapshot", "records", "sweep", "report", "config", "job", "doctor"),
+    *(
+        "cloudinit",
+        "guest",
+        "app",
+        "control",
+        "snapshot",
+        "records",
+        "sweep",
+        "report",
+        "api",
+        "config",
+        "job",
+        "doctor",
+    ),
     *("bench", "cli", "__main__"),
 )
 

@@ -13,15 +13,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mvpnet.cli.completion import Words
 from mvpnet.control.client import GLANCE_S, Connection, ask
-from mvpnet.control.protocol import PROTOCOL, peer_of
+from mvpnet.control.protocol import PROTOCOL, Message, peer_of
 from mvpnet.control.registry import JobHandle, find_jobs
-from mvpnet.control.render import job_facts, jobs_table, shown_phase, status_facts, status_text
+from mvpnet.control.render import StatusFacts, job_facts, jobs_table, shown_phase, status_facts, status_text
 from mvpnet.control.select import choose_job, choose_rank, choose_rank_if_any, living_jobs
 from mvpnet.control.tail import show
 from mvpnet.control.terminal import attend, escape_byte
@@ -100,7 +99,7 @@ def status(as_json: bool, watch: bool, interval_s: float, words: tuple[str, ...]
         say(f"job {job.entry.title} has ended; {job.entry.run_dir} is its run folder")
 
 
-def _statuses(job: JobHandle, interval_s: float, watch: bool) -> Iterator[dict[str, Any]]:
+def _statuses(job: JobHandle, interval_s: float, watch: bool) -> Iterator[StatusFacts]:
     """Accounts of a job, one, or until it ends. Raises JobError for a job that ends before its first."""
     before = None
     shown = False
@@ -120,12 +119,13 @@ def _statuses(job: JobHandle, interval_s: float, watch: bool) -> Iterator[dict[s
         job = _again(job)
 
 
-def _account(job: JobHandle) -> Any:
+def _account(job: JobHandle) -> Message | None:
     """What the job answers; None while it is not to be asked, or ends just now."""
     if shown_phase(job):
         return None
     try:
-        return ask(job, {"do": "status"})
+        answer: Message = ask(job, {"do": "status"})
+        return answer
     except JobError:
         if job.ended():
             return None
@@ -148,7 +148,7 @@ def _job(words: Sequence[str]) -> JobHandle:
 
 # ── into the guests ───────────────────────────────────────────────────────────────────────────────────────────────
 
-_TO_THE_END: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_TO_THE_END = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 @click.command(context_settings=_TO_THE_END)
@@ -166,7 +166,7 @@ def ssh(words: tuple[str, ...]) -> None:
         raise HostError("ssh is not installed", hint="install openssh-client") from None
 
 
-def _end_of(known: dict[str, Any], rank: int) -> str:
+def _end_of(known: Message, rank: int) -> str:
     end = known["ends"].get(str(rank))
     return f": {end['reason']}" if end else ""
 
@@ -258,7 +258,7 @@ def monitor(human: str | None, words: tuple[str, ...]) -> None:
     _print(json.dumps(_qmp(job, rank, rest[0], qmp_arguments(rest[1:])), indent=1) + "\n")
 
 
-def qmp_arguments(words: Sequence[str]) -> dict[str, Any]:
+def qmp_arguments(words: Sequence[str]) -> Message:
     """Raises ConfigError for what is no JSON object."""
     try:
         arguments = json.loads(words[0]) if words else {}
@@ -269,7 +269,7 @@ def qmp_arguments(words: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _qmp(job: JobHandle, rank: int, command: str, arguments: dict[str, Any]) -> Any:
+def _qmp(job: JobHandle, rank: int, command: str, arguments: Message) -> object:
     return ask(job, {"do": "qmp", "rank": rank, "command": {"execute": command, "arguments": arguments}})
 
 

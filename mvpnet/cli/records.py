@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich import box
@@ -92,7 +91,7 @@ def _table(found: list[Difference], first: str, second: str) -> str:
     return table_text(table, width=PLAIN_WIDTH, no_color=True)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

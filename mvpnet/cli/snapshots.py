@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import click
 from rich import box
@@ -55,12 +55,17 @@ def make_base(folder: Path) -> None:
         raise ConfigError(f"{folder}: there is no folder {folder.parent}")
 
 
-def _saved(job: JobHandle, folder: Path) -> dict[str, Any]:
+class SaveAnswer(TypedDict):
+    """What a job answers when it has saved itself."""
+
+    size_bytes: int
+    seconds: float  # how long the guests stood still
+
+
+def _saved(job: JobHandle, folder: Path) -> SaveAnswer:
     """Have it saved, and tell how far it is. Raises JobError, or GuestError when there is no save."""
     with Connection(job) as connection:
-        done: dict[str, Any] = connection.ask(
-            {"do": "save", "folder": str(folder)}, within_s=_NO_ANSWER_S, on_progress=say
-        )
+        done: SaveAnswer = connection.ask({"do": "save", "folder": str(folder)}, within_s=_NO_ANSWER_S, on_progress=say)
     return done
 
 
@@ -88,7 +93,7 @@ def rm(names: tuple[str, ...]) -> None:
         say(f"removed {remove(name)}")
 
 
-def _facts(one: Kept) -> dict[str, Any]:
+def _facts(one: Kept) -> dict[str, object]:
     said = {key: value for key, value in asdict(one.save).items() if key != "spec"} if one.save else {}
     return {"name": one.name, "folder": str(one.folder.root), "trouble": one.trouble, **said}
 

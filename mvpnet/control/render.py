@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from rich import box
 from rich.table import Table
 
+from mvpnet.control.protocol import Message
 from mvpnet.control.registry import ANSWERING, JobHandle
 from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.util.tables import table_text
@@ -16,6 +17,58 @@ from mvpnet.util.text import duration
 
 FORMAT = 1
 _RATES = ("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_guest")
+
+
+class JobFacts(TypedDict):
+    """One job of `mvpnet ls --json`. Times in seconds."""
+
+    name: str
+    id: int
+    phase: str
+    started: float
+    age_s: float
+    ranks: int
+    host: str
+    run_dir: str
+    sweep_job: int | None
+    version: str
+
+
+class EndFacts(TypedDict):
+    """How a guest ended."""
+
+    how: str
+    reason: str
+    cause: str | None
+
+
+class RankFacts(TypedDict):
+    """One rank of `mvpnet status --json`; what only the rank itself knows is None while it does not answer."""
+
+    rank: int
+    name: str
+    host: str
+    address: str
+    ssh_port: int
+    user: str
+    state: str
+    state_since: float | None
+    up_s: float | None
+    restarts: int | None
+    answers: bool
+    qemu_pid: int | None
+    qemu_version: str | None
+    end: EndFacts | None
+    counters: dict[str, Any] | None
+    rates: dict[str, float] | None
+
+
+class StatusFacts(TypedDict):
+    """`mvpnet status --json`."""
+
+    format: int
+    job: JobFacts
+    ranks: list[RankFacts]
 
 
 def clock(at_s: float) -> str:
@@ -31,8 +84,7 @@ def amount(number: float) -> str:
     return f"{number:.3g} P"
 
 
-def job_facts(job: JobHandle, phase: str) -> dict[str, Any]:
-    """One job of `mvpnet ls --json`. Times in seconds."""
+def job_facts(job: JobHandle, phase: str) -> JobFacts:
     entry = job.entry
     return {
         "name": entry.name,
@@ -48,7 +100,7 @@ def job_facts(job: JobHandle, phase: str) -> dict[str, Any]:
     }
 
 
-def jobs_table(jobs: Sequence[dict[str, Any]], width: int) -> str:
+def jobs_table(jobs: Sequence[JobFacts], width: int) -> str:
     table = Table("job", "id", "phase", "age", "ranks", "run folder", box=box.SIMPLE_HEAD)
     for job in jobs:
         name = job["name"] if job["sweep_job"] is None else f"{job['name']} (job {job['sweep_job']} of a sweep)"
@@ -58,17 +110,17 @@ def jobs_table(jobs: Sequence[dict[str, Any]], width: int) -> str:
     return table_text(table, width=width)
 
 
-def status_facts(job: JobHandle, first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any]:
+def status_facts(job: JobHandle, first: Message | None, second: Message | None) -> StatusFacts:
     """`mvpnet status --json`, from two answers to `status`, some time apart; None while the job does not answer."""
     phase = second["phase"] if second else job.entry.phase
     ranks = [_rank_facts(rank, first, second) for rank in range(job.entry.world_size)] if first and second else []
     return {"format": FORMAT, "job": job_facts(job, phase), "ranks": ranks}
 
 
-def _rank_facts(rank: int, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def _rank_facts(rank: int, first: Message, second: Message) -> RankFacts:
     door, end = second["doors"][rank], second["ends"].get(str(rank))
     before, now = (answers["ranks"][rank].get("ok") for answers in (first, second))
-    facts: dict[str, Any] = {
+    facts: RankFacts = {
         "rank": rank,
         "name": host_name(rank),
         "host": door["host"],
@@ -82,7 +134,7 @@ def _rank_facts(rank: int, first: dict[str, Any], second: dict[str, Any]) -> dic
         "answers": now is not None,
         "qemu_pid": now["qemu_pid"] if now else None,
         "qemu_version": now["qemu_version"] if now else None,
-        "end": {key: end[key] for key in ("how", "reason", "cause")} if end else None,
+        "end": {"how": end["how"], "reason": end["reason"], "cause": end["cause"]} if end else None,
         "counters": now["counters"] if now else None,
         "rates": None,
     }
@@ -96,7 +148,7 @@ def _rank_facts(rank: int, first: dict[str, Any], second: dict[str, Any]) -> dic
     return facts
 
 
-def rates(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
+def rates(before: Message, now: Message) -> dict[str, float]:
     """Per second, between two accounts of one rank."""
     took_s = now["time_s"] - before["time_s"]
     grown = {key: now["counters"][key] - before["counters"][key] for key in _RATES}
@@ -104,7 +156,7 @@ def rates(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
     return {f"{key}_per_s": round(number / took_s, 1) for key, number in grown.items()}
 
 
-def status_text(status: dict[str, Any], width: int) -> str:
+def status_text(status: StatusFacts, width: int) -> str:
     job = status["job"]
     of_sweep = "" if job["sweep_job"] is None else f", job {job['sweep_job']} of a sweep"
     age = duration(job["age_s"])
@@ -114,7 +166,7 @@ def status_text(status: dict[str, Any], width: int) -> str:
     return head + _ranks_table(status["ranks"], width)
 
 
-def _ranks_table(ranks: Sequence[dict[str, Any]], width: int) -> str:
+def _ranks_table(ranks: Sequence[RankFacts], width: int) -> str:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("guest", "host", "state", "up", "ssh"):
         table.add_column(heading)
@@ -125,7 +177,7 @@ def _ranks_table(ranks: Sequence[dict[str, Any]], width: int) -> str:
     return table_text(table, width=width)
 
 
-def _cells(rank: dict[str, Any]) -> list[str]:
+def _cells(rank: RankFacts) -> list[str]:
     state = rank["state"] if rank["answers"] else f"{rank['state']}, does not answer"
     if rank["restarts"]:
         state += f", restarted {rank['restarts']} times" if rank["restarts"] > 1 else ", restarted once"
@@ -135,8 +187,8 @@ def _cells(rank: dict[str, Any]) -> list[str]:
     return [rank["name"], rank["host"], state, up, str(rank["ssh_port"]), *_traffic(rank)]
 
 
-def _traffic(rank: dict[str, Any]) -> list[str]:
-    if not rank["rates"]:
+def _traffic(rank: RankFacts) -> list[str]:
+    if not rank["rates"] or not rank["counters"]:
         return [""] * 5
     per_s = rank["rates"]
     ways = [(per_s[f"frames_{way}_guest_per_s"], 8 * per_s[f"bytes_{way}_guest_per_s"]) for way in ("from", "to")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mvpnet.cloudinit.seed_files import check_seed, rank_seed, seed_facts, seed_image
 from mvpnet.errors import ImageError, MvpnetError
@@ -43,7 +43,15 @@ def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
             raise error.of_rank(spec.rank) from error
 
 
-def planned_rank(spec: RankSpec) -> dict[str, Any]:
+class PlannedRank(TypedDict):
+    """What one rank would do, as `mvpnet plan --json` prints it."""
+
+    rank: int
+    spec: dict[str, Any]  # in JSON's types
+    qemu: list[str]
+
+
+def planned_rank(spec: RankSpec) -> PlannedRank:
     """Tell what one rank would do: its number, its spec in JSON's types, and qemu's argv.
 
     Raises what `prepare.prepare` would, as far as that can be known without doing it.

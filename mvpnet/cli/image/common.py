@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -12,6 +12,7 @@ from mvpnet.images.store.store import Store
 from mvpnet.paths import cache_base
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Entry = TypeVar("Entry", bound=Mapping[str, object])
 
 
 def _combined(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -35,7 +36,7 @@ def store_in(cache_dir: str | None) -> Store:
     return Store(cache_base(cache_dir) / "images")
 
 
-def print_entries(entries: list[dict[str, Any]], as_json: bool, line: Callable[[dict[str, Any]], str]) -> None:
+def print_entries(entries: list[Entry], as_json: bool, line: Callable[[Entry], str]) -> None:
     click.echo(json.dumps(entries, indent=1) if as_json else "\n".join(map(line, entries)), nl=as_json or bool(entries))
 
 

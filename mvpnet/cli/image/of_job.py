@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -106,7 +105,7 @@ def lock(overrides: tuple[str, ...], config_dir: str | None, update: bool, as_js
 @as_json_option
 def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, as_json: bool) -> None:
     """Tell of a file, of an image in the store, or of what a job would take from the store (image=centos9)."""
-    facts: list[dict[str, Any]]
+    facts: list[dict[str, object]]
     if len(what) == 1 and "=" not in what[0]:
         path = Path(what[0])
         facts = [_file_facts(path) if path.exists() else store_in(cache_dir).by_prefix(what[0]).as_dict()]
@@ -117,7 +116,7 @@ def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, a
     )
 
 
-def _build(one: Image) -> dict[str, Any]:
+def _build(one: Image) -> dict[str, object]:
     cache = cache_base(one.cache_dir)
     if one.kind is ImageKind.debian:
         kernel = debian.ensure(cache / "debian", one.packages, say).kernel
@@ -126,7 +125,7 @@ def _build(one: Image) -> dict[str, Any]:
     return {"sha256": None, "folder": str(kernel.parent)}
 
 
-def _job_facts(one: Image, want: ImageRequest | None) -> dict[str, Any]:
+def _job_facts(one: Image, want: ImageRequest | None) -> dict[str, object]:
     if want is None:
         return {"kind": one.kind.name}
     stored = find(want)
@@ -134,9 +133,9 @@ def _job_facts(one: Image, want: ImageRequest | None) -> dict[str, Any]:
     return {**asked, "in_store": stored is not None, **(stored.as_dict() if stored else {})}
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
+def _file_facts(path: Path) -> dict[str, object]:
     format_name = image_format(path, "PATH")
-    facts: dict[str, Any] = {"path": str(path.absolute()), "bytes": path.stat().st_size}
+    facts: dict[str, object] = {"path": str(path.absolute()), "bytes": path.stat().st_size}
     if (packed := compression_of(path)) is not Compression.none:
         return {**facts, "compression": packed.name}
     told = QemuImg().info(path, format_name)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import click
 
@@ -25,6 +25,13 @@ from mvpnet.images.store.store import Store, StoredImage
 from mvpnet.spec.schema import Image, ImageKind
 from mvpnet.util.files import size_on_disk
 from mvpnet.util.text import size_text
+
+
+class Removed(TypedDict):
+    """What `mvpnet image prune` removed, or would."""
+
+    path: str
+    bytes: int
 
 
 @click.command(name="list")
@@ -67,7 +74,7 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, as_json: bool) -> in
     One that changed is put aside, so that it is fetched again. The exit code is then 4.
     """
     store = store_in(cache_dir)
-    results: list[dict[str, Any]] = [_verified(store, one) for one in _chosen(store, digests)]
+    results: list[dict[str, object]] = [_verified(store, one) for one in _chosen(store, digests)]
     results += [_verified_broken(store, folder) for folder in (store.broken() if not digests else [])]
     print_entries(results, as_json, lambda entry: f"{entry['sha256']}  {entry['result']}")
     return ImageError.exit_code if any(not entry["intact"] for entry in results) else 0
@@ -86,7 +93,7 @@ def prune(digests: tuple[str, ...], everything: bool, dry_run: bool, cache_dir: 
     does not pin. An image that a job is using, or that another image is an overlay of, stays.
     """
     store = store_in(cache_dir)
-    removed: list[dict[str, Any]] = []
+    removed: list[Removed] = []
     for path, remove in _doomed(store, digests, everything):
         space = size_on_disk(path)
         if dry_run or remove():
@@ -113,14 +120,14 @@ def import_(path: Path, sha256: str | None, format_name: str | None, cache_dir: 
     print_entries([ensure(want, say).as_dict()], as_json, lambda entry: f"{entry['sha256']}  {entry['folder']}")
 
 
-def _verified(store: Store, one: StoredImage) -> dict[str, Any]:
+def _verified(store: Store, one: StoredImage) -> dict[str, object]:
     intact = store.is_intact(one)
     aside = None if intact else store.put_aside(one)
     what = "intact" if intact else f"CHANGED, put aside as {aside}" if aside else "CHANGED, and in use by a job"
     return {"sha256": one.sha256, "intact": intact, "put_aside": str(aside) if aside else None, "result": what}
 
 
-def _verified_broken(store: Store, folder: Path) -> dict[str, Any]:
+def _verified_broken(store: Store, folder: Path) -> dict[str, object]:
     aside = store.quarantine(folder, folder.name)
     return {
         "sha256": folder.name,
