@@ -5,6 +5,7 @@ Tests import them (`from support import poll_until`); the fixtures in conftest.p
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
@@ -145,3 +146,15 @@ class RunningJob:
 
 StartMvpnet = Callable[..., RunningJob]  # what the fixtures of these names in conftest.py give
 RunMvpnet = Callable[..., Finished]
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file (flock)."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

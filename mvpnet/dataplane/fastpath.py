@@ -21,7 +21,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mpi4py import MPI
 
@@ -167,6 +167,24 @@ def available() -> bool:
     return _load() is not None and sys.byteorder == "little"
 
 
+def _mpi_setup(comm: MPI.Intracomm) -> dict[str, Any]:
+    """Return what the compiled part needs of MPI: its functions, handles, and where a status holds what."""
+    mpi = ctypes.CDLL(MPI.__file__)
+    source_at, tag_at = _status_offsets()
+    functions = {name: ctypes.cast(getattr(mpi, f"MPI_{name}"), ctypes.c_void_p) for name in _FUNCTIONS}
+    return {
+        **functions,
+        "comm": MPI._handleof(comm),
+        "byte": MPI._handleof(MPI.BYTE),
+        "any_source": MPI.ANY_SOURCE,
+        "any_tag": MPI.ANY_TAG,
+        "source_at": source_at,
+        "tag_at": tag_at,
+        "rank": comm.Get_rank(),
+        "size": comm.Get_size(),
+    }
+
+
 class FastPath:
     """One rank's, for one job. Make it once `doorbell` is settled, and only where it is `available`."""
 
@@ -193,19 +211,9 @@ class FastPath:
         self._size = comm.Get_size()
         self._dozed_on: dict[int, int] = {}
         self._pollfds = ctypes.create_string_buffer(0)
-        source_at, tag_at = _status_offsets()
         near_fd, far_fd = [*doorbell.filenos(), -1][:2]
-        mpi = ctypes.CDLL(MPI.__file__)
         setup = _Setup(
-            *(ctypes.cast(getattr(mpi, f"MPI_{name}"), ctypes.c_void_p) for name in _FUNCTIONS),
-            comm=MPI._handleof(comm),
-            byte=MPI._handleof(MPI.BYTE),
-            any_source=MPI.ANY_SOURCE,
-            any_tag=MPI.ANY_TAG,
-            source_at=source_at,
-            tag_at=tag_at,
-            rank=comm.Get_rank(),
-            size=self._size,
+            **_mpi_setup(comm),
             posts=posts,
             credits=credits,
             chunk_bytes=chunk_bytes,

@@ -18,7 +18,6 @@ from mvpnet.logs import say, write_quietly
 from mvpnet.records.result import read_result
 from mvpnet.sweep.model import SweepJob, swept_keys
 from mvpnet.sweep.results import csv_text, document, next_number, results_in
-from mvpnet.sweep.table import table
 from mvpnet.util.files import write_json, write_whole
 from mvpnet.util.hydra_options import is_inspecting
 from mvpnet.util.text import duration
@@ -89,6 +88,8 @@ class Sweep:
     def tell(self) -> None:
         """Write the table of all jobs to standard output."""
         if self.jobs and self.folder:
+            from mvpnet.sweep.table import table  # loads rich, which a job that is no sweep does without
+
             write_quietly(sys.stdout, table(self.jobs).encode())
             say(f"sweep: results.csv and results.json are in {self.folder}; mvpnet report {self.folder} draws them")
 

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from mvpnet.mpi.launcher import launched_size
 from mvpnet.sweep.model import SweepJob, metric_names, swept_keys
 from mvpnet.sweep.results import row
@@ -22,9 +25,6 @@ def table(jobs: Sequence[SweepJob]) -> str:
     Under a launcher standard output counts as none. Open MPI gives ranks a terminal of its own that has no size, and
     what is written to it may end in a file.
     """
-    from rich import box
-    from rich.table import Table
-
     keys, metrics = swept_keys(jobs), metric_names(jobs)
     repeats = any(job.repeat > 1 for job in jobs)
     shown = Table(box=box.SIMPLE_HEAD)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mvpnet.guest import monwrap
+from support import is_locked
 from waiting import PATIENCE_S, eventually
 
 MONWRAP = [sys.executable, "-P", monwrap.__file__]
@@ -508,17 +509,6 @@ def test_the_lock_is_not_kept_by_qemu(start, tmp_path):
     os.close(lock)
     wrap.finish()
     assert str(tmp_path / "lock") not in wrap.qemu_log.read_text()
-
-
-def is_locked(path: Path) -> bool:
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------------

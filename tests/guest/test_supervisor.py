@@ -19,6 +19,7 @@ from mvpnet.guest.monwrap_client import GuestLaunch, monwrap_argv
 from mvpnet.guest.states import Ending, GuestState
 from mvpnet.guest.supervisor import Guest
 from mvpnet.runtime.loop import Loop
+from support import is_locked
 from waiting import PATIENCE_S, eventually, run_until
 
 STANDIN = str(Path(__file__).parent.parent / "standin.py")
@@ -557,17 +558,6 @@ def test_the_lock_tells_whether_the_folder_is_in_use(live, tmp_path):
     life.guest.kill()
     life.reach(GONE)
     assert not is_locked(tmp_path / "lock")
-
-
-def is_locked(path: Path) -> bool:
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 # -- monwrap's command line --------------------------------------------------------------------------------------------
