@@ -23,7 +23,8 @@ from typing import Any
 
 import click
 
-from mvpnet.bench.node import Answer, Node
+from mvpnet.bench.messages import Flood, Ping, ReportCounts, Reset
+from mvpnet.bench.node import Node
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net, NetKind
@@ -104,17 +105,19 @@ class Stress:
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def do(self, orders: dict[int, Any]) -> dict[int, Answer]:
-        return self.node.ask(orders, max(order["seconds"] for order in orders.values()))
+    def do(self, orders: dict[int, Flood | Ping]) -> dict[int, Result]:
+        answers = self.node.ask(orders, max(order.seconds for order in orders.values()))
+        return {rank: dataclasses.asdict(answer.outcome) for rank, answer in answers.items()}
 
     def reset(self) -> None:
-        self.node.ask_all({"do": "reset"})
+        self.node.ask_all(Reset())
 
-    def settled(self) -> dict[int, Answer]:
+    def settled(self) -> dict[int, Result]:
         """The reports of all guests, once nothing has come anywhere for half a second."""
         came, came_at_s = -1, time.monotonic()
         while True:
-            reports = self.node.ask_all({"do": "report"})
+            answers = self.node.ask_all(ReportCounts())
+            reports = {rank: dataclasses.asdict(answer.outcome) for rank, answer in answers.items()}
             frames = sum(report["frames"] for report in reports.values())
             if frames != came:
                 came, came_at_s = frames, time.monotonic()
@@ -130,15 +133,15 @@ class Stress:
         return sum(report["sources"] for report in self.settled().values())
 
 
-def flood(to: list[int] | None, seconds: float) -> dict[str, Any]:
-    return {"do": "flood", "to": to, "frame_bytes": 1514, "seconds": seconds}
+def flood(to: list[int] | None, seconds: float) -> Flood:
+    return Flood(to, 1514, seconds)
 
 
-def ping(to: int, seconds: float) -> dict[str, Any]:
-    return {"do": "ping", "to": to, "frame_bytes": 64, "seconds": seconds, "gap_s": 0.001}
+def ping(to: int, seconds: float) -> Ping:
+    return Ping(to, 64, seconds, gap_s=0.001)
 
 
-def pings(quiet: Answer, disturbed: Answer) -> Result:
+def pings(quiet: Result, disturbed: Result) -> Result:
     """Round trips 1 ms apart, without and with what the case is about."""
     names = ("pings", "lost", "p50_us", "p99_us")
     return {

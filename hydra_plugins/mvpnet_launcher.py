@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mvpnet.config.launch_context import LaunchContext, launch_context
 from mvpnet.errors import MvpnetError
-from mvpnet.sweep.sweep import SweepJob
+from mvpnet.sweep.model import SweepJob
 
 
 class SweepLauncher(Launcher):
@@ -58,7 +58,7 @@ class SweepLauncher(Launcher):
         """Run one job, as Hydra's basic launcher does, under our number."""
         config = self._loader.load_sweep_config(self._config, list(overrides))
         with flag_override(config, "struct", False):
-            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.job.id, config.hydra.job.num = str(number), number
         ended = run_job(
             hydra_context=self._hydra_context,
             task_function=self._task_function,

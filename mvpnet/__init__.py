@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mvpnet.errors import ConfigError, MvpnetError
     from mvpnet.spec.model import JobSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["ConfigError", "JobSpec", "MvpnetError", "Run", "TableRow", "__version__", "compose", "open_run"]
 
 _MODULES = {

@@ -19,7 +19,7 @@ from mvpnet.records.run import read_json
 from mvpnet.records.typed import Counters, Manifest, Result, ResultTimes, Verdict, read_as
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec
-from mvpnet.sweep.sweep import SweepJob
+from mvpnet.sweep.model import SweepJob
 
 
 @dataclass(frozen=True)

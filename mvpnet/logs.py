@@ -64,7 +64,7 @@ def above(level: str, levels: Mapping[str, str]) -> FilterFunction:
 
 @contextlib.contextmanager
 def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[LogRing]:
-    """Log this rank's messages while inside; what was recent is written out when an error passes through."""
+    """Log this rank's messages while inside. Recent messages are written out when an error passes through."""
     line = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}: {message}"
     recent = LogRing(parse_size(settings.recent, "logging.recent"))
     add = partial(logger.add, level=0, backtrace=False, diagnose=False)
@@ -94,9 +94,13 @@ def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[LogRing]
 
 
 def write_quietly(stream: TextIO | None, data: bytes) -> None:
-    """Write to standard output or error (None: it was closed when we were started) in one piece, and never fail.
+    """Write to standard output or error in one piece, and never fail.
 
     A reader that has gone (`mvpnet … | head`) or a full disk must not end a job: the stream is led to /dev/null then.
+
+    Args:
+        stream: None where it was closed when we were started.
+        data: what to write.
     """
     if stream is None:
         return
@@ -110,7 +114,7 @@ def write_quietly(stream: TextIO | None, data: bytes) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal; one write, so that lines of several ranks do not mix."""
+    """Write a line for the person at the terminal, in one write, so that lines of several ranks do not mix."""
     write_quietly(sys.stderr, f"{line}\n".encode())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mvpnet.dataplane.address import host_name
 from mvpnet.errors import HostError
+from mvpnet.util.files import write_private
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ def write_keys(folder: Path, keys: KeyPair) -> tuple[Path, Path]:
     """The key pair as files of this rank's own, 0600: public (as authorized_keys) and private."""
     public, private = folder / "authorized_keys", folder / "id_ed25519"
     for path, text in ((public, keys.public), (private, keys.private)):
-        path.touch(0o600, exist_ok=False)
-        path.write_text(text)
+        write_private(path, text)
     return public, private
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from mvpnet.dataplane.address import host_name
 
+SSH_FAILED = 255  # ssh(1)
 STARTED = b"\x01mvpnet\x01\n"  # the first that comes from the guest: the command is about to run
 
 # Runs the command, and ends it when the standard input does: when ssh is told to stop, or is no more. Without a

@@ -1,4 +1,4 @@
-"""Turns: of many who want to begin something, only so many are at it at once."""
+"""Limit how many operations run concurrently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Over = Callable[[], None]
 
 
 class CapacityLimiter:
-    """Whoever asks is given a turn at once, or when one of those before is over; in the order of asking."""
+    """Lets at most `most` operations run at a time; the others wait, and begin in the order of asking."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -17,7 +17,10 @@ class CapacityLimiter:
         self._waiting: deque[Callable[[Over], object]] = deque()
 
     def ask(self, begin: Callable[[Over], object]) -> None:
-        """Have `begin` called with what ends its turn; a second call of that does nothing."""
+        """Call `begin` when there is capacity, with a function that gives it back.
+
+        A second call of that function does nothing.
+        """
         self._waiting.append(begin)
         self._next()
 

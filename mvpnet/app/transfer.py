@@ -20,10 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from mvpnet.app.guest_shell import TAKE_ABSOLUTE, TAKE_RELATIVE
+from mvpnet.app.guest_shell import SSH_FAILED, TAKE_ABSOLUTE, TAKE_RELATIVE
 from mvpnet.runtime.signals import die_with_parent
-
-SSH_FAILED = 255  # ssh(1)
 
 
 def push(files: dict[str, str], executable: str, ssh: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""From the command line to job specs, through Hydra. Only rank 0 imports this: Hydra is slow to import.
+"""Makes job specs of a command line, by Hydra. Only rank 0 imports this: Hydra is slow to import.
 
 Hydra composes the config groups (shipped, the user's, `--config-dir`), checks them against `schema`, makes the run
 folder, and runs a sweep's jobs one after another. Whatever it refuses is told as one ConfigError.
@@ -87,7 +87,7 @@ def _launch(config_dir: str | None, world_size: int, old_names: OldNames, sweep:
 
 
 def _run_by_hydra(argv: list[str], launch: LaunchContext, jobs: _Jobs) -> list[int]:
-    """Let Hydra read the command line and call `jobs` for each job; the exit codes."""
+    """Let Hydra read the command line and call `jobs` for each job. Returns the exit codes."""
 
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     def task(config: DictConfig) -> None:
@@ -113,7 +113,7 @@ def _run_by_hydra(argv: list[str], launch: LaunchContext, jobs: _Jobs) -> list[i
 
 
 def _before_any_job(error: ValueError | OSError) -> MvpnetError:
-    """What Hydra raises for a command line, such as --cfg with -m, or for a run folder that it cannot make."""
+    """Return the error for people. Hydra raises these for --cfg with -m, and for a run folder that it cannot make."""
     if isinstance(error, ValueError):
         return ConfigError(str(error))
     return HostError(f"hydra.run.dir: cannot make {error.filename}: {error.strerror}", hint="name another folder")
@@ -168,7 +168,7 @@ class _Jobs:
 
 
 def _chosen_recipe(runtime: Any) -> Path | None:
-    """The file of the recipe that was asked for: the first of Hydra's folders that has it wins, as for Hydra."""
+    """Return the file of the recipe that was asked for. The first of Hydra's folders that has it wins, as for Hydra."""
     name = runtime.choices.get("recipe")
     folders = [Path(source.path) for source in runtime.config_sources if source.schema in ("file", FOLDER_SCHEME)]
     files = (folder / "recipe" / f"{name}.yaml" for folder in folders)
@@ -176,9 +176,9 @@ def _chosen_recipe(runtime: Any) -> Path | None:
 
 
 def _resolved_job(argv: list[str], launch: LaunchContext) -> str | None:
-    """What `--cfg job --resolve` prints, None when something else is asked for.
+    """Return what `--cfg job --resolve` prints; None when something else is asked for.
 
-    Hydra itself would resolve there and then what is each rank's own, and find no such key. Raises ConfigError.
+    Hydra itself would try to resolve what is each rank's own, and find no such key. Raises ConfigError.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--cfg", "-c")
@@ -202,7 +202,7 @@ def _resolved_job(argv: list[str], launch: LaunchContext) -> str | None:
 
 
 def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
-    """`.hydra/` in the run folder, as Hydra itself would write it; but not over another run's.
+    """Write `.hydra/` into the run folder, as Hydra itself would, but not over another run's.
 
     Raises ConfigError when there is another run, HostError when the folder cannot be written.
     """
@@ -218,7 +218,7 @@ def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
 
 
 def flags_first(argv: list[str]) -> list[str]:
-    """Options before overrides: Hydra's parser does not take `a=1 -m b=2`."""
+    """Put options before overrides: Hydra's parser does not take `a=1 -m b=2`."""
 
     def is_override(word: str) -> bool:
         return not word.startswith("-") and ("=" in word or word.startswith("~"))
@@ -253,18 +253,28 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
 
 @contextmanager
 def _composed(overrides: list[str], launch: LaunchContext) -> Iterator[DictConfig]:
-    """What Hydra composes, its own part with it, while that can be resolved. Raises ConfigError, also for the body."""
+    """Yield what Hydra composes, with its own part, while it can be resolved. Raises ConfigError, also for the body."""
     register()
     try:
         with (
             handed_to_hydra(launch),
             hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="mvpnet"),
         ):
-            config = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+            config = _compose(overrides)
             launch.warn_of_old_names()
             yield config
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise explained(error) from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    """Let Hydra compose. Raises ConfigError where a config file is not of the form that Hydra takes."""
+    try:
+        return hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    except OmegaConfBaseException:  # some of them are ValueErrors
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -1,12 +1,19 @@
-"""What Hydra and OmegaConf refuse, as one message that names the key or group, its place, and near misses."""
+"""Tells what Hydra and OmegaConf refuse in one message that names the key or group, its place, and near misses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    OmegaConfBaseException,
+)
 
 from mvpnet.config.nodes import all_keys
 from mvpnet.errors import ConfigError
@@ -22,38 +29,88 @@ _ON_HINT = 'YAML reads on as true; write "on" with quotes'
 
 
 def explained(error: Exception, place: str = "") -> ConfigError:
-    """One message that names the key or group, its place, and near misses."""
+    """Return the one error for people that says what Hydra or OmegaConf refuse.
+
+    Args:
+        error: what they raised; what they raised it from is looked at too.
+        place: where in the config the value stands that was refused, where they were not told.
+    """
     chain = list(_chain(error))
-    if missing := next((e for e in chain if isinstance(e, MissingConfigException)), None):
-        return _missing_option(missing)
-    if isinstance(error, OverrideParseException):
-        return ConfigError(
-            f"cannot read {error.override!r} on the command line: {str(error).splitlines()[0]}",
-            hint="a value with braces, commas or spaces needs quotes of its own: 'image.path=\"disk-{rank}.qcow2\"'",
-        )
-    outer = str(error).splitlines()[0] if str(error) else type(error).__name__
-    inner = next((e for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
-    inner = inner or next((e for e in chain if isinstance(e, OmegaConfBaseException)), None)
-    if inner is None:
-        if "No match in the defaults list" in str(error):
-            name = outer.split("'")[1] if "'" in outer else outer
-            return ConfigError(
-                f"there is no config group {name!r}{near(name.split('@')[0], [*GROUPS, 'ranks', 'recipe'])}"
-            )
-        return ConfigError(str(error).strip())
-    key = ".".join(part for part in (place, str(inner.full_key or inner.key or "")) if part)
-    if outer.startswith("Could not override '"):
-        key = outer.split("'")[1]  # the whole of what was typed, not just the part that was not found
-    what = str(inner).splitlines()[0]
-    if type(inner).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+    for kind, explain in _BY_KIND:
+        if found := [one for one in chain if isinstance(one, kind)]:
+            return explain(found, error, place)
+    return _unknown_group(error)
+
+
+def _missing_option(found: list[Any], error: Exception, place: str) -> ConfigError:
+    """A group has no such option."""
+    missing = str(found[0].missing_cfg_file)
+    group, _, option = missing.rpartition("/")
+    options = sorted((set(found[0].options or []) or _options(group)) - {"schema"})
+    if not group:
+        return ConfigError(f"there is no config {missing!r}")
+    return ConfigError(
+        f"{group}: there is no option {option!r}{near(option, options)}",
+        hint=f"options of {group}: {', '.join(options) or 'none'}",
+    )
+
+
+def _unreadable_override(found: list[Any], error: Exception, place: str) -> ConfigError:
+    """A word of the command line is not in Hydra's grammar."""
+    return ConfigError(
+        f"cannot read {found[0].override!r} on the command line: {_first_line(found[0])}",
+        hint="a value with braces, commas or spaces needs quotes of its own: 'image.path=\"disk-{rank}.qcow2\"'",
+    )
+
+
+def _refused_key(found: list[Any], error: Exception, place: str) -> ConfigError:
+    """There is no such key, or the key does not take the value. The innermost error that knows its key says so best."""
+    inner = next((one for one in found if one.full_key), found[0])
+    outer = _first_line(error)
+    # the whole of what was typed, where Hydra says it, not just the part that was not found
+    typed = outer.split("'")[1] if outer.startswith("Could not override '") else ""
+    if typed in all_keys():  # it is there; what was not found is in the mapping that was to be its value
+        typed = ""
+    key = typed or ".".join(part for part in (place, str(inner.full_key or inner.key or "")) if part)
+    if isinstance(inner, (ConfigKeyError, ConfigAttributeError)):
         what = f"there is no key {key!r}{near(key.removeprefix(place + '.'), all_keys(), place)}"
     else:
-        what = f"{key}: {what}"
-    where = "" if outer == what or outer in what or place else f"\n  in: {_place(outer)}"
-    shell = type(inner).__name__ == "InterpolationKeyError" and "cloud_init" in what
-    no_package = key.startswith("recipe.") and "the config file recipe/" in where
-    hints = ((shell, _SHELL_HINT), (key.endswith(".True"), _ON_HINT), (no_package, _PACKAGE_HINT))
-    return ConfigError(what + where, hint=next((hint for applies, hint in hints if applies), None))
+        what = f"{key}: {_first_line(inner)}"
+    where = "" if outer in what or place else f"\n  in: {_place(outer)}"
+    return ConfigError(what + where, hint=_hint(inner, key, where))
+
+
+def _hint(inner: OmegaConfBaseException, key: str, where: str) -> str | None:
+    """What to do about mistakes that are made often."""
+    if isinstance(inner, InterpolationKeyError) and "cloud_init" in key:
+        return _SHELL_HINT
+    if key.endswith(".True"):
+        return _ON_HINT
+    return _PACKAGE_HINT if key.startswith("recipe.") and "the config file recipe/" in where else None
+
+
+def _unknown_group(error: Exception) -> ConfigError:
+    """Something else; Hydra tells of an unknown group by words alone."""
+    if "No match in the defaults list" not in str(error):
+        return ConfigError(str(error).strip())
+    outer = _first_line(error)
+    named = re.search(r"override '([^']+)'", outer)
+    name = named[1] if named else outer
+    where = f"\n  in: {_place(outer)}" if outer.startswith("In '") else ""
+    groups = near(name.split("@")[0], [*GROUPS, "ranks", "recipe"])
+    return ConfigError(f"there is no config group {name!r}{groups}{where}")
+
+
+# The first that is in the chain of errors is told.
+_BY_KIND: tuple[tuple[type[Exception], Callable[[list[Any], Exception, str], ConfigError]], ...] = (
+    (MissingConfigException, _missing_option),
+    (OverrideParseException, _unreadable_override),
+    (OmegaConfBaseException, _refused_key),
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _place(outer: str) -> str:
@@ -62,18 +119,6 @@ def _place(outer: str) -> str:
     for prefix in ("Error merging override ", "Could not override "):
         outer = outer.removeprefix(prefix)
     return f"the command line, {outer.rstrip('.')}"
-
-
-def _missing_option(error: MissingConfigException) -> ConfigError:
-    missing = str(error.missing_cfg_file)
-    group, _, option = missing.rpartition("/")
-    options = sorted((set(error.options or []) or _options(group)) - {"schema"})
-    if not group:
-        return ConfigError(f"there is no config {missing!r}")
-    return ConfigError(
-        f"{group}: there is no option {option!r}{near(option, options)}",
-        hint=f"options of {group}: {', '.join(options) or 'none'}",
-    )
 
 
 def _options(group: str) -> set[str]:

@@ -1,15 +1,14 @@
-"""What a recipe says of itself, read from its file alone."""
+"""All recipes that there are, and what each says of itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mvpnet.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mvpnet.spec.schema import Recipe
+from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.spec.plain import plain
+from mvpnet.spec.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -21,14 +20,20 @@ class Described:
     facts: Recipe
 
     def as_dict(self) -> dict[str, Any]:
-        from mvpnet.spec.plain import plain
-
+        """Return what `mvpnet recipes --json` prints of it."""
         return {"name": self.name, "path": str(self.path), **plain(self.facts)}
 
 
 def described(config_dir: str | None = None) -> list[Described]:
-    """All recipes there are, by name. Raises ConfigError, naming the file, for one that cannot be read."""
-    from mvpnet.paths import conf_folder, user_config_folders
+    """Return all recipes, by name; of several of one name, the one that a job would take.
+
+    Args:
+        config_dir: one more folder with config groups, behind all others.
+
+    Raises:
+        ConfigError: a recipe cannot be read. Names the file.
+    """
+    from mvpnet.config.recipe_file import facts_in  # with OmegaConf: other verbs import this module and need none
 
     folders = [*user_config_folders(Path.cwd()), conf_folder(), *([Path(config_dir)] if config_dir else [])]
     paths: dict[str, Path] = {}
@@ -36,25 +41,3 @@ def described(config_dir: str | None = None) -> list[Described]:
         for path in (folder / "recipe").glob("*.yaml"):
             paths.setdefault(path.stem, path)
     return [Described(name, path, facts_in(path)) for name, path in sorted(paths.items())]
-
-
-def facts_in(path: Path) -> Recipe:
-    """What a recipe's file says under `recipe`. Raises ConfigError, naming the file and the key."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from mvpnet.spec.schema import Recipe
-
-    try:
-        whole = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        asked = (whole.get("recipe") or {}) if isinstance(whole, dict) else {}
-        if not isinstance(asked, dict):
-            raise ConfigError(f"{path}: recipe: {asked!r} is no group of keys")
-        node = OmegaConf.structured(Recipe())
-        OmegaConf.set_readonly(node, False)
-        facts = OmegaConf.to_object(OmegaConf.merge(node, asked))
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    assert isinstance(facts, Recipe)
-    return facts

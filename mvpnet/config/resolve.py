@@ -1,4 +1,4 @@
-"""From a composed config to a JobSpec: steps, rank overrides, absolute paths, and what a sweep of ranks means."""
+"""Resolves a composed config to a JobSpec: steps, rank overrides, absolute paths, and how many ranks take part."""
 
 from __future__ import annotations
 
@@ -36,9 +36,16 @@ _PATHS = {
 
 
 def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
-    """A checked spec from a composed config; relative paths are taken from the folder of the launch.
+    """Return the checked spec that a composed config asks for. Relative paths count from the folder of the launch.
 
-    Raises ConfigError.
+    Args:
+        config: as Hydra composed it, without Hydra's own part.
+        world_size: how many ranks the launch has.
+        run_dir: where the run is kept.
+        typed: the overrides of the command line.
+
+    Raises:
+        ConfigError: a key is unknown, or a value cannot be.
     """
     if unknown := next(unknown_keys(config), None):
         raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
@@ -96,9 +103,10 @@ def _override(name: str, entry: Any) -> Override:
 
 
 def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
-    """The config with the app's files, and those of its steps, absolute; the steps as plain values of the right type.
+    """Make the paths of the app and of its steps absolute, and the values of steps plain ones of the right type.
 
-    Raises ConfigError.
+    Raises:
+        ConfigError: a step has an unknown key, or a value of another type.
     """
     own = {name: getattr(config.app, name) for name in ("push", "script")}
     steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
@@ -122,12 +130,12 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
 
 
 def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The same with the key `on`, which YAML 1.1 reads as true."""
+    """Return the same mapping with the key `on`, which YAML 1.1 reads as true."""
     return {"on" if key is True else key: value for key, value in entry.items()}
 
 
 def _given(typed: Any, written: Any) -> Any:
-    """Of a group of keys within a section, those that were written."""
+    """Return those keys of a group within a section that were written, with their typed values."""
     if dataclasses.is_dataclass(typed) and isinstance(written, Mapping):
         return {key: getattr(typed, key) for key in written}
     return typed

@@ -1,11 +1,10 @@
 """`mvpnet doctor`: whether the hosts of a launch can do what a job would ask of them, told before anything boots.
 
-    resources   what all ranks on a host ask of it together; jobs look at this too
-    facts       what is found at one rank, looked up there
-    checks      what to make of it: pure functions of facts and spec
-    mpi, clocks about the launch itself, between the ranks
-    survey      all ranks together, gathered on rank 0
-    command     the verb, its table and its JSON
+    facts       look up what is found at one rank
+    checks      judge it: pure functions of facts and spec
+    mpi, clocks look at the launch itself, between the ranks
+    survey      bring all ranks together on rank 0
 
-docs/doctor.md lists the checks.
+What all ranks on a host ask of it together is in `host.resources`, which jobs look at too; the verb, its table and its
+JSON are in `cli.doctor`. docs/doctor.md lists the checks.
 """

@@ -1,7 +1,7 @@
-"""What to make of the facts: a check a function, pure, from facts and spec to a line of the table.
+"""Judges the facts: a check a function, pure, from facts and spec to a line of the table.
 
-Those about a host as a whole take all its ranks. Memory, CPUs and scratch's file system are in `resources`, which jobs
-look at too.
+Those about a host as a whole take all its ranks. Memory, CPUs and scratch's file system are in `host.resources`, which
+jobs look at too.
 """
 
 from __future__ import annotations
@@ -64,29 +64,29 @@ class RankView:
         return self.finds(check, Level.failure, refused.message, todo)
 
 
-def findings(seats: Sequence[RankView]) -> list[Finding]:
+def findings(views: Sequence[RankView]) -> list[Finding]:
     """All lines, host by host."""
     hosts: dict[str, list[RankView]] = defaultdict(list)
-    for seat in seats:
-        hosts[seat.facts.host].append(seat)
-    return [line for here in hosts.values() for line in merged(_of_host(here, seats[0], len(hosts) > 1))]
+    for view in views:
+        hosts[view.facts.host].append(view)
+    return [line for here in hosts.values() for line in merged(_of_host(here, views[0], len(hosts) > 1))]
 
 
 def _of_host(here: Sequence[RankView], first: RankView, several_hosts: bool) -> Iterator[Finding]:
-    yield from (version(seat.facts.host, seat.rank, seat.version, first.version) for seat in here)
-    yield from (mpi(seat, first) for seat in here)
+    yield from (version(view.facts.host, view.rank, view.version, first.version) for view in here)
+    yield from (mpi(view, first) for view in here)
     if several_hosts:
         yield clock(here[0], first)
     for look in (qemu, netdev, kvm):
-        yield from (look(seat) for seat in here)
-    yield from resource_findings(seat.facts.resources for seat in here)
+        yield from (look(view) for view in here)
+    yield from resource_findings(view.facts.resources for view in here)
     yield from scratch(here)
     yield from space(here)
     yield sockets(here)
     yield from ssh_ports(here)
-    yield from (image(seat) for seat in here)
-    yield from (tools(seat) for seat in here)
-    yield from (finding for seat in here for finding in settings(seat))
+    yield from (image(view) for view in here)
+    yield from (tools(view) for view in here)
+    yield from (finding for view in here for finding in settings(view))
 
 
 # -- the launch --------------------------------------------------------------------------------------------------------
@@ -100,86 +100,86 @@ def version(host: str, rank: int, own: str, first: str) -> Finding:
     return Finding(host, (rank,), "mvpnet", Level.failure, f"{own}, and rank 0 has {first}", todo)
 
 
-def mpi(seat: RankView, first: RankView) -> Finding:
+def mpi(view: RankView, first: RankView) -> Finding:
     """A library, the launcher's own, and the same as rank 0's."""
-    facts = seat.facts.mpi
+    facts = view.facts.mpi
     if facts.refused:
-        return seat.fails("mpi", Refusal(*facts.refused))
+        return view.fails("mpi", Refusal(*facts.refused))
     loaded = f"{facts.library} ({facts.path or 'path not known'})"
     if facts.launched_size is not None and facts.launched_size != facts.world_size:
         seen = f"the launcher started {facts.launched_size} ranks, and {loaded} knows of {facts.world_size}"
-        return seat.finds("mpi", Level.failure, seen, SAME_MPI)
+        return view.finds("mpi", Level.failure, seen, SAME_MPI)
     if facts.library != first.facts.mpi.library:
         seen = f"{loaded}, and rank 0 has {first.facts.mpi.library}"
-        return seat.finds("mpi", Level.failure, seen, "load the same MPI module on all hosts")
+        return view.finds("mpi", Level.failure, seen, "load the same MPI module on all hosts")
     launched = f"started by {facts.launcher}" if facts.launcher else "started without mpirun"
     seen = f"{loaded}, mpi4py {facts.mpi4py}, thread level {facts.thread_level}; {launched}"
-    return seat.finds("mpi", Level.ok, seen)
+    return view.finds("mpi", Level.ok, seen)
 
 
-def clock(seat: RankView, first: RankView) -> Finding:
+def clock(view: RankView, first: RankView) -> Finding:
     """Of a host, against that of rank 0's."""
-    if seat.skew is None:
-        return seat.finds("clock", Level.ok, "what the other hosts' are compared with")
-    ahead_ms, uncertain_ms = seat.skew.ahead_s * 1000, seat.skew.uncertain_s * 1000
+    if view.skew is None:
+        return view.finds("clock", Level.ok, "what the other hosts' are compared with")
+    ahead_ms, uncertain_ms = view.skew.ahead_s * 1000, view.skew.uncertain_s * 1000
     side = "ahead of" if ahead_ms >= 0 else "behind"
     seen = f"{abs(ahead_ms):.1f} ms {side} {first.facts.host} (± {uncertain_ms:.1f} ms)"
-    if abs(seat.skew.ahead_s) - seat.skew.uncertain_s > MOST_SKEW_S:
+    if abs(view.skew.ahead_s) - view.skew.uncertain_s > MOST_SKEW_S:
         todo = "have both hosts set by NTP (chronyc tracking); times in the logs do not match until then"
-        return seat.finds("clock", Level.warning, seen, todo)
-    return seat.finds("clock", Level.ok, seen)
+        return view.finds("clock", Level.warning, seen, todo)
+    return view.finds("clock", Level.ok, seen)
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
-def qemu(seat: RankView) -> Finding:
+def qemu(view: RankView) -> Finding:
     """There, a qemu, and not older than what mvpnet was made for."""
-    facts = seat.facts.qemu
+    facts = view.facts.qemu
     if facts.path is None and facts.refused:
-        return seat.fails("qemu", facts.refused)
+        return view.fails("qemu", facts.refused)
     if facts.version is None:
         if facts.refused:
-            return seat.fails("qemu", facts.refused)
+            return view.fails("qemu", facts.refused)
         todo = "set qemu.binary to a qemu-system-…, unless this is a program in qemu's place"
-        return seat.finds("qemu", Level.warning, f"{facts.path} tells no version of qemu", todo)
+        return view.finds("qemu", Level.warning, f"{facts.path} tells no version of qemu", todo)
     shown = f"{facts.path}, {_dotted(facts.version)}"
     if facts.version < OLDEST_QEMU:
         todo = f"qemu {_dotted(OLDEST_QEMU)} or later: set qemu.binary, or load the module of a newer one"
-        return seat.finds("qemu", Level.failure if facts.refused else Level.warning, f"{shown}, is old", todo)
-    return seat.finds("qemu", Level.ok, shown)
+        return view.finds("qemu", Level.failure if facts.refused else Level.warning, f"{shown}, is old", todo)
+    return view.finds("qemu", Level.ok, shown)
 
 
-def netdev(seat: RankView) -> Finding:
+def netdev(view: RankView) -> Finding:
     """qemu has the network that net.kind asks for."""
-    facts, kind = seat.facts.qemu, seat.spec.net.kind.name
+    facts, kind = view.facts.qemu, view.spec.net.kind.name
     if not facts.netdevs:
         why = "no qemu to ask" if facts.refused else "qemu gives no list"
-        return seat.finds("netdev", Level.failure if facts.refused else Level.warning, why, "see the line about qemu")
+        return view.finds("netdev", Level.failure if facts.refused else Level.warning, why, "see the line about qemu")
     if facts.refused:
-        return seat.fails("netdev", facts.refused)
-    return seat.finds("netdev", Level.ok, f"{kind} (net.kind)")
+        return view.fails("netdev", facts.refused)
+    return view.finds("netdev", Level.ok, f"{kind} (net.kind)")
 
 
-def kvm(seat: RankView) -> Finding:
+def kvm(view: RankView) -> Finding:
     """KVM where it is asked for or could be had, and what keeps it."""
-    accel = seat.facts.accel
+    accel = view.facts.accel
     if isinstance(accel, Refusal):
-        return seat.finds("kvm", Level.failure, accel.message, _kvm_todo(seat, accel.message))
+        return view.finds("kvm", Level.failure, accel.message, _kvm_todo(view, accel.message))
     chosen, why = accel
-    if chosen is Accel.kvm and seat.facts.lacks_virtualization:
+    if chosen is Accel.kvm and view.facts.lacks_virtualization:
         todo = "leave vm.accel at auto: guests that hang as they boot are what usually comes of it"
-        return seat.finds("kvm", Level.warning, f"KVM: {why}", todo)
-    if chosen is Accel.kvm or seat.spec.vm.accel is Accel.tcg:
-        return seat.finds("kvm", Level.ok, f"{chosen.name.upper()}: {why}")
-    return seat.finds("kvm", Level.warning, f"guests are emulated (TCG), which is slow: {why}", _kvm_todo(seat, why))
+        return view.finds("kvm", Level.warning, f"KVM: {why}", todo)
+    if chosen is Accel.kvm or view.spec.vm.accel is Accel.tcg:
+        return view.finds("kvm", Level.ok, f"{chosen.name.upper()}: {why}")
+    return view.finds("kvm", Level.warning, f"guests are emulated (TCG), which is slow: {why}", _kvm_todo(view, why))
 
 
-def _kvm_todo(seat: RankView, why: str) -> str:
-    device = seat.facts.kvm
+def _kvm_todo(view: RankView, why: str) -> str:
+    device = view.facts.kvm
     if device.trouble and device.trouble in why:
         return f"{_device_todo(device)}; or vm.accel=tcg"
-    if seat.facts.lacks_virtualization:
+    if view.facts.lacks_virtualization:
         return (
             "ask for nested virtualization, or take another host; or vm.accel=tcg, or vm.accel=kvm to try all the same"
         )
@@ -201,28 +201,28 @@ def _device_todo(device: KvmDevice) -> str:
 
 def scratch(here: Sequence[RankView]) -> Iterator[Finding]:
     """A folder of one's own can be made there, locked, and removed; and what was found of killed jobs."""
-    for seat in here:
-        if seat.facts.scratch_refused:
-            yield seat.fails("scratch", seat.facts.scratch_refused)
-        for line in seat.facts.removed:
-            yield seat.finds("scratch", Level.ok, line)
+    for view in here:
+        if view.facts.scratch_refused:
+            yield view.fails("scratch", view.facts.scratch_refused)
+        for line in view.facts.removed:
+            yield view.finds("scratch", Level.ok, line)
 
 
 def space(here: Sequence[RankView]) -> Iterator[Finding]:
     """A line for each disk that the host's ranks write overlays and copies to."""
     disks: dict[int, list[tuple[RankView, Demand]]] = defaultdict(list)
-    for seat in here:
-        for demand in seat.facts.demands:
-            disks[demand.device].append((seat, demand))
+    for view in here:
+        for demand in view.facts.demands:
+            disks[demand.device].append((view, demand))
     for demands in disks.values():
-        yield _space([seat for seat, _ in demands], [demand for _, demand in demands])
+        yield _space([view for view, _ in demands], [demand for _, demand in demands])
 
 
-def _space(seats: Sequence[RankView], demands: Sequence[Demand]) -> Finding:
+def _space(views: Sequence[RankView], demands: Sequence[Demand]) -> Finding:
     folder, free = demands[0].folder, min(demand.free_bytes for demand in demands)
     sure, most = (sum(getattr(demand, kind) for demand in demands) for kind in ("sure_bytes", "most_bytes"))
-    ranks = tuple(sorted({seat.rank for seat in seats}))
-    host = seats[0].facts.host
+    ranks = tuple(sorted({view.rank for view in views}))
+    host = views[0].facts.host
     todo = "free some, or set job.scratch_dir or image.copy_dir to a bigger disk"
     if sure > free:
         seen = f"copies of images take {size_text(sure)} in {folder}, and {size_text(free)} are free"
@@ -235,32 +235,32 @@ def _space(seats: Sequence[RankView], demands: Sequence[Demand]) -> Finding:
 
 def sockets(here: Sequence[RankView]) -> Finding:
     """The longest path of a unix socket that any rank of the host makes."""
-    seat, key, path = max(
-        ((seat, key, path) for seat in here for key, path in seat.facts.sockets), key=lambda one: len(one[2].encode())
+    view, key, path = max(
+        ((view, key, path) for view in here for key, path in view.facts.sockets), key=lambda one: len(one[2].encode())
     )
     try:
         check_socket_path(Path(path), key)
     except HostError as error:
-        return seat.fails("sockets", Refusal(error.message, error.hint))
+        return view.fails("sockets", Refusal(error.message, error.hint))
     ranks = tuple(one.rank for one in here)
-    return Finding(seat.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(path.encode())} bytes")
+    return Finding(view.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(path.encode())} bytes")
 
 
 def ssh_ports(here: Sequence[RankView]) -> Iterator[Finding]:
     """A port on 127.0.0.1 for each rank, the one that its number stands for or another."""
-    as_wanted = [seat for seat in here if seat.facts.port.got == seat.facts.port.wanted]
+    as_wanted = [view for view in here if view.facts.port.got == view.facts.port.wanted]
     if as_wanted:
-        ports = [seat.facts.port.wanted for seat in as_wanted]
+        ports = [view.facts.port.wanted for view in as_wanted]
         shown = str(ports[0]) if len(ports) == 1 else f"{min(ports)} to {max(ports)}"
-        ranks = tuple(seat.rank for seat in as_wanted)
+        ranks = tuple(view.rank for view in as_wanted)
         yield Finding(here[0].facts.host, ranks, "ssh ports", Level.ok, f"{shown} free")
-    for seat in here:
-        port = seat.facts.port
+    for view in here:
+        port = view.facts.port
         if port.refused:
-            yield seat.fails("ssh ports", port.refused)
+            yield view.fails("ssh ports", port.refused)
         elif port.got != port.wanted:
             seen = f"{port.wanted} is taken; the job would take {port.got}"
-            yield seat.finds(
+            yield view.finds(
                 "ssh ports", Level.warning, seen, "ssh_config in the run folder names it; or set net.ssh_port"
             )
 
@@ -268,39 +268,39 @@ def ssh_ports(here: Sequence[RankView]) -> Iterator[Finding]:
 # -- what the job names ------------------------------------------------------------------------------------------------
 
 
-def image(seat: RankView) -> Finding:
+def image(view: RankView) -> Finding:
     """There, or what has to happen first."""
-    facts = seat.facts.image
+    facts = view.facts.image
     if facts.refused:
-        return seat.fails("image", facts.refused)
+        return view.fails("image", facts.refused)
     if facts.state is ImageState.to_build:
         todo = f"the first job builds it, from packages and for minutes; mvpnet image fetch {facts.what} does so before"
-        return seat.finds("image", Level.warning, f"{facts.what} is not built here yet", todo)
+        return view.finds("image", Level.warning, f"{facts.what} is not built here yet", todo)
     if facts.state is ImageState.to_fetch:
         todo = "the first job fetches it; mvpnet image fetch, with the same arguments, does so before"
-        return seat.finds("image", Level.warning, f"{facts.what} is not in the store of this host yet", todo)
-    return seat.finds("image", Level.ok, facts.what)
+        return view.finds("image", Level.warning, f"{facts.what} is not in the store of this host yet", todo)
+    return view.finds("image", Level.ok, facts.what)
 
 
-def tools(seat: RankView) -> Finding:
+def tools(view: RankView) -> Finding:
     """The programs beside qemu that this rank needs."""
-    where = dict(seat.facts.programs)
-    if seat.rank == 0 and where["ssh-keygen"] is None:
-        return seat.finds("tools", Level.failure, "there is no ssh-keygen on PATH", "install OpenSSH's client")
+    where = dict(view.facts.programs)
+    if view.rank == 0 and where["ssh-keygen"] is None:
+        return view.finds("tools", Level.failure, "there is no ssh-keygen on PATH", "install OpenSSH's client")
     if where.get("qemu-img", "not needed") is None:
         todo = "install qemu-utils or qemu-img; or avoid overlays: image.use=snapshot"
-        return seat.finds("tools", Level.failure, "there is no qemu-img beside qemu.binary or on PATH", todo)
-    if where["ssh"] is None and (seat.runs_ssh or seat.spec.boot.wait_for is WaitFor.cloud_init):
-        what = "app=guest runs the app by ssh" if seat.runs_ssh else "boot.wait_for=cloud_init asks the guest by ssh"
-        return seat.finds("tools", Level.failure, f"{what}, and there is none on PATH", "install OpenSSH's client")
-    if where["ssh"] is None and seat.rank == 0:
-        return seat.finds("tools", Level.warning, "there is no ssh on PATH to log in with", "install OpenSSH's client")
-    return seat.finds("tools", Level.ok, ", ".join(sorted(name for name, path in seat.facts.programs if path)))
+        return view.finds("tools", Level.failure, "there is no qemu-img beside qemu.binary or on PATH", todo)
+    if where["ssh"] is None and (view.runs_ssh or view.spec.boot.wait_for is WaitFor.cloud_init):
+        what = "app=guest runs the app by ssh" if view.runs_ssh else "boot.wait_for=cloud_init asks the guest by ssh"
+        return view.finds("tools", Level.failure, f"{what}, and there is none on PATH", "install OpenSSH's client")
+    if where["ssh"] is None and view.rank == 0:
+        return view.finds("tools", Level.warning, "there is no ssh on PATH to log in with", "install OpenSSH's client")
+    return view.finds("tools", Level.ok, ", ".join(sorted(name for name, path in view.facts.programs if path)))
 
 
-def settings(seat: RankView) -> Iterator[Finding]:
+def settings(view: RankView) -> Iterator[Finding]:
     """What else a job would refuse on this host."""
-    yield from (seat.fails("settings", refused) for refused in seat.facts.refused)
+    yield from (view.fails("settings", refused) for refused in view.facts.refused)
 
 
 def _dotted(numbers: Sequence[int]) -> str:

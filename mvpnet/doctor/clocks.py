@@ -1,4 +1,4 @@
-"""How far the clocks of the hosts are apart, by round trips: rank 0 asks the first rank of every other host.
+"""Measures how far the hosts' clocks are apart, by round trips: rank 0 asks the first rank of every other host.
 
 The answer was given somewhere within the round trip, so it is compared with the middle of that, and cannot be wrong by
 more than half of it; the shortest of some round trips is taken (Cristian, 1989).

@@ -1,4 +1,4 @@
-"""What is found at one rank, on its host: looked up here, judged by `checks`. Nothing of it is kept or left behind."""
+"""Looks up what is found at one rank, on its host; `checks` judges it. Nothing of it is kept or left behind."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one rank."""
+    """What was found at one rank."""
 
     host: str
     resources: Resources
@@ -107,7 +107,7 @@ class Facts:
 
 
 def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFacts) -> Facts:
-    """At what the rank would find here, on this host."""
+    """Look up what the rank would find here, on this host."""
     plans, image = _image(spec)
     removed: list[str] = []
     return Facts(
@@ -130,7 +130,7 @@ def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFa
 
 
 def refusal(check: Callable[[], Any]) -> Refusal | None:
-    """What the check raises for people, None when it passes."""
+    """Run a check: the error that it raises for people, None when it passes."""
     try:
         check()
     except MvpnetError as error:

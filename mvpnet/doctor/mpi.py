@@ -1,4 +1,4 @@
-"""Whether the MPI library is that of the launcher, and what both are."""
+"""Looks up the MPI library and the launcher, to tell whether they belong together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import mpi4py
+
 from mvpnet.mpi.launcher import launched_size, launcher
+from mvpnet.records.environment import mpi_library
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,7 @@ class MpiFacts:
 
 
 def mpi_facts(environment: Mapping[str, str], world_size: int) -> MpiFacts:
-    """Of this process, in which MPI was started."""
-    import mpi4py
-
-    from mvpnet.records.environment import mpi_library
-
+    """Look up the facts of this process, in which MPI was started."""
     library = mpi_library()
     known = launcher(environment, library)
     return MpiFacts(

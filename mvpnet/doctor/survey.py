@@ -1,4 +1,4 @@
-"""All ranks look at their hosts together; what they found comes together on rank 0.
+"""Brings together on rank 0 what all ranks found on their hosts.
 
 Rank 0 announces the job, every rank that takes part looks, and the clocks are compared.
 """
@@ -35,11 +35,11 @@ def lead(world: World, job: JobSpec) -> list[Finding]:
     found = world.gather(_own(world, job))
     assert found
     ahead = skews(world)
-    seats = []
+    views = []
     for rank in range(job.world_size):
         runs_ssh = rank == 0 and _runs_ssh(job)
-        seats.append(RankView(job.for_rank(rank), found[rank], world.versions[rank], ahead.get(rank), runs_ssh))
-    return findings(seats)
+        views.append(RankView(job.for_rank(rank), found[rank], world.versions[rank], ahead.get(rank), runs_ssh))
+    return findings(views)
 
 
 def follow(world: World, _: StopSignals) -> int:
@@ -62,10 +62,10 @@ def alone(job: JobSpec, trouble: MpiError | None = None) -> list[Finding]:
     """The lines about this host, were all of the job's ranks on it; with what keeps MPI from starting."""
     refused = (trouble.message, trouble.hint) if trouble else None
     mpi = MpiFacts(refused=refused) if refused else mpi_facts(os.environ, 1)
-    return findings(list(_seats(job, mpi)))
+    return findings(list(_views(job, mpi)))
 
 
-def _seats(job: JobSpec, mpi: MpiFacts) -> Iterator[RankView]:
+def _views(job: JobSpec, mpi: MpiFacts) -> Iterator[RankView]:
     host = socket.gethostname()
     for rank in range(job.world_size):
         spec = job.for_rank(rank)

@@ -40,7 +40,7 @@ class LoadWatch:
             self._qmp({"execute": "query-status"}, self._replied)
 
     def cancel(self) -> None:
-        """Ask no more; nothing is reported any more."""
+        """Stop asking; nothing is reported any more."""
         self._over = True
         if self._timer:
             self._timer.cancel()
@@ -103,7 +103,7 @@ class BootWatch:
             self._panic_watch = PanicWatch(self._loop, log, self._logs.console_start, self._on_panic)
 
     def cancel(self) -> None:
-        """Watch no more; nothing is reported any more."""
+        """Stop watching; nothing is reported any more."""
         self._over = True
         self._probe.cancel()
         for watch in (self._panic_watch, self._readiness, self._link_timer):

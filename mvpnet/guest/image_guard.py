@@ -1,5 +1,7 @@
-"""Are the images that guests read from still what they were? An overlay stands on its source: when that is truncated or
-written meanwhile, the guest reads what nobody ever wrote, and qemu cannot tell.
+"""Detects images that changed while guests read from them.
+
+An overlay stands on its source: when that is truncated or written meanwhile, the guest reads what nobody ever wrote,
+and qemu cannot tell.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def stat_snapshot(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
 
 
 def changed(before: Mapping[Path, Mark | None]) -> list[str]:
-    """What is not as it was, a sentence each."""
+    """Describe each image that changed, in a sentence."""
     return [text for path, mark in before.items() if (text := _change(path, mark, _mark(path)))]
 
 

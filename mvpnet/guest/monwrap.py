@@ -45,16 +45,18 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -203,6 +205,93 @@ def start_program(options: Options) -> subprocess.Popen[bytes]:
         )
 
 
+def qmp_library() -> ModuleType:
+    """Import qemu.qmp, which takes longer than all else here: while qemu starts, and not before."""
+    import qemu.qmp
+
+    return qemu.qmp
+
+
+class Qmp:
+    """The QMP connection to qemu, whose events are passed on as they come."""
+
+    def __init__(self, events: EventPipe) -> None:
+        self._events = events
+        self._client: QMPClient | None = None
+
+    @property
+    def ready(self) -> bool:
+        """qemu has greeted."""
+        return self._client is not None
+
+    async def connect(self, fd: int) -> None:
+        """Wait until qemu greets on this socket. When it does not, `ready` stays false."""
+        library = qmp_library()
+        client: QMPClient = library.QMPClient()
+        client.logger.disabled = True
+        client.events.event_filter = self._heard
+        try:
+            connection = socket.socket(fileno=fd)
+            connection.setblocking(False)
+            await client.connect(connection)
+            version: Any = await client.execute("query-version")
+            status: Any = await client.execute("query-status")
+        except (library.QMPError, OSError, EOFError) as error:
+            note(f"no QMP: {error}")
+            return
+        self._client = client
+        number = ".".join(str(version["qemu"][part]) for part in ("major", "minor", "micro"))
+        self._events.send("qmp-ready", version=number, status=status["status"])
+
+    def _heard(self, event: Any) -> bool:
+        note(f"qmp: {event['event']} {event.get('data', '')}")
+        self._events.send("qmp", name=event["event"], data=event.get("data", {}))
+        return False  # qemu.qmp itself would keep every event for ever
+
+    async def execute(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The reply's `return` or `error` member."""
+        if not self._client:
+            return {"error": {"class": "NotConnected", "desc": "qemu has not greeted on QMP"}}
+        library = qmp_library()
+        try:
+            return {"return": await self._client.execute_msg(library.Message(message))}
+        except library.ExecuteError as error:
+            return {"error": {"class": error.error_class, "desc": str(error)}}
+        except (library.QMPError, OSError, EOFError, ValueError) as error:
+            return {"error": {"class": "GenericError", "desc": str(error)}}
+
+    async def begin_to_save(self, path: Path) -> dict[str, Any]:
+        """Give qemu a new file by its descriptor, and have it migrate (docs/devel/migration.rst) into that."""
+        if not self._client:
+            return await self.execute({})
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            return {"error": {"class": "GenericError", "desc": f"{path}: {error.strerror}"}}
+        try:
+            self._client.send_fd_scm(fd)
+        except Exception as error:  # of qemu.qmp and of the socket: qemu is about to end
+            return {"error": {"class": "GenericError", "desc": f"qemu takes no descriptor: {error}"}}
+        finally:
+            os.close(fd)
+        given = await self.execute({"execute": "getfd", "arguments": {"fdname": SAVE_FD}})
+        if "error" in given:
+            return given
+        begun = await self.execute({"execute": "migrate", "arguments": {"uri": f"fd:{SAVE_FD}"}})
+        if "error" in begun:
+            await self.execute({"execute": "closefd", "arguments": {"fdname": SAVE_FD}})
+        return begun
+
+    async def finish(self) -> None:
+        """qemu's socket may still hold events, such as why it shut down: read on to its end."""
+        if self._client:
+            with suppress(asyncio.TimeoutError):
+                while self._client.runstate is qmp_library().Runstate.RUNNING:
+                    await asyncio.wait_for(self._client.runstate_changed(), LAST_WORDS_S)
+            with suppress(Exception):  # says once more how the connection ended
+                await self._client.disconnect()
+
+
 class Wrapper:
     """A running qemu, the rank's commands, and the ladder."""
 
@@ -213,7 +302,7 @@ class Wrapper:
         self._exited = asyncio.Event()
         self._ladder: asyncio.Task[None] | None = None
         self._greeting: asyncio.Task[None] | None = None
-        self._qmp: QMPClient | None = None  # once qemu has greeted
+        self._qmp = Qmp(events)
         self._tasks: set[asyncio.Task[None]] = set()
         self._input = b""
 
@@ -232,9 +321,11 @@ class Wrapper:
         except PermissionError:  # a file or /dev/null, which epoll(7) does not take: nobody is there to command
             self.stop("no commands to wait for")
         if self._options.qmp_fd is not None:
-            self._greeting = asyncio.create_task(self._connect(self._options.qmp_fd))
+            self._greeting = asyncio.create_task(self._qmp.connect(self._options.qmp_fd))
         await self._exited.wait()
-        await self._hear_the_last_of_qmp()
+        if self._greeting:
+            await asyncio.wait([self._greeting], timeout=LAST_WORDS_S)
+        await self._qmp.finish()
         self._events.attach(None)
 
     @property
@@ -257,7 +348,7 @@ class Wrapper:
         self._program.stdin.close()
         if await self._gone_within(self._options.eof_s):
             return
-        if self._qmp and self._options.powerdown_s:
+        if self._qmp.ready and self._options.powerdown_s:
             self._step("powerdown", why)
             self._perform({"execute": "system_powerdown"}, "powerdown")
             if await self._gone_within(self._options.powerdown_s):
@@ -292,7 +383,7 @@ class Wrapper:
         self._program.wait()
         self._exited.set()
 
-    # commands
+    # -- commands ------------------------------------------------------------------------------------------------------
 
     def _read_commands(self) -> None:
         data = os.read(sys.stdin.fileno(), 65536)
@@ -326,7 +417,7 @@ class Wrapper:
         self._run(self._performed(message, line))
 
     async def _performed(self, message: dict[str, Any], line: str) -> None:
-        if error := (await self._execute(message)).get("error"):
+        if error := (await self._qmp.execute(message)).get("error"):
             self._refuse(line, error["desc"])
 
     def _pass_on(self, text: str, line: str) -> None:
@@ -339,7 +430,7 @@ class Wrapper:
         self._run(self._passed_on(message))
 
     async def _passed_on(self, message: dict[str, Any]) -> None:
-        self._events.send("reply", id=message.pop("id", None), **await self._execute(message))
+        self._events.send("reply", id=message.pop("id", None), **await self._qmp.execute(message))
 
     def _save(self, text: str, line: str) -> None:
         try:
@@ -350,93 +441,16 @@ class Wrapper:
         self._run(self._saved(path, asked.get("id")))
 
     async def _saved(self, path: Path, number: object) -> None:
-        self._events.send("reply", id=number, **await self._begin_to_save(path))
+        self._events.send("reply", id=number, **await self._qmp.begin_to_save(path))
 
-    async def _begin_to_save(self, path: Path) -> dict[str, Any]:
-        """Give qemu a new file by its descriptor, and have it migrate (docs/devel/migration.rst) into that."""
-        if not self._qmp:
-            return await self._execute({})
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            return {"error": {"class": "GenericError", "desc": f"{path}: {error.strerror}"}}
-        try:
-            self._qmp.send_fd_scm(fd)
-        except Exception as error:  # of qemu.qmp and of the socket: qemu is about to end
-            return {"error": {"class": "GenericError", "desc": f"qemu takes no descriptor: {error}"}}
-        finally:
-            os.close(fd)
-        given = await self._execute({"execute": "getfd", "arguments": {"fdname": SAVE_FD}})
-        if "error" in given:
-            return given
-        begun = await self._execute({"execute": "migrate", "arguments": {"uri": f"fd:{SAVE_FD}"}})
-        if "error" in begun:
-            await self._execute({"execute": "closefd", "arguments": {"fdname": SAVE_FD}})
-        return begun
-
-    def _run(self, work: Any) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)  # asyncio itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
 
-    # QMP
-
-    async def _connect(self, fd: int) -> None:
-        from qemu.qmp import QMPClient, QMPError
-
-        client = QMPClient()
-        client.logger.disabled = True
-        client.events.event_filter = self._heard
-        try:
-            connection = socket.socket(fileno=fd)
-            connection.setblocking(False)
-            await client.connect(connection)
-            version: Any = await client.execute("query-version")
-            status: Any = await client.execute("query-status")
-        except (QMPError, OSError, EOFError) as error:
-            note(f"no QMP: {error}")
-            return
-        self._qmp = client
-        number = ".".join(str(version["qemu"][part]) for part in ("major", "minor", "micro"))
-        self._events.send("qmp-ready", version=number, status=status["status"])
-
-    def _heard(self, event: Any) -> bool:
-        note(f"qmp: {event['event']} {event.get('data', '')}")
-        self._events.send("qmp", name=event["event"], data=event.get("data", {}))
-        return False  # qemu.qmp itself would keep every event for ever
-
-    async def _execute(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The reply's `return` or `error` member."""
-        if not self._qmp:
-            return {"error": {"class": "NotConnected", "desc": "qemu has not greeted on QMP"}}
-        from qemu.qmp import ExecuteError, QMPError
-        from qemu.qmp.message import Message
-
-        try:
-            return {"return": await self._qmp.execute_msg(Message(message))}
-        except ExecuteError as error:
-            return {"error": {"class": error.error_class, "desc": str(error)}}
-        except (QMPError, OSError, EOFError, ValueError) as error:
-            return {"error": {"class": "GenericError", "desc": str(error)}}
-
-    async def _hear_the_last_of_qmp(self) -> None:
-        """qemu's socket may still hold events, such as why it shut down: read on to its end."""
-        if self._greeting:
-            await asyncio.wait([self._greeting], timeout=LAST_WORDS_S)
-        if self._qmp:
-            from qemu.qmp import Runstate
-
-            with suppress(asyncio.TimeoutError):
-                while self._qmp.runstate is Runstate.RUNNING:
-                    await asyncio.wait_for(self._qmp.runstate_changed(), LAST_WORDS_S)
-            with suppress(Exception):  # says once more how the connection ended
-                await self._qmp.disconnect()
-
 
 def remove(folders: Sequence[Path], events: EventPipe) -> None:
     """Delete the folders and all that is in them; what cannot be deleted is reported."""
-    import shutil
-
     for folder in folders:
         try:
             shutil.rmtree(folder)

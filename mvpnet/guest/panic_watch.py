@@ -1,4 +1,4 @@
-"""Has the guest's kernel panicked? Told from the serial console, for guests that cannot tell qemu by a panic device.
+"""Detects a kernel panic on the serial console, for guests that cannot tell qemu of it by a panic device.
 
 A panicked kernel that does not start again by itself (the kernel argument panic=) says one line last of all, and then
 does nothing for ever: to qemu it looks alive. One that starts again, or its kdump, does not say that line.
@@ -30,7 +30,7 @@ class PanicWatch:
         self._timer: Timer = loop.call_later(LOOK_EVERY_S, self._look)
 
     def cancel(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._timer.cancel()
 
     def _look(self) -> None:

@@ -36,7 +36,7 @@ class QemuHealth:
         self._watchdog = QmpWatchdog(self._loop, self._ask, self._is_silent, self._answers_again, self._silent_s)
 
     def cancel(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._over = True
         if self._watchdog:
             self._watchdog.cancel()

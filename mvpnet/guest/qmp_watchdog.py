@@ -1,5 +1,7 @@
-"""Does qemu still answer? A qemu that was stopped (SIGSTOP), waits for a disk that does not come, or gets no time to
-run keeps its sockets open and says nothing of it. It is asked now and then, over QMP; what to do is left to the user.
+"""Detects a qemu that does not answer any more, by asking it now and then over QMP.
+
+One that was stopped (SIGSTOP), waits for a disk that does not come, or gets no time to run keeps its sockets open and
+says nothing of it. What to do is left to the user.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class QmpWatchdog:
         self._timer: Timer = loop.call_later(self.ask_every_s, self._beat)
 
     def cancel(self) -> None:
-        """Ask no more; nothing is reported any more."""
+        """Stop asking; nothing is reported any more."""
         self._over = True
         self._timer.cancel()
 
@@ -65,7 +67,7 @@ class QmpWatchdog:
 
 
 def why_silent(pid: int) -> str:
-    """What the host says of a process that does not answer; "" if that explains nothing."""
+    """Why a process does not answer, by the state that the host has it in; "" if that explains nothing."""
     with suppress(OSError, IndexError):
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return _STATES.get(letter, "").format(pid=pid)

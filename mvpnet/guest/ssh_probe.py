@@ -1,4 +1,4 @@
-"""Boot probe: when does the guest's ssh server answer?
+"""Detects when the guest's ssh server answers.
 
 A connection alone tells nothing: qemu's user network takes it at once, hangs up when nothing listens in the guest, and
 keeps it for many seconds when the guest has no network yet. So the probe waits for the server's identification,

@@ -97,7 +97,7 @@ def _by_shutdown(shutdown: Shutdown) -> Ending:
 
 
 def why_it_ended(seen: Exit, last_lines: tuple[str, ...]) -> str:
-    """The same in a sentence."""
+    """Say how the guest ended, in a sentence."""
     cause = f" ({seen.shutdown.reason})" if seen.shutdown else ""
     match how_it_ended(seen):
         case Ending.panicked:

@@ -80,7 +80,7 @@ class Guest:
         return self._seen.qemu_version
 
     def failure(self) -> Failure:
-        """What there is to say about a guest that did not come up: at any time, most of all when it is gone."""
+        """Describe why the guest did not come up: at any time, most of all when it is gone."""
         reached = [state for state in GuestState if state in self.times and state.precedes(GuestState.stopping)][-1]
         reason = self.end.reason if self.end else f"it is {self.state.value}"
         known = self._health.trouble or (self._boot_watch.setup_cause if reached is GuestState.configuring else None)

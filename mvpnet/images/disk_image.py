@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mvpnet.errors import ImageError
+from mvpnet.util.pace import Pace
 
 # The signatures that qemu itself probes for (block/*.c, *_probe), as (format, offset, bytes).
 _SIGNATURES = (
@@ -28,7 +29,6 @@ _SIGNATURES = (
 )
 _FICLONE = 0x40049409  # ioctl_ficlone(2): _IOW(0x94, 9, int)
 _CHUNK = 64 * 2**20  # bytes a copying call, so that progress can be told
-_TELL_AFTER_S, _TELL_EVERY_S = 2.0, 5.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RANGE_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -77,16 +77,14 @@ class Progress:
     """Tells how far a copy is, once it takes longer than two seconds, and then every five."""
 
     def __init__(self, what: str, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        self._what, self._total, self._say, self._clock = what, max(total, 1), say, clock
+        self._what, self._total, self._say, self._pace = what, max(total, 1), say, Pace(clock)
         self._done = 0
-        self._due = clock() + _TELL_AFTER_S
 
     def add(self, count: int) -> None:
         self._done += count
-        if self._clock() >= self._due:
+        if self._pace.is_due():
             percent = min(100, 100 * self._done // self._total)
             self._say(f"{self._what}: {percent} % of {self._total / 2**20:.0f} MiB")
-            self._due = self._clock() + _TELL_EVERY_S
 
 
 def copy_image(source: Path, target: Path, key: str, say: Callable[[str], None]) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.images.store.lock_file import SHA256
+from mvpnet.util.files import write_whole
 
 _CHUNK_BYTES = 4 * 2**20
 _SETTLED_S = 2.0  # the coarsest time stamp of a file system in use: FAT's
@@ -110,11 +111,9 @@ class Remembered:
         if time.time() - seen.mtime_ns / 1e9 < _SETTLED_S:
             return
         entry = {"path": str(path), **vars(seen), "sha256": digest}
-        new = self._folder / f".{os.getpid()}"
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(entry) + "\n")
-            new.replace(self._file(path))
+            write_whole(self._file(path), json.dumps(entry) + "\n")
 
     def _file(self, path: Path) -> Path:
         return self._folder / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"

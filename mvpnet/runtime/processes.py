@@ -92,7 +92,7 @@ class Program:
         loop.watch(self._output_fd, self._take_output)
 
     def guard(self) -> None:
-        """From now on what it started ends with it when we are killed; by itself the kernel ends only the program."""
+        """End what it started with it when we are killed; by itself the kernel ends only the program."""
         assert self._process
         guard = ["sh", "-c", _GUARD, "sh", str(self._process.pid)]
         self._guard = start_apart(guard, stdin=subprocess.PIPE)
@@ -126,7 +126,7 @@ class Program:
             self._process = None
 
     def look(self) -> None:
-        """Has it ended?"""
+        """Look whether it has ended, and call `on_end` if so."""
         if not self.running or not self._process:
             return
         if end := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -159,7 +159,7 @@ class Program:
 
 
 class Programs:
-    """Programs that one loop watches, of one purpose. Their ends are told by SIGCHLD, which all of these share."""
+    """The programs of one purpose, watched by one loop. SIGCHLD, which all instances share, tells of their ends."""
 
     _at_work: ClassVar[set[Programs]] = set()
 
@@ -205,7 +205,7 @@ class Programs:
         return program
 
     def forget(self, program: Program) -> None:
-        """It has ended, and nothing that it left behind is to be looked after."""
+        """Close a program that has ended, and whatever it left behind."""
         program.close()
         self._programs.remove(program)
 

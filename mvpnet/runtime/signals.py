@@ -23,7 +23,7 @@ _AGAIN_AFTER_S = 0.01
 
 
 class StopSignals:
-    """What was received, and who is told."""
+    """The signals that came, and who is told of them."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -31,12 +31,15 @@ class StopSignals:
         self._interrupt: Callable[[signal.Signals, FrameType | None], None] | None = None  # also told where we are
 
     def install(self) -> None:
+        """Take the signals from now on."""
         for number in ASK_TO_STOP:
             signal.signal(number, self._got)
 
     def over(self) -> None:
-        """All is done: a signal sent once more is not to kill the interpreter while it ends. SIGTERM still may: it is
-        what the kernel sends us should mpirun be gone, and MPI's end hang for it."""
+        """Ignore the signals from now on: one sent once more is not to kill the interpreter while it ends.
+
+        SIGTERM still may: it is what the kernel sends us should mpirun be gone, and MPI's end hang for it.
+        """
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
@@ -48,13 +51,13 @@ class StopSignals:
             self.on_signal(signal.Signals(number))
 
     def check(self) -> None:
-        """Raises InterruptedJobError if a signal came."""
+        """Raise InterruptedJobError if a signal came."""
         if self.received:
             raise _interrupted(self.received)
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, a signal raises InterruptedJobError at once, also one that came before.
+        """Make signals raise InterruptedJobError at once, also one that came before.
 
         While a program is being started it waits until somebody knows of the program, who can then end it.
         """

@@ -93,7 +93,7 @@ def _check_levels(prefix: str, config: Config) -> None:
     for part in config.logging.levels:
         if part not in PARTS and part not in OLD_PARTS:
             raise ConfigError(
-                f"{prefix}logging.levels.{part}: there is no part {part!r}{near(part, (*PARTS, *OLD_PARTS))}",
+                f"{prefix}logging.levels.{part}: there is no part {part!r}{near(part, PARTS)}",
                 hint=f"parts are {', '.join(PARTS)}",
             )
     for key, level in [

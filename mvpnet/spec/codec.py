@@ -26,9 +26,14 @@ _MISSING_HINT = "it was written by another version of mvpnet; the manifest says 
 
 
 def job_spec(plain: Mapping[str, Any], where: str) -> JobSpec:
-    """The checked spec of which `plain` is the image under `spec.plain`.
+    """Return the checked spec of which `plain` is the image under `spec.plain`.
 
-    Raises ConfigError, naming `where` it comes from and the key, for anything else.
+    Args:
+        plain: a spec as a run folder keeps it.
+        where: the file that it is from, for messages.
+
+    Raises:
+        ConfigError: it is no spec of this version. Names the file and the key.
     """
     hints = typing.get_type_hints(JobSpec)
     plain = renamed_spec(plain, where=where)

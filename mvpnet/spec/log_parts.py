@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 #: packages and modules that messages can come from
 PARTS = (
-    *("app", "bench", "cli", "cloudinit", "config", "control", "dataplane", "doctor", "errors", "guest", "host"),
+    *("api", "app", "bench", "cli", "cloudinit", "config", "control", "dataplane", "doctor", "errors", "guest", "host"),
     *("images", "job", "logs", "mpi", "paths", "qemu", "records", "report", "runtime", "snapshot", "spec", "ssh"),
     *("sweep", "util"),
 )

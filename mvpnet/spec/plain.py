@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def digest_of(plain_spec: Mapping[str, Any]) -> str:
-    """`JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
+    """Return `JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
     # The names that keys had at first are digested: a renamed key makes no other experiment. So specs of versions from
     # before and after a renaming have the same digest if they ask for the same with the same keys, an old run's spec
     # still has the digest that was recorded with it, and a sweep of an older version is taken up.

@@ -1,8 +1,8 @@
-"""Every configuration key: its name, type, default and unit, declared once.
+"""Declares every configuration key once: its name, type, default and unit.
 
-Hydra composes YAML and command line against these classes (`cli` registers them), and the spec that the ranks
-get is made of the same frozen classes. Sizes are strings with a unit suffix, read by `spec.parse_size`.
-This module knows nothing of qemu, MPI or Hydra.
+Hydra composes YAML and command line against these classes (`config.sources` registers them). The spec that the ranks
+get is made of the same frozen classes. Sizes are strings with a unit suffix, read by `spec.sizes`. A key that gets
+another name keeps the old one in `spec.aliases`. This module knows nothing of qemu, MPI or Hydra.
 """
 
 from __future__ import annotations

@@ -5,76 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mvpnet.app.limiter import CapacityLimiter
-from mvpnet.app.runner import AppRun
+from app.running import Running
 from mvpnet.errors import ConfigError
-from mvpnet.paths import RunFolder
-from mvpnet.runtime.loop import Loop
 from mvpnet.spec import schema
 from mvpnet.spec.app_steps import Step, app_argv, check_steps, steps_of
 from support import Process, poll_until
 from waiting import run_until
-
-
-class Running:
-    """An app, the loop it hangs on, what it said and how it ended."""
-
-    def __init__(self, folder: Path) -> None:
-        self.loop = Loop()
-        self.run_folder = RunFolder(folder)
-        self.log = self.run_folder.app_log(None, None)
-        self.ends: list[tuple[int, str]] = []
-        self.said: list[str] = []
-        self.app: AppRun | None = None
-
-    def start_app(self, ranks: int = 1, **asked: Any) -> None:
-        self.app = AppRun(
-            self.loop,
-            steps_of(schema.App(**asked)),
-            self.run_folder,
-            ranks,
-            environment=lambda rank: {**os.environ, "RUN": str(self.run_folder.root)},
-            say=self.said.append,
-            on_end=lambda code, how: self.ends.append((code, how)),
-        )
-        self.app.start()
-
-    def start(self, *argv: str) -> None:
-        self.start_app(command=list(argv))
-
-    def end(self) -> int:
-        assert self.app
-        run_until(self.loop, lambda: self.ends, what="the app to end")
-        assert len(self.ends) == 1 and not self.app.running
-        return self.ends[0][0]
-
-    def run_app(self, ranks: int = 1, **asked: Any) -> int:
-        self.start_app(ranks, **asked)
-        return self.end()
-
-    def run(self, script: str) -> int:
-        return self.run_app(command=[sys.executable, "-c", script])
-
-    def stop(self) -> None:
-        assert self.app
-        self.app.stop()
-
-    def close(self) -> None:
-        if self.app:
-            self.app.close()
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    one = Running(tmp_path)
-    yield one
-    one.close()
 
 
 def test_a_command_is_a_list_or_a_string_split_as_a_shell_would() -> None:
@@ -214,102 +156,6 @@ def test_a_metrics_file_with_what_is_no_number_fails_the_app_and_loses_nothing(r
 def test_a_metrics_file_that_is_no_json_fails_the_app(running: Running) -> None:
     assert running.run_app(command=["sh", "-c", "echo '{' > $RUN/metrics.json"]) == 7
     assert "cannot be read as JSON" in running.ends[0][1]
-
-
-SSH = """#!/bin/sh
-# In place of ssh: runs the command in a folder of this machine, but hangs up on some of those who come.
-for command do :; done
-came=$(cat came 2> /dev/null || echo 0)
-echo $((came + 1)) > came
-case " $HANGS_UP_ON " in *" $came "*) echo "kex_exchange_identification: Connection closed" >&2; exit 255;; esac
-cd guest && exec sh -c "$command"
-"""
-
-
-CROWD = """#!/bin/sh
-# In place of ssh: counts how many are on their way in, until what they run begins.
-for command do :; done
-echo in >> came
-sleep 0.2
-(flock 9; now=$(($(grep -c in came) - $(grep -c out came))); [ $now -le $(cat most 2> /dev/null || echo 0) ] ||
-    echo $now > most; echo out >> came) 9> lock
-cd guest && exec sh -c "$command"
-"""
-
-
-@pytest.fixture
-def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of a user in a guest that a program called ssh leads to."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/ssh").write_text(SSH)
-    (tmp_path / "bin/ssh").chmod(0o755)
-    (tmp_path / "guest").mkdir()
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "guest"
-
-
-@pytest.mark.parametrize("hangs_up_on", ["", "0 2 4 6", "0 1 3 4 6 7 9 10"])
-def test_a_guest_that_hangs_up_on_some_is_tried_again(
-    running: Running, guest: Path, monkeypatch: pytest.MonkeyPatch, hangs_up_on: str
-) -> None:
-    monkeypatch.setenv("HANGS_UP_ON", hangs_up_on)
-    (guest.parent / "data").write_text("data\n")
-    code = running.run_app(
-        kind=schema.AppKind.guest,
-        push={"there": str(guest.parent / "data")},
-        command=["sh", "-c", "echo ran; cat there; echo once >> count"],
-        collect=["count"],
-    )
-    assert code == 0, running.ends
-    assert running.run_folder.app_log(0, None).read_text() == "ran\ndata\n"
-    assert (running.run_folder.collected(0, None) / "count").read_text() == "once\n"
-
-
-def test_a_program_that_ends_as_ssh_does_when_it_fails_runs_once(running: Running, guest: Path) -> None:
-    assert running.run_app(kind=schema.AppKind.guest, command=["sh", "-c", "echo once >> count; exit 255"]) == 255
-    assert (guest / "count").read_text() == "once\n"
-    assert "ssh lost the guest, or the program ended with 255" in running.ends[0][1]
-
-
-def test_stopping_ends_what_runs_in_a_guest_and_fetches_its_files(running: Running, guest: Path) -> None:
-    script = "trap 'echo asked > told; exit' TERM; echo ready; while :; do sleep 0.1; done"
-    running.start_app(kind=schema.AppKind.guest, command=["sh", "-c", script], collect=["told"])
-    log = running.run_folder.app_log(0, None)
-    run_until(running.loop, lambda: log.exists() and log.read_text(), what="the app to run")
-    running.stop()
-    running.end()
-    assert (running.run_folder.collected(0, None) / "told").read_text() == "asked\n"
-
-
-def test_an_app_that_takes_too_long_in_a_guest_is_ended(running: Running, guest: Path) -> None:
-    asked = {"kind": schema.AppKind.guest, "command": "sleep 300", "timeout_s": 0.5}
-    assert running.run_app(**asked) == 124
-    assert "app.timeout_s: n0000: not done after 0.5 s" in running.ends[0][1]
-
-
-def test_turns_come_in_order_and_so_many_at_once() -> None:
-    turns, began = CapacityLimiter(2), {}
-    for name in "abcd":
-        turns.ask(lambda over, name=name: began.update({name: over}))
-    assert list(began) == ["a", "b"]
-    began["a"]()
-    began["a"]()
-    assert list(began) == ["a", "b", "c"]
-    began["b"]()
-    began["c"]()
-    assert list(began) == ["a", "b", "c", "d"]
-
-
-def test_many_guests_are_served_a_few_at_a_time_and_run_side_by_side(running: Running, guest: Path) -> None:
-    (guest.parent / "bin/ssh").write_text(CROWD)
-    together = "echo here >> running; while [ $(wc -l < running) -lt 7 ]; do sleep 0.05; done; echo done"
-    command = ["sh", "-c", together]
-    code = running.run_app(kind=schema.AppKind.guest, on="all", max_parallel_ssh=2, command=command, ranks=7)
-    assert code == 0, running.ends
-    assert [running.run_folder.app_log(rank, None).read_text() for rank in range(7)] == ["done\n"] * 7
-    assert int((guest.parent / "most").read_text()) <= 2
 
 
 def test_a_step_for_no_guest_at_a_time_is_refused() -> None:

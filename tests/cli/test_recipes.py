@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mvpnet.cli import main
-from mvpnet.config import compose, recipes
+from mvpnet.config import compose, recipe_file, recipes
 from mvpnet.errors import ConfigError
 from mvpnet.spec.app_steps import check_steps, steps_of
 from mvpnet.spec.schema import Proof
@@ -37,7 +37,7 @@ def own_recipe(folder: Path, name: str, text: str) -> Path:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_describes_itself(name: str) -> None:
     path = compose.conf_folder() / "recipe" / f"{name}.yaml"
-    facts = recipes.facts_in(path)
+    facts = recipe_file.facts_in(path)
     assert facts.about and facts.ranks
     assert facts.proof is not Proof.none
     assert re.fullmatch(r"20\d\d-\d\d-\d\d", facts.proven_on or "")

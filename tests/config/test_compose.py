@@ -75,6 +75,10 @@ def test_every_key_of_the_schema_can_be_set_by_its_name() -> None:
     [
         ("vm.acel=kvm", ["vm.acel", "vm.accel", "command line"]),
         ("memory=2G", ["memory"]),
+        ("vm={memory: 1G, cpos: 3}", ["no key 'vm.cpos'", "vm.cpus"]),
+        ("vm=[", ["cannot read 'vm=['"]),
+        ("+vm.cpus=3", ["++vm.cpus=3"]),
+        ("vm.memory=${nope.x}", ["vm.memory", "nope.x"]),
         ("vmm.memory=2G", ["vmm.memory", "vm.memory"]),
         ("+vm.foo=1", ["vm.foo"]),
         ("+extra=1", ["extra"]),
@@ -113,6 +117,20 @@ def test_what_is_refused_is_named_with_its_place_and_near_misses(override: str, 
 def test_a_mistake_in_a_config_file_is_told_with_the_file(launch_folder: Path) -> None:
     option(launch_folder / "mvpnet.d", "vm", "mine", "defaults: [schema]\nmemry: 3G\n")
     with pytest.raises(ConfigError, match=r"vm\.memry.*vm\.memory[^$]*vm/mine"):
+        composed("vm=mine")
+
+
+def test_a_group_that_is_none_is_told_with_the_file(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "recipe", "mine", "# @package _global_\ndefaults: [override /imagee: file]\n")
+    with pytest.raises(
+        ConfigError, match=r"no config group 'imagee' \(did you mean image\?\)\s+in: .*recipe/mine\.yaml"
+    ):
+        composed("recipe=mine")
+
+
+def test_a_defaults_list_that_is_none_is_told_with_the_file(launch_folder: Path) -> None:
+    option(launch_folder / "mvpnet.d", "vm", "mine", "defaults: {a: b}\n")
+    with pytest.raises(ConfigError, match=r"defaults list in 'vm/mine'"):
         composed("vm=mine")
 
 

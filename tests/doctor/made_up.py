@@ -56,7 +56,7 @@ def facts(rank: int = 0, host: str = "a", **changes: Any) -> Facts:
     return replace(well, **changes)
 
 
-def seat(rank: int = 0, host: str = "a", asked: dict[str, Any] | None = None, **changes: Any) -> RankView:
+def view(rank: int = 0, host: str = "a", asked: dict[str, Any] | None = None, **changes: Any) -> RankView:
     return RankView(spec(rank, **(asked or {})), facts(rank, host, **changes), "1.0")
 
 

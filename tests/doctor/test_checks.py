@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from doctor.made_up import GIB, MPI, QEMU, facts, seat, spec, told
+from doctor.made_up import GIB, MPI, QEMU, facts, spec, told, view
 from mvpnet.cli.doctor import summary, text
 from mvpnet.doctor import checks
 from mvpnet.doctor.checks import RankView, Skew
@@ -21,7 +21,7 @@ from mvpnet.spec.schema import Accel, WaitFor
 
 
 def test_a_host_on_which_all_is_well() -> None:
-    lines = checks.findings([seat(rank) for rank in range(3)])
+    lines = checks.findings([view(rank) for rank in range(3)])
     assert {line.level for line in lines} == {Level.ok}
     assert {line.ranks for line in lines} == {(0, 1, 2)}, "a line for all ranks that find the same"
     names = [line.check for line in lines]
@@ -31,8 +31,8 @@ def test_a_host_on_which_all_is_well() -> None:
 
 def test_ranks_of_several_hosts() -> None:
     skew = Skew(0.002, 0.0001)
-    seats = [seat(0, "a"), replace(seat(1, "b"), skew=skew), seat(2, "a"), seat(3, "b", qemu=replace(QEMU, path="/x"))]
-    lines = checks.findings(seats)
+    views = [view(0, "a"), replace(view(1, "b"), skew=skew), view(2, "a"), view(3, "b", qemu=replace(QEMU, path="/x"))]
+    lines = checks.findings(views)
     assert [line.host for line in lines] == sorted(line.host for line in lines)
     assert [(line.host, line.ranks) for line in lines if line.check == "clock"] == [("a", (0,)), ("b", (1,))]
     assert [line.ranks for line in lines if line.check == "qemu"] == [(0, 2), (1,), (3,)]
@@ -70,7 +70,7 @@ def test_versions() -> None:
     ],
 )
 def test_mpi(changes: dict[str, Any], level: str, seen: str, todo: str) -> None:
-    found = told(checks.mpi(seat(1, mpi=replace(MPI, **changes)), seat(0)))
+    found = told(checks.mpi(view(1, mpi=replace(MPI, **changes)), view(0)))
     assert found[0] == level and seen in found[1] and todo in found[2]
 
 
@@ -86,7 +86,7 @@ def test_mpi(changes: dict[str, Any], level: str, seen: str, todo: str) -> None:
     ],
 )
 def test_clocks(skew: Skew | None, level: str, seen: str) -> None:
-    found = told(checks.clock(replace(seat(1, "b"), skew=skew), seat(0, "a")))
+    found = told(checks.clock(replace(view(1, "b"), skew=skew), view(0, "a")))
     assert found[0] == level and seen in found[1]
     assert ("NTP" in found[2]) is (level == "warning")
 
@@ -119,12 +119,12 @@ NO_NETDEV = Refusal("net.kind: /bin/q (qemu 6.2.0) has no -netdev stream", "qemu
 )
 def test_qemu(qemu: QemuFacts, of_qemu: tuple[str, str], of_netdev: tuple[str, str]) -> None:
     for check, (level, seen) in ((checks.qemu, of_qemu), (checks.netdev, of_netdev)):
-        found = told(check(seat(qemu=qemu)))
+        found = told(check(view(qemu=qemu)))
         assert found[0] == level and seen in found[1], found
 
 
 def kvm(asked: Accel, accel: Any, device: KvmDevice, **more: Any) -> tuple[str, str, str]:
-    return told(checks.kvm(seat(asked={"vm": {"accel": asked}}, accel=accel, kvm=device, **more)))
+    return told(checks.kvm(view(asked={"vm": {"accel": asked}}, accel=accel, kvm=device, **more)))
 
 
 ABSENT = KvmDevice(errno.ENOENT)
@@ -177,9 +177,9 @@ def test_kvm_that_is_forced_on_a_cpu_without() -> None:
 
 def test_a_scratch_folder_that_cannot_be_made_and_leftovers() -> None:
     refused = Refusal("job.scratch_dir: cannot make a folder in /x: Read-only file system", "set it")
-    [line] = checks.scratch([seat(scratch_refused=refused)])
+    [line] = checks.scratch([view(scratch_refused=refused)])
     assert told(line) == ("failure", refused.message, "set it")
-    [line] = checks.scratch([seat(removed=("removing /tmp/x, left by a job that was killed",))])
+    [line] = checks.scratch([view(removed=("removing /tmp/x, left by a job that was killed",))])
     assert line.level is Level.ok and "/tmp/x" in line.seen
 
 
@@ -192,30 +192,30 @@ def test_a_scratch_folder_that_cannot_be_made_and_leftovers() -> None:
     ],
 )
 def test_disk_space_of_all_ranks_together(sure: int, most: int, level: str, seen: str) -> None:
-    seats = [seat(rank, demands=(Demand("/tmp", 1, 10 * GIB, sure, most),)) for rank in range(2)]
-    [line] = checks.space(seats)
+    views = [view(rank, demands=(Demand("/tmp", 1, 10 * GIB, sure, most),)) for rank in range(2)]
+    [line] = checks.space(views)
     assert line.ranks == (0, 1) and told(line)[:2] == (level, told(line)[1]) and seen in line.seen
-    apart = [seat(rank, demands=(Demand(f"/d{rank}", rank, 10 * GIB, sure, most),)) for rank in range(2)]
+    apart = [view(rank, demands=(Demand(f"/d{rank}", rank, 10 * GIB, sure, most),)) for rank in range(2)]
     assert [line.level for line in checks.space(apart)] == [Level.ok, Level.ok], "each disk has room for one"
 
 
 def test_the_longest_socket_path_counts() -> None:
     paths = ["/tmp/s", "/tmp/" + "x" * 103, "/tmp/t"]
-    seats = [seat(rank, sockets=(("net.socket_dir", path),)) for rank, path in enumerate(paths)]
-    line = checks.sockets(seats)
+    views = [view(rank, sockets=(("net.socket_dir", path),)) for rank, path in enumerate(paths)]
+    line = checks.sockets(views)
     assert line.level is Level.failure and line.ranks == (1,)
     assert "net.socket_dir" in line.seen and "108 bytes and may have 107" in line.seen
-    assert told(checks.sockets(seats[::2])) == ("ok", "the longest path has 6 bytes", "")
+    assert told(checks.sockets(views[::2])) == ("ok", "the longest path has 6 bytes", "")
 
 
 def test_ssh_ports() -> None:
     refused = Refusal("rank 3: no port for ssh is free", "another range")
-    seats = [seat(0), seat(1), seat(2, port=Port(2202, 2302)), seat(3, port=Port(2203, None, refused))]
-    free, taken, none = checks.ssh_ports(seats)
+    views = [view(0), view(1), view(2, port=Port(2202, 2302)), view(3, port=Port(2203, None, refused))]
+    free, taken, none = checks.ssh_ports(views)
     assert told(free)[:2] == ("ok", "2200 to 2201 free") and free.ranks == (0, 1)
     assert told(taken)[:2] == ("warning", "2202 is taken; the job would take 2302") and taken.ranks == (2,)
     assert told(none) == ("failure", refused.message, "another range")
-    assert [line.seen for line in checks.ssh_ports([seat(0)])] == ["2200 free"]
+    assert [line.seen for line in checks.ssh_ports([view(0)])] == ["2200 free"]
 
 
 # -- what the job names ------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_ssh_ports() -> None:
     ],
 )
 def test_images(image: ImageFacts, level: str, seen: str, todo: str) -> None:
-    found = told(checks.image(seat(image=image)))
+    found = told(checks.image(view(image=image)))
     assert found[0] == level and seen in found[1] and todo in found[2]
 
 
@@ -260,9 +260,9 @@ def test_tools(missing: str, rank: int, asked: dict[str, Any], runs_ssh: bool, l
 
 
 def test_whatever_else_a_job_would_refuse() -> None:
-    [line] = checks.settings(seat(refused=(Refusal("net.tftp_dir: x is not there"),)))
+    [line] = checks.settings(view(refused=(Refusal("net.tftp_dir: x is not there"),)))
     assert told(line) == ("failure", "net.tftp_dir: x is not there", "change net.tftp_dir, or the host")
-    assert list(checks.settings(seat())) == []
+    assert list(checks.settings(view())) == []
 
 
 # -- how it is shown ---------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_no_log(tmp_path):
     assert last_lines(None) == last_lines(tmp_path / "none") == last_lines(tmp_path) == ()
 
 
-# ── what the real qemu says ──────────────────────────────────────────────────────────────────────────────────────────
+# -- what the real qemu says -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

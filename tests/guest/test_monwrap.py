@@ -132,7 +132,7 @@ def start_standin(start: Callable[..., Monwrap]) -> Callable[..., Monwrap]:
     return begin
 
 
-# ── the ladder ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# -- the ladder --------------------------------------------------------------------------------------------------------
 
 
 def test_power_down_is_enough_for_a_guest_that_obeys(start_standin):
@@ -218,7 +218,7 @@ def children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-# ── what sets it going ───────────────────────────────────────────────────────────────────────────────────────────────
+# -- what sets it going ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -304,7 +304,7 @@ def test_monwrap_killed_takes_qemu_along(start):
     eventually(lambda: not alive(pid))
 
 
-# ── what is passed on ────────────────────────────────────────────────────────────────────────────────────────────────
+# -- what is passed on -------------------------------------------------------------------------------------------------
 
 
 def test_commands_of_the_rank(start_standin):
@@ -427,7 +427,7 @@ def test_it_leaves_the_session_and_the_standard_error_of_the_rank(start, tmp_pat
     assert "started" in log.read_text()
 
 
-# ── what it leaves ───────────────────────────────────────────────────────────────────────────────────────────────────
+# -- what it leaves ----------------------------------------------------------------------------------------------------
 
 
 def test_folders_are_removed_after_the_end_and_before_it_is_told(start, tmp_path):
@@ -521,7 +521,7 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-# ── what cannot be ───────────────────────────────────────────────────────────────────────────────────────────────────
+# -- what cannot be ----------------------------------------------------------------------------------------------------
 
 
 def test_no_such_program(start, tmp_path):
@@ -582,7 +582,7 @@ def test_the_short_options_are_the_c_programs(tmp_path):
     assert options.command == ("qemu", "--", "-m", "1G")
 
 
-# ── qemu itself ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# -- qemu itself -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.boot

@@ -112,7 +112,7 @@ def alive(pid: int | None) -> bool:
         return False
 
 
-# ── lives that end in order ──────────────────────────────────────────────────────────────────────────────────────────
+# -- lives that end in order -------------------------------------------------------------------------------------------
 
 
 def test_a_whole_life(live):
@@ -336,7 +336,7 @@ def test_no_reply_is_left_open(live):
     assert [set(reply) for reply in replies] == [{"error"}, {"error"}]
 
 
-# ── lives that end otherwise ─────────────────────────────────────────────────────────────────────────────────────────
+# -- lives that end otherwise ------------------------------------------------------------------------------------------
 
 
 def test_no_such_qemu(live):
@@ -474,7 +474,7 @@ def test_last_words_on_the_console(live, tmp_path):
     assert failure.cause == "the guest's kernel did not find its root disk; see image.path and image.kernel_args"
 
 
-# ── closing, and what is left ────────────────────────────────────────────────────────────────────────────────────────
+# -- closing, and what is left -----------------------------------------------------------------------------------------
 
 
 def test_close_waits_for_the_ladder(live, tmp_path):
@@ -570,7 +570,7 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-# ── monwrap's command line ───────────────────────────────────────────────────────────────────────────────────────────
+# -- monwrap's command line --------------------------------------------------------------------------------------------
 
 
 def test_monwrap_argv_in_full():

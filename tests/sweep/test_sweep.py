@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 
 from mvpnet.errors import ConfigError
-from mvpnet.sweep.sweep import (
-    Sweep,
-    SweepJob,
-    csv_text,
-    next_number,
-    remembered,
-    resumed,
-    swept_keys,
-    table,
-)
+from mvpnet.sweep.model import SweepJob, swept_keys
+from mvpnet.sweep.results import csv_text, document, next_number
+from mvpnet.sweep.sweep import Sweep, remembered, resumed
+from mvpnet.sweep.table import table
 
 
 def result(folder: Path, digest: str, repeat: int = 1, code: int = 0, **more: Any) -> dict[str, Any]:
@@ -113,7 +107,7 @@ def test_batches_of_one_sweep_share_its_folder(tmp_path: Path) -> None:
     sweep = Sweep(())
     for net in ("a", "b"):
         sweep.plan(tmp_path, [job(f"net={net}")])
-    assert [row["keys"] for row in sweep.as_dict()["jobs"]] == [{"net": "a"}, {"net": "b"}]
+    assert [row["keys"] for row in document((), sweep.jobs)["jobs"]] == [{"net": "a"}, {"net": "b"}]
 
 
 def test_repeats_make_a_sweep_and_nothing_else_does() -> None:

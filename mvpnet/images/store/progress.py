@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from mvpnet.util.pace import Pace
 from mvpnet.util.text import Say
 
 #: advance(bytes)
 Advance = Callable[[int], None]
 #: meter(what, total bytes or None, bytes that are there already), a context manager that gives an Advance
 Meter = Callable[[str, int | None, int], AbstractContextManager[Advance]]
-
-_FIRST_AFTER_S, _EVERY_S = 2.0, 5.0
 
 
 def default_meter(say: Say) -> Meter:
@@ -27,13 +26,12 @@ def line_meter(say: Say, clock: Callable[[], float] = time.monotonic) -> Meter:
 
     @contextmanager
     def meter(what: str, total: int | None, done: int) -> Iterator[Advance]:
-        due = clock() + _FIRST_AFTER_S
+        pace = Pace(clock)
 
         def advance(count: int) -> None:
-            nonlocal done, due
+            nonlocal done
             done += count
-            if clock() >= due:
-                due = clock() + _EVERY_S
+            if pace.is_due():
                 say(f"{what}: {done / 2**20:.0f}{f' of {total / 2**20:.0f}' if total else ''} MiB")
 
         yield advance
