@@ -127,10 +127,8 @@ def _account(job: JobHandle) -> Message | None:
         answer: Message = ask(job, {"do": "status"})
         return answer
     except JobError:
-        if job.ended():
-            return None
-        again = _again(job)
-        if shown_phase(again):
+        again = _again(job)  # before it is looked whether the job has ended: it may end in between
+        if shown_phase(again) or job.ended():
             return None
         raise
 
