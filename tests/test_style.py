@@ -1,4 +1,4 @@
-"""The floors of DESIGN.md and the few habits that no linter knows, read from the source itself."""
+"""The floors of docs/architecture.md and the few habits that no linter knows, read from the source itself."""
 
 from __future__ import annotations
 
