@@ -54,7 +54,7 @@ class Run:
         Raises:
             ConfigError: The manifest is broken, or this is the folder of a sweep.
         """
-        return read_as(Manifest, self._record.manifest, str(self.paths.manifest))
+        return self._record.manifest
 
     @cached_property
     def spec(self) -> JobSpec:
@@ -64,7 +64,7 @@ class Run:
             ConfigError: The recorded spec has keys or values that this version does not know, or this is the folder
                 of a sweep.
         """
-        return job_spec(self._record.manifest["spec"], str(self.paths.manifest))
+        return job_spec(self._record.content["spec"], str(self.paths.manifest))
 
     @cached_property
     def result(self) -> Result | None:

@@ -36,7 +36,7 @@ def diff(sections: tuple[str, ...], as_json: bool, first: Path, second: Path) ->
         found = differences(one, other, sections or _SECTIONS)
         for run in (one, other):
             if not run.is_complete:
-                click.echo(f"warning: {run.name}: {run.verdict['how']}", err=True)
+                click.echo(f"warning: {run.name}: {run.verdict.how}", err=True)
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found], indent=1))
     elif found:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mvpnet.errors import ConfigError, HostError
 from mvpnet.images.disk_image import image_format
 from mvpnet.records import digests
 from mvpnet.records.run import Run
+from mvpnet.records.typed import InputFile, Manifest
 from mvpnet.util.zstd import open_zstd, zstd_error
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.zst")
@@ -41,7 +41,7 @@ def pack(run: Run, target: Path) -> list[str]:
         raise ConfigError(f"{target}: what kind of archive?", hint=f"its name has to end in {', '.join(ENDINGS)}")
     if not run.is_complete:
         raise ConfigError(
-            f"{run.folder.root}: the run has no end: its status is {run.manifest['status']!r}",
+            f"{run.folder.root}: the run has no end: its status is {run.manifest.status!r}",
             hint="it still runs, or was killed; export it when it is over, or run it again",
         )
     root, left_out = run.folder.root.resolve(), []
@@ -50,20 +50,20 @@ def pack(run: Run, target: Path) -> list[str]:
             for path in _records(root, target.resolve(), _kept_back(run.manifest)):
                 archive.add(path, f"{root.name}/{path.relative_to(root)}", recursive=False, filter=_nobodys)
             for one in _own_inputs(run.manifest):
-                path = Path(one["path"])
+                path = Path(one.path or "")
                 if trouble := _trouble(one, path):
-                    left_out.append(f"{one['key']}: {path}: {trouble}")
+                    left_out.append(f"{one.key}: {path}: {trouble}")
                 else:
-                    archive.add(path, f"{root.name}/inputs/{one['sha256']}/{path.name}", filter=_nobodys)
+                    archive.add(path, f"{root.name}/inputs/{one.sha256}/{path.name}", filter=_nobodys)
     except OSError as error:
         target.unlink(missing_ok=True)
         raise HostError(f"{target}: cannot be written: {error.strerror or error}") from error
     return left_out
 
 
-def _kept_back(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+def _kept_back(manifest: Manifest) -> tuple[str, ...]:
     """With what the manifest had to leave out, the files that tell it too."""
-    return (*KEPT_BACK, ".hydra", "job.json") if manifest.get("left_out") else KEPT_BACK
+    return (*KEPT_BACK, ".hydra", "job.json") if manifest.left_out else KEPT_BACK
 
 
 def _records(root: Path, target: Path, kept_back: tuple[str, ...]) -> Iterator[Path]:
@@ -74,19 +74,19 @@ def _records(root: Path, target: Path, kept_back: tuple[str, ...]) -> Iterator[P
             yield path
 
 
-def _own_inputs(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _own_inputs(manifest: Manifest) -> list[InputFile]:
     """Each content once."""
-    own = [one for one in manifest["inputs"] if one["key"].startswith(_TAKEN_ALONG) and one["path"]]
-    return list({(one["sha256"], Path(one["path"]).name): one for one in own}.values())
+    own = [one for one in manifest.inputs if one.key.startswith(_TAKEN_ALONG) and one.path]
+    return list({(one.sha256, Path(one.path or "").name): one for one in own}.values())
 
 
-def _trouble(one: Mapping[str, Any], path: Path) -> str | None:
-    if one["sha256"] is None:
-        return str(one["by"])
-    if one["size_bytes"] > _LARGEST_INPUT_BYTES:
-        return f"has {one['size_bytes']} bytes; up to {_LARGEST_INPUT_BYTES} go along"
+def _trouble(one: InputFile, path: Path) -> str | None:
+    if one.sha256 is None:
+        return str(one.by)
+    if (one.size_bytes or 0) > _LARGEST_INPUT_BYTES:
+        return f"has {one.size_bytes} bytes; up to {_LARGEST_INPUT_BYTES} go along"
     try:
-        return None if digests.sha256(path) == one["sha256"] else "is not any more what the run used"
+        return None if digests.sha256(path) == one.sha256 else "is not any more what the run used"
     except OSError as error:
         return f"{error.strerror}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mvpnet.records.run import Run
@@ -33,31 +33,31 @@ class Difference:
 
 
 def _spec(run: Run) -> dict[str, Any]:
-    spec = renamed_spec(run.manifest["spec"])
+    spec = renamed_spec(run.content["spec"])
     told = flat(spec | {"overrides": {one["name"]: one for one in spec["overrides"]}})
     return {key: value for key, value in told.items() if not f"{key}.".startswith(_KEPT_OUT)}
 
 
 def _inputs(run: Run) -> dict[str, Any]:
     found = {}
-    for one in run.manifest["inputs"]:
-        told = one["sha256"] or f"{one['by']} ({one['size_bytes']} bytes, changed {one['mtime_ns']})"
-        found[f"{one['key']} (ranks {one['ranks']})"] = told
+    for one in run.manifest.inputs:
+        told = one.sha256 or f"{one.by} ({one.size_bytes} bytes, changed {one.mtime_ns})"
+        found[f"{one.key} (ranks {one.ranks})"] = told
     return found
 
 
 def _hosts(run: Run) -> dict[str, Any]:
-    found = {f"rank {rank}": one["host"] for rank, one in run.manifest.get("ranks", {}).items()}
-    found |= {f"rank {rank} accelerator": one["accel"] for rank, one in run.manifest.get("ranks", {}).items()}
-    return found | flat(run.manifest["hosts"])
+    found = {f"rank {rank}": one.host for rank, one in run.manifest.ranks.items()}
+    found |= {f"rank {rank} accelerator": one.accel for rank, one in run.manifest.ranks.items()}
+    return found | flat(run.content["hosts"])
 
 
 def _versions(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in flat(run.manifest["software"]).items() if key != "executable"}
+    return {key: value for key, value in flat(run.content["software"]).items() if key != "executable"}
 
 
 def _verdict(run: Run) -> dict[str, Any]:
-    return {"status": run.manifest["status"], **run.verdict}
+    return {"status": run.manifest.status, **asdict(run.verdict)}
 
 
 SECTIONS: Mapping[str, Callable[[Run], Mapping[str, Any]]] = {

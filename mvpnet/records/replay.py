@@ -26,6 +26,7 @@ from mvpnet.records import digests
 from mvpnet.records.digests import Remembered, mark
 from mvpnet.records.inputs import Input, as_plain, digested, error_free, job_inputs, rank_inputs
 from mvpnet.records.run import Run
+from mvpnet.records.typed import InputFile, read_as
 from mvpnet.spec import option_string
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec, RankSpec
@@ -61,24 +62,24 @@ def recorded_spec(run: Run, world_size: int) -> JobSpec:
     not there in full.
     """
     manifest, where = run.manifest, str(run.folder.manifest)
-    if resumed := manifest.get("resumes"):
+    if resumed := manifest.resumes:
         raise ConfigError(
-            f"{run.folder.root}: went on from the save {resumed['save']}, and did not boot its guests",
-            hint=f"mpirun -n {manifest['spec']['world_size']} mvpnet resume={resumed['save']}",
+            f"{run.folder.root}: went on from the save {resumed.save}, and did not boot its guests",
+            hint=f"mpirun -n {run.world_size} mvpnet resume={resumed.save}",
         )
-    spec = job_spec(manifest["spec"], where)
+    spec = job_spec(run.content["spec"], where)
     if spec.world_size != world_size and not (spec.config.job.ranks and spec.world_size < world_size):
         raise ConfigError(
             f"{run.folder.root}: ran with {spec.world_size} ranks, and this world has {world_size}",
             hint=f"mpiexec -n {spec.world_size} mvpnet replay {run.folder.root}",
         )
-    left_out = [key for key in manifest.get("left_out", []) if not _REPEATABLE_WITHOUT.fullmatch(key)]
+    left_out = [key for key in manifest.left_out if not _REPEATABLE_WITHOUT.fullmatch(key)]
     if left_out:
         raise ConfigError(
             f"{where}: without the user names or passwords that stood in {', '.join(left_out)}, and were not recorded",
             hint="such a job is repeated from its own command line",
         )
-    if not manifest.get("left_out") and digest_of(manifest["spec"]) != manifest["digest"]:
+    if not manifest.left_out and digest_of(run.content["spec"]) != manifest.digest:
         raise ConfigError(f"{where}: its spec is not the one that ran: the digest is another", hint="it was edited")
     return spec
 
@@ -98,17 +99,17 @@ def at_hand(run: Run, spec: JobSpec) -> JobSpec:
     """
     images = Store(cache_base(spec.config.image.cache_dir) / "images").images()
     stored = {image.disk_sha256: option_string.escaped(image.disk) for image in images}
-    launch_folder = run.manifest.get("launch_folder", "")
+    launch_folder = run.manifest.launch_folder or ""
     moved = _from_archive(run, RunFolder(spec.run_dir))
-    for one in run.manifest["inputs"]:
-        path, digest = one["path"], one["sha256"]
+    for one in run.manifest.inputs:
+        path, digest = one.path, one.sha256
         if not path or not digest or path in moved:
             continue
-        if digest in stored and one["key"].startswith(("image.path", "image.drives")) and not Path(path).exists():
+        if digest in stored and one.key.startswith(("image.path", "image.drives")) and not Path(path).exists():
             moved[path] = stored[digest]
-        elif one["key"].startswith("app") and launch_folder != str(Path.cwd()):
+        elif one.key.startswith("app") and launch_folder != str(Path.cwd()):
             moved[path] = path  # the app's words are relative to the folder of the launch
-    python = run.manifest["software"].get("executable")
+    python = run.manifest.software.executable
     if python and not Path(python).exists():
         moved[python] = sys.executable
     return job_spec(Moved(moved, launch_folder).within(plain(spec)), str(run.folder.manifest)) if moved else spec
@@ -119,25 +120,28 @@ def _from_archive(run: Run, new: RunFolder) -> dict[str, str]:
 
     A recipe and its folder stay beside each other: if one of them is not here, both are taken.
     """
-    known = [one for one in run.manifest["inputs"] if one["path"] and one["sha256"]]
-    came = [
-        (one, along) for one in known if (along := run.folder.inputs / one["sha256"] / Path(one["path"]).name).exists()
-    ]
-    recipe = [one for one, _ in came if one["key"] in ("recipe", "recipe.files")]
-    recipe_is_here = all(_is_same(Path(one["path"]), one) for one in recipe)
+    came = []
+    for one in run.manifest.inputs:
+        if one.path and one.sha256:
+            along = run.folder.inputs / one.sha256 / Path(one.path).name
+            came += [(one, Path(one.path), one.sha256, along)] if along.exists() else []
+    recipe = [(path, one) for one, path, _, _ in came if one.key in ("recipe", "recipe.files")]
+    recipe_is_here = all(_is_same(path, one) for path, one in recipe)
     moved = {}
-    for one, along in came:
-        if not (recipe_is_here if one in recipe else _is_same(Path(one["path"]), one)):
-            beside = recipe[0]["sha256"] if one in recipe else one["sha256"]
-            moved[one["path"]] = str(_brought(along, one["sha256"], new.inputs / beside))
+    for one, path, digest, along in came:
+        is_of_recipe = (path, one) in recipe
+        if not (recipe_is_here if is_of_recipe else _is_same(path, one)):
+            beside = recipe[0][1].sha256 if is_of_recipe else digest
+            assert one.path and beside
+            moved[one.path] = str(_brought(along, digest, new.inputs / beside))
     return moved
 
 
-def _is_same(path: Path, one: Mapping[str, Any]) -> bool:
+def _is_same(path: Path, one: InputFile) -> bool:
     seen = mark(path)
-    if seen is None or seen.size_bytes != one["size_bytes"]:
+    if seen is None or seen.size_bytes != one.size_bytes:
         return False
-    return bool(seen.mtime_ns == one["mtime_ns"] or digests.sha256(path) == one["sha256"])
+    return bool(seen.mtime_ns == one.mtime_ns or digests.sha256(path) == one.sha256)
 
 
 def _brought(along: Path, digest: str, folder: Path) -> Path:
@@ -194,36 +198,36 @@ def changes(run: Run, spec: JobSpec, say: Say) -> list[Change]:
     What the guests wrote counts as changed. Images that are built here are built if they are not yet.
     Raises MvpnetError for what could not run at all.
     """
-    hosts = {int(rank): one["host"] for rank, one in run.manifest.get("ranks", {}).items()}
+    hosts = {rank: one.host for rank, one in run.manifest.ranks.items()}
     elsewhere = {rank for rank, host in hosts.items() if host != hosts.get(0)}
     with ExitStack() as stack:
         plain_now = _inputs_now(spec, elsewhere, stack, say)
-    now = {(one["key"], rank): one for one in plain_now for rank in _ranks(one["ranks"])}
+    now = {(one.key, rank): one for one in plain_now for rank in _ranks(one.ranks)}
     found: dict[tuple[str, str | None, str], list[int]] = defaultdict(list)
-    for old in run.manifest["inputs"]:
-        for rank in _ranks(old["ranks"]):
-            new = now.get((old["key"], rank))
+    for old in run.manifest.inputs:
+        for rank in _ranks(old.ranks):
+            new = now.get((old.key, rank))
             if what := _changed(old, new, rank in elsewhere):
-                found[old["key"], old["path"], what].append(rank)
+                found[old.key, old.path, what].append(rank)
     return [Change(key, ranks_text(ranks), path, what) for (key, path, what), ranks in found.items()]
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any] | None, elsewhere: bool) -> str | None:
+def _changed(old: InputFile, new: InputFile | None, elsewhere: bool) -> str | None:
     """In words, None for no change. What another host had, and this one has not, is for that host to find."""
-    if old["written"]:
+    if old.written:
         return "the guest wrote it, so it is not what the run began with"
     if new is None:
         return None if elsewhere else "is not used any more"
-    if new["size_bytes"] is None and new["sha256"] is None:
-        return None if elsewhere else str(new["by"])
-    if old["sha256"] and new["sha256"]:
-        return None if old["sha256"] == new["sha256"] else f"sha256 {new['sha256'][:16]}…, was {old['sha256'][:16]}…"
-    if (old["size_bytes"], old["mtime_ns"]) == (new["size_bytes"], new["mtime_ns"]):
+    if new.size_bytes is None and new.sha256 is None:
+        return None if elsewhere else str(new.by)
+    if old.sha256 and new.sha256:
+        return None if old.sha256 == new.sha256 else f"sha256 {new.sha256[:16]}…, was {old.sha256[:16]}…"
+    if (old.size_bytes, old.mtime_ns) == (new.size_bytes, new.mtime_ns):
         return None
-    return f"its digest was not recorded ({old['by']}), and size or time of change differ"
+    return f"its digest was not recorded ({old.by}), and size or time of change differ"
 
 
-def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) -> list[dict[str, Any]]:
+def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) -> list[InputFile]:
     """As in a manifest, with every digest; of ranks that are on other hosts only what is here too."""
     by_rank = {}
     for rank in range(spec.world_size):
@@ -242,7 +246,8 @@ def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) 
             done[file] = digested(one, remembered)
         return replace(one, sha256=done[file].sha256, by=done[file].by)
 
-    return as_plain({rank: [known(one) for one in inputs] for rank, inputs in by_rank.items()})
+    plain_now = as_plain({rank: [known(one) for one in inputs] for rank, inputs in by_rank.items()})
+    return [read_as(InputFile, one, "inputs") for one in plain_now]
 
 
 def _of_rank(spec: RankSpec, stack: ExitStack, say: Say) -> list[Input]:
@@ -288,8 +293,8 @@ def replay_spec(
         say(f"warning: not all is as it was:\n{describe_changes(found)}")
     link = {
         "run": source,
-        "digest": run.manifest["digest"],
-        "begun": run.manifest.get("times", {}).get("begun"),
+        "digest": run.manifest.digest,
+        "begun": run.manifest.times.begun,
         "changed": [str(one) for one in found],
     }
     return spec, link

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from mvpnet.app.metrics import is_number
 from mvpnet.errors import ConfigError
 from mvpnet.paths import RankLogs, RunFolder
 from mvpnet.records.manifest import read_manifest
+from mvpnet.records.typed import Manifest, Verdict, read_as
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,12 @@ class Run:
     """One run folder."""
 
     folder: RunFolder
-    manifest: dict[str, Any]
+    content: Mapping[str, Any]  # of manifest.json, in JSON's types
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What ran, on what, made from which files, and how it ended. Raises ConfigError where it is broken."""
+        return read_as(Manifest, self.content, str(self.folder.manifest))
 
     @property
     def name(self) -> str:
@@ -27,16 +35,16 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether it came to its end; one that is not is still running, or was killed."""
-        return self.manifest["status"] in ("completed", "refused")
+        return self.manifest.status in ("completed", "refused")
 
     @property
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> Verdict:
         """`how` it ended and mvpnet's exit `code`, None while there is none."""
-        return self.manifest.get("verdict") or {"how": "no end is recorded: it runs, or was killed", "code": None}
+        return self.manifest.verdict or Verdict("no end is recorded: it runs, or was killed")
 
     @property
     def world_size(self) -> int:
-        return int(self.manifest["spec"]["world_size"])
+        return int(self.content["spec"]["world_size"])
 
     def metrics(self) -> dict[str, float]:
         """What the app measured, from result.json; none where there is no such file.
@@ -58,7 +66,7 @@ class Run:
 
     def traffic(self) -> dict[int, list[dict[str, Any]]]:
         """The samples of each rank that has some."""
-        logging, name = self.manifest["spec"]["config"]["logging"], self.manifest["job"]
+        logging, name = self.content["spec"]["config"]["logging"], self.manifest.job or ""
         own = [self.folder.rank_folder(rank, None, name) for rank in range(self.world_size)]
         elsewhere = [self.folder.rank_folder(rank, logging["dir"], name) for rank in range(self.world_size)]
         found = {rank: samples(RankLogs(path).traffic) for rank, path in enumerate(own)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from mvpnet.records.typed import Verdict
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #2d3748; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -21,11 +22,11 @@ code { font-size: .85em; overflow-wrap: anywhere } figure { margin: .3rem 0 } fi
 """
 
 
-def head(title: str, line: str, verdict: Mapping[str, Any]) -> str:
-    kind = {0: "good", None: "open"}.get(verdict["code"], "bad")
+def head(title: str, line: str, verdict: Verdict) -> str:
+    kind = {0: "good", None: "open"}.get(verdict.code, "bad")
     return (
         f"<h1>{html.escape(title)}</h1>\n<p class=lead>{html.escape(line)}</p>\n"
-        f"<p><span class={kind}>{html.escape(str(verdict['how']))}</span></p>"
+        f"<p><span class={kind}>{html.escape(verdict.how)}</span></p>"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mvpnet.records.run import Run
+from mvpnet.records.typed import Manifest
 from mvpnet.report.html import date, head, number, section, table
 from mvpnet.report.page import Cells, Page, Picture, load_charts
 
@@ -19,20 +20,20 @@ def of_run(run: Run) -> Page:
     """The page about one run. Raises ConfigError for a broken file in its folder, HostError without matplotlib."""
     pictures: list[Picture] = []
     sections = [
-        head(f"Job {run.manifest['job']}", _run_line(run), run.verdict),
+        head(f"Job {run.manifest.job}", _run_line(run), run.verdict),
         *_run_sections(run, pictures),
         section("What ran", table(None, facts(run.manifest))),
         section("Hosts", table(*hosts(run.manifest))),
         section("Inputs", table(*inputs(run.manifest))),
     ]
-    return Page(f"mvpnet: job {run.manifest['job']}", "\n".join(sections), pictures)
+    return Page(f"mvpnet: job {run.manifest.job}", "\n".join(sections), pictures)
 
 
 def _run_sections(run: Run, pictures: list[Picture]) -> Iterator[str]:
-    charts, begun = load_charts(), run.manifest.get("times", {}).get("begun", 0.0)
+    charts, begun = load_charts(), run.manifest.times.begun or 0.0
     if metrics := run.metrics():
         yield section("Metrics", table(("metric", "value"), [(name, number(v)) for name, v in metrics.items()]))
-    states = {int(rank): one["states"] for rank, one in run.manifest.get("ranks", {}).items() if one.get("states")}
+    states = {rank: list(one.states) for rank, one in run.manifest.ranks.items() if one.states}
     yield _pictured(
         "The guests over time",
         "boot-timeline",
@@ -97,52 +98,52 @@ def _dropped(stats: Mapping[str, Any]) -> dict[str, dict[int, int]]:
 
 
 def _run_line(run: Run) -> str:
-    times, hosts = run.manifest.get("times", {}), run.manifest["hosts"]
-    took = f", {times['ended'] - times['begun']:.0f} s" if "ended" in times and "begun" in times else ""
+    times, hosts = run.manifest.times, run.manifest.hosts
+    took = f", {times.ended - times.begun:.0f} s" if times.ended is not None and times.begun is not None else ""
     size = run.world_size
     return (
         f"{size} guest{'s' * (size != 1)} on {max(1, len(hosts))} host{'s' * (len(hosts) > 1)}, "
-        f"begun {date(times.get('begun'))}{took}"
+        f"begun {date(times.begun)}{took}"
     )
 
 
-def facts(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    software, times = manifest["software"], manifest.get("times", {})
-    mvpnet = software.get("mvpnet", {})
-    commit = f", commit {mvpnet['commit'][:12]}" if mvpnet.get("commit") else ""
-    dirty = " with changes" if mvpnet.get("dirty") else ""
-    replayed = manifest.get("replays")
-    phases = [(name, times[name] - times["begun"]) for name in ("prepared", "up", "stopping", "ended") if name in times]
-    facts = [
-        ("spec digest", manifest["digest"]),
-        ("overrides", " ".join(manifest.get("typed", [])) or "none"),
-        ("recipe", manifest.get("recipe") or "none"),
-        ("repeats", replayed["run"] if replayed else "no other run"),
-        ("mvpnet", f"{mvpnet.get('version', 'unknown')}{commit}{dirty}"),
-        ("qemu", f"{(software.get('qemu') or {}).get('version') or 'unknown'}"),
-        ("accelerator", ", ".join(sorted({one["accel"] for one in manifest.get("ranks", {}).values()})) or "unknown"),
-        ("MPI", software.get("mpi", "unknown")),
-        ("Python", software.get("python", "unknown")),
-        ("packages", ", ".join(f"{name} {version}" for name, version in software.get("packages", {}).items())),
+def facts(manifest: Manifest) -> list[tuple[str, str]]:
+    software, begun = manifest.software, manifest.times.begun
+    mvpnet, qemu = software.mvpnet, software.qemu
+    commit = f", commit {mvpnet.commit[:12]}" if mvpnet and mvpnet.commit else ""
+    dirty = " with changes" if mvpnet and mvpnet.dirty else ""
+    times = [(name, getattr(manifest.times, name)) for name in ("prepared", "up", "stopping", "ended")]
+    phases = [(name, at - begun) for name, at in times if at is not None and begun is not None]
+    found = [
+        ("spec digest", manifest.digest),
+        ("overrides", " ".join(manifest.typed) or "none"),
+        ("recipe", manifest.recipe or "none"),
+        ("repeats", manifest.replays.run if manifest.replays else "no other run"),
+        ("mvpnet", f"{mvpnet.version if mvpnet else 'unknown'}{commit}{dirty}"),
+        ("qemu", (qemu.version if qemu else None) or "unknown"),
+        ("accelerator", ", ".join(sorted({one.accel for one in manifest.ranks.values()})) or "unknown"),
+        ("MPI", software.mpi or "unknown"),
+        ("Python", software.python or "unknown"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in software.packages.items())),
         ("phases", ", ".join(f"{name} after {after:.1f} s" for name, after in phases) or "unknown"),
     ]
-    return facts + [(name, value) for name, value in manifest.get("batch_system", {}).items()]
+    return [*found, *manifest.batch_system.items()]
 
 
-def hosts(manifest: Mapping[str, Any]) -> Cells:
+def hosts(manifest: Manifest) -> Cells:
     rows = [
         (
             name,
-            one.get("ranks", ""),
-            f"{one.get('cpu') or one.get('machine')}, {one.get('cpus_allowed')} of {one.get('cpus')} CPUs",
-            f"{one.get('memory_bytes', 0) / 2**30:.1f} GiB",
-            f"{one.get('os') or 'unknown'}, {one.get('kernel')}",
+            one.ranks or "",
+            f"{one.cpu or one.machine}, {one.cpus_allowed} of {one.cpus} CPUs",
+            f"{(one.memory_bytes or 0) / 2**30:.1f} GiB",
+            f"{one.os or 'unknown'}, {one.kernel}",
         )
-        for name, one in manifest["hosts"].items()
+        for name, one in manifest.hosts.items()
     ]
     return ("host", "ranks", "CPU", "memory", "system"), rows
 
 
-def inputs(manifest: Mapping[str, Any]) -> Cells:
-    rows = [(one["key"], one["ranks"], one["path"] or "", one["sha256"] or one["by"]) for one in manifest["inputs"]]
+def inputs(manifest: Manifest) -> Cells:
+    rows = [(one.key, one.ranks, one.path or "", one.sha256 or str(one.by)) for one in manifest.inputs]
     return ("key", "ranks", "file", "sha256"), rows

@@ -11,6 +11,7 @@ from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.paths import jobs_of_sweep
 from mvpnet.records.result import jobs_ran
 from mvpnet.records.run import Run, open_run
+from mvpnet.records.typed import Verdict
 from mvpnet.report.html import head, number, section, table
 from mvpnet.report.of_run import facts, hosts, inputs
 from mvpnet.report.page import NUMBER, PICTURED_METRICS, Cells, Page, Picture, load_charts
@@ -28,11 +29,11 @@ class Job:
 
     @property
     def failed(self) -> bool:
-        return self.run.verdict["code"] != 0 and not self.again
+        return self.run.verdict.code != 0 and not self.again
 
     @property
     def how(self) -> str:
-        return str(self.run.verdict["how"]) + (f"; run again as {self.again}" if self.again else "")
+        return str(self.run.verdict.how) + (f"; run again as {self.again}" if self.again else "")
 
 
 def of_sweep(root: Path) -> Page:
@@ -47,7 +48,7 @@ def of_sweep(root: Path) -> Page:
     pictures: list[Picture] = []
     asked_for = [job for job in jobs if not job.again]
     failed = sum(job.failed for job in jobs)
-    verdict = {"how": jobs_ran(len(asked_for), failed), "code": 1 if failed else 0}
+    verdict = Verdict(jobs_ran(len(asked_for), failed), 1 if failed else 0)
     sections = [
         head(f"Sweep {root.resolve().name}", f"over {', '.join(swept) or 'nothing'}", verdict),
         *([section("Not read", table(None, [(line,) for line in broken]))] if broken else []),
@@ -69,17 +70,17 @@ def _jobs(root: Path) -> tuple[list[Job], list[str]]:
         except MvpnetError as error:
             broken.append(error.message)
             continue
-        typed = (text.lstrip("+").partition("=") for text in run.manifest.get("typed", []) if "=" in text)
+        typed = (text.lstrip("+").partition("=") for text in run.manifest.typed if "=" in text)
         jobs.append(Job(folder.name, {key: value for key, _, value in typed}, run))
-    ended_well = {_same(job.run): job.name for job in jobs if job.run.verdict["code"] == 0}
+    ended_well = {_same(job.run): job.name for job in jobs if job.run.verdict.code == 0}
     return [
-        job if job.run.verdict["code"] == 0 else replace(job, again=ended_well.get(_same(job.run))) for job in jobs
+        job if job.run.verdict.code == 0 else replace(job, again=ended_well.get(_same(job.run))) for job in jobs
     ], broken
 
 
 def _same(run: Run) -> tuple[str, Any]:
     """Equal for jobs that a sweep takes for one, whose later attempt replaces the earlier."""
-    return run.manifest["digest"], run.manifest["spec"].get("repeat")
+    return run.manifest.digest, run.content["spec"].get("repeat")
 
 
 def _swept(settings: Sequence[Mapping[str, str]]) -> list[str]:

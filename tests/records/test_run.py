@@ -10,6 +10,7 @@ import pytest
 from mvpnet.errors import ConfigError
 from mvpnet.paths import RankLogs, jobs_of_sweep
 from mvpnet.records.run import open_run
+from mvpnet.records.typed import Verdict
 from records.runs import add_traffic, make_run
 
 
@@ -17,7 +18,7 @@ def test_a_run_with_all_that_it_left(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", metrics={"mbits": 5})
     add_traffic(folder)
     run = open_run(folder.root)
-    assert run.is_complete and run.verdict == {"how": "the app ended", "code": 0} and run.world_size == 2
+    assert run.is_complete and run.verdict == Verdict("the app ended", 0) and run.world_size == 2
     assert run.metrics() == {"mbits": 5.0}
     assert run.stats()["traffic_bytes"] == {"0": {"1": 36000}, "1": {"0": 36001}}
     assert [len(lines) for lines in run.traffic().values()] == [5, 5]
@@ -25,7 +26,7 @@ def test_a_run_with_all_that_it_left(tmp_path: Path) -> None:
 
 def test_a_run_that_left_little(tmp_path: Path) -> None:
     run = open_run(make_run(tmp_path / "run", ended=False).root)
-    assert not run.is_complete and run.verdict["code"] is None and "killed" in run.verdict["how"]
+    assert not run.is_complete and run.verdict.code is None and "killed" in run.verdict.how
     assert (run.metrics(), run.stats(), run.traffic()) == ({}, {}, {})
 
 

@@ -103,7 +103,7 @@ def test_a_sweep_is_drawn_against_what_was_swept(tmp_path: Path) -> None:
             for repeat in range(2):
                 spec = replace(job(tmp_path), typed=(f"vm.memory={memory}", f"net={kind}", "vm.cpus=1"), repeat=number)
                 mbits = 100.0 * number + repeat
-                make_run(tmp_path / "sweep" / str(number), spec, metrics={"mbits": mbits}, code=number == 3)
+                make_run(tmp_path / "sweep" / str(number), spec, metrics={"mbits": mbits}, code=int(number == 3))
                 number += 1
     (tmp_path / "sweep" / "9" / "manifest.json").write_text("{")
     done = CliRunner().invoke(report_verb, [str(tmp_path / "sweep")], standalone_mode=False)
