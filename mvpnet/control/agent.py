@@ -36,13 +36,13 @@ class ControlAgent:
         machine: Callable[[], QmpGuest],
         facts: Callable[[], dict[str, Any]],
         console: Console,
-        keeper: SaveAgent,
+        save_agent: SaveAgent,
         tell: Callable[[int, RankReply], object],
     ) -> None:
         self._machine = machine
         self._facts = facts
         self._console = console
-        self._keeper = keeper
+        self._save_agent = save_agent
         self._tell = tell
 
     def hear(self, number: int, request: RankRequest) -> None:
@@ -53,7 +53,7 @@ class ControlAgent:
             case QmpRequest(command):
                 self._machine().qmp(command, lambda reply: self._answer(number, _outcome(reply)))
             case SaveRequest():
-                self._keeper.hear(request, lambda answer: self._answer(number, answer))
+                self._save_agent.hear(request, lambda answer: self._answer(number, answer))
             case AttachRequest():
                 self._answer(number, self._attach(number))
             case TypeRequest():

@@ -87,7 +87,7 @@ class Console:
         for number in list(self._attached):
             self._end(number, why)
 
-    # ── qemu ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- qemu ----------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> str | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -163,7 +163,7 @@ class Console:
             self._loop.unwatch(self._socket.fileno())
             self._loop.watch(self._socket.fileno(), self._read)
 
-    # ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- clients -------------------------------------------------------------------------------------------------------
 
     def _show_recent(self, number: int) -> None:
         client = self._attached.get(number)

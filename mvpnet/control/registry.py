@@ -95,14 +95,14 @@ class Registration:
 def register_job(entry: RegistryEntry, say: Say) -> Iterator[Registration | None]:
     """A job in the registry while inside. One that cannot be listed runs all the same, and `say` gets a warning."""
     with contextlib.ExitStack() as stack:
-        listing: Registration | None = None
+        registration: Registration | None = None
         try:
             place = stack.enter_context(scratch_folder(registry_base(), f"{entry.name}.{entry.pid}", say, _KEY))
-            listing = Registration(place.folder, entry)
-            stack.callback(listing.close)
+            registration = Registration(place.folder, entry)
+            stack.callback(registration.close)
         except (HostError, OSError) as error:
             say(f"warning: mvpnet ls and the like will not find this job: {error}")
-        yield listing
+        yield registration
 
 
 @dataclass(frozen=True)

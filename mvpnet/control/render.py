@@ -118,15 +118,15 @@ def status_facts(job: JobHandle, first: Message | None, second: Message | None) 
 
 
 def _rank_facts(rank: int, first: Message, second: Message) -> RankFacts:
-    door, end = second["doors"][rank], second["ends"].get(str(rank))
+    endpoint, end = second["doors"][rank], second["ends"].get(str(rank))
     before, now = (answers["ranks"][rank].get("ok") for answers in (first, second))
     facts: RankFacts = {
         "rank": rank,
         "name": host_name(rank),
-        "host": door["host"],
+        "host": endpoint["host"],
         "address": ipv4_text(rank),
-        "ssh_port": door["port"],
-        "user": door["user"],
+        "ssh_port": endpoint["port"],
+        "user": endpoint["user"],
         "state": now["state"] if now else second["states"][rank],
         "state_since": None,
         "up_s": None,

@@ -65,7 +65,7 @@ class Server:
         self._waiting: dict[int, _Waiting] = {}
         self._streams: dict[int, Callable[[Message], None]] = {}
         self._clients: set[_Client] = set()
-        self.saver: SaveCoordinator | None = None  # makes the saves that clients ask for
+        self.save_coordinator: SaveCoordinator | None = None  # makes the saves that clients ask for
         loop.watch(listening.fileno(), self._accept)
 
     def close(self) -> None:
@@ -242,7 +242,7 @@ class _Client:
             loop.unwatch(fd)
             loop.watch(fd, self._read)
 
-    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def _obey(self, message: Message) -> None:
         if self._console:
@@ -265,8 +265,8 @@ class _Client:
                 rank = self._rank(message)
                 if rank is not None:
                     self._attach(rank)
-            case "save" if self._server.saver:
-                self._give_up = self._server.saver.begin(message, self.send)
+            case "save" if self._server.save_coordinator:
+                self._give_up = self._server.save_coordinator.begin(message, self.send)
             case verb:
                 self.send(_error("job", f"mvpnet {__version__}, which runs this job, knows no request {verb!r}"))
 

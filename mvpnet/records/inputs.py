@@ -178,7 +178,7 @@ def digest_all(inputs: Sequence[Input], cache: Path, limit_s: float, go_on: Call
     return [digested(one, remembered, go_on=lambda: time.monotonic() < deadline_s and go_on()) for one in inputs]
 
 
-# -- all ranks' together -------------------------------------------------------------------------------------------
+# -- all ranks' together -----------------------------------------------------------------------------------------------
 
 
 def shared_out(by_rank: Mapping[int, Sequence[Input]]) -> dict[int, list[Input]]:

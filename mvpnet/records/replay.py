@@ -185,7 +185,7 @@ class Moved:
         return self.paths[folder] + old.removeprefix(folder) if folder else self.paths.get(old)
 
 
-# -- is it still the same? -----------------------------------------------------------------------------------------
+# -- is it still the same? ---------------------------------------------------------------------------------------------
 
 
 def changes(run: Run, spec: JobSpec, say: Say) -> list[Change]:

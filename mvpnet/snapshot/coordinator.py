@@ -124,7 +124,7 @@ class SnapshotCoordinator:
         else:
             self._server.ask_all(wanted, got, STEP_S)
 
-    # ── the course ───────────────────────────────────────────────────────────────────────────────────────────────
+    # -- the course ----------------------------------------------------------------------------------------------------
 
     def _save(self, folder: Path) -> Course:
         number = secrets.token_hex(6)
