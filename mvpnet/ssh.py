@@ -52,24 +52,26 @@ def make_key_pair(path: Path, comment: str) -> None:
         raise HostError(f"ssh-keygen could not make {path}: {(done.stderr or done.stdout).strip()}")
 
 
-def ssh_config(doors: Sequence[SshEndpoint], key: Path, here: str) -> str:
+def ssh_config(endpoints: Sequence[SshEndpoint], key: Path, here: str) -> str:
     """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`.
 
     The hosts that guests are reached through keep what the user's and the system's files say of them, which `ssh -F`
     would leave unread: a cluster may let its users in from host to host by nothing but a setting there.
     """
-    jumps = sorted({door.host for door in doors} - {here})
+    jumps = sorted({endpoint.host for endpoint in endpoints} - {here})
     usual = "    Include ~/.ssh/config\n    Include /etc/ssh/ssh_config\n"
-    return "\n".join([*(_host_block(door, key, here) for door in doors), *(f"Host {jump}\n{usual}" for jump in jumps)])
+    return "\n".join(
+        [*(_host_block(endpoint, key, here) for endpoint in endpoints), *(f"Host {jump}\n{usual}" for jump in jumps)]
+    )
 
 
-def _host_block(door: SshEndpoint, key: Path, here: str) -> str:
-    jump = "" if door.host == here else f"    ProxyJump {door.host}\n"
+def _host_block(endpoint: SshEndpoint, key: Path, here: str) -> str:
+    jump = "" if endpoint.host == here else f"    ProxyJump {endpoint.host}\n"
     return (
-        f"Host {host_name(door.rank)}\n"
+        f"Host {host_name(endpoint.rank)}\n"
         f"    HostName 127.0.0.1\n"
-        f"    Port {door.port}\n"
-        f"    User {door.user}\n"
+        f"    Port {endpoint.port}\n"
+        f"    User {endpoint.user}\n"
         f'    IdentityFile "{key}"\n'
         f"{jump}"
         # the guests' host keys are new with every boot and are reached through loopback only

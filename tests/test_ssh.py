@@ -25,9 +25,9 @@ def test_without_ssh_keygen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_ssh_itself_reads_the_config(tmp_path: Path) -> None:
-    doors = [SshEndpoint(0, "here", 2200, "root"), SshEndpoint(1, "there", 2201, "alice")]
+    endpoints = [SshEndpoint(0, "here", 2200, "root"), SshEndpoint(1, "there", 2201, "alice")]
     key = tmp_path / "a folder with spaces" / "id"
-    (tmp_path / "ssh_config").write_text(ssh_config(doors, key, "here"))
+    (tmp_path / "ssh_config").write_text(ssh_config(endpoints, key, "here"))
 
     def seen(name: str) -> dict[str, str]:
         command = ["ssh", "-G", "-F", str(tmp_path / "ssh_config"), name]

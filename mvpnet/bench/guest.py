@@ -93,7 +93,7 @@ class Guest:
         seconds = self._last_s - self._first_s if frames else 0.0
         return Counted(frames, len(self._received), frames - self._uncounted, seconds)
 
-    # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- receiving -----------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         """Take what is there, and count it."""
@@ -131,7 +131,7 @@ class Guest:
             self._send(frame[6:12] + frame[:6] + frame[12:])
         self._echoes.clear()
 
-    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- sending -------------------------------------------------------------------------------------------------------
 
     def _frame(self, to: int | None, frame_bytes: int, ethertype: bytes) -> bytes:
         mac = address.BROADCAST_MAC if to is None else address.mac(to)

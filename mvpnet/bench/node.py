@@ -61,7 +61,7 @@ class Node:
         self._loop.worker = self.switch
         self._loop.watch(self._control.fileno(), self._guest_answered)
 
-    # ── rank 0 ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- rank 0 --------------------------------------------------------------------------------------------------------
 
     def ask(self, orders: Mapping[int, Order], takes_s: float = 0.0) -> dict[int, Answer]:
         """Give each rank its order, and wait for all answers.
@@ -115,7 +115,7 @@ class Node:
             raise InterruptedJobError(f"stopped by {number.name}", exit_code=128 + number)
         return bool(condition())
 
-    # ── every rank ───────────────────────────────────────────────────────────────────────────────────────────────
+    # -- every rank ----------------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
         """Do what rank 0 says until it sends us home."""

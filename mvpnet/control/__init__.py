@@ -1,6 +1,7 @@
-"""Hands on a running job, from another terminal: where jobs are found, and what is asked of them over a socket.
+"""Control of a running job from another terminal: the registry of jobs, and requests over a unix socket.
 
-    mvpnet VERB ── client ──► control.sock ──► server, in rank 0's loop ── control messages ──► desk, in each rank's
+    mvpnet VERB ── client ──► control.sock ──► server, on rank 0 ── control messages ──► agent, on each rank
 
-`registry` finds the job, `wire` is the format of what is said, `console` shares a guest's serial console.
+`registry` finds the job, `protocol` defines the messages on the socket, `rank_messages` those between ranks,
+`console` shares a guest's serial console.
 """

@@ -1,4 +1,4 @@
-"""One rank's part in what is asked of a running job: it looks after its own guest, and replies to rank 0."""
+"""Handling of control requests on one rank: execute them on the rank's own guest, and reply to rank 0."""
 
 from __future__ import annotations
 
@@ -24,11 +24,19 @@ from mvpnet.control.rank_messages import (
     TypeRequest,
 )
 
-PART_CHARACTERS: Final = 24 * 1024  # quoted once more it is twice as long at worst; a control message takes 64 KiB
+PART_CHARACTERS: Final = 24 * 1024  # quoting at most doubles the length; a control message takes 64 KiB
 
 
 class ControlAgent:
-    """`machine` and `facts` are asked whenever they are needed: the guest of a rank may be started again."""
+    """Executes rank 0's control requests on this rank.
+
+    Args:
+        machine: Returns the current guest. It is called for each request, because a guest may be restarted.
+        facts: Returns the rank's current status.
+        console: The guest's shared console.
+        save_agent: Executes the steps of a save.
+        tell: Sends a reply to the request of a number.
+    """
 
     def __init__(
         self,
@@ -36,24 +44,24 @@ class ControlAgent:
         machine: Callable[[], QmpGuest],
         facts: Callable[[], dict[str, Any]],
         console: Console,
-        keeper: SaveAgent,
+        save_agent: SaveAgent,
         tell: Callable[[int, RankReply], object],
     ) -> None:
         self._machine = machine
         self._facts = facts
         self._console = console
-        self._keeper = keeper
+        self._save_agent = save_agent
         self._tell = tell
 
     def hear(self, number: int, request: RankRequest) -> None:
-        """Do what a request of rank 0's asks; its answers carry its number."""
+        """Execute a request of rank 0; the replies carry its number."""
         match request:
             case StatusRequest():
                 self._answer(number, {"ok": self._facts()})
             case QmpRequest(command):
                 self._machine().qmp(command, lambda reply: self._answer(number, _outcome(reply)))
             case SaveRequest():
-                self._keeper.hear(request, lambda answer: self._answer(number, answer))
+                self._save_agent.hear(request, lambda answer: self._answer(number, answer))
             case AttachRequest():
                 self._answer(number, self._attach(number))
             case TypeRequest():
@@ -79,7 +87,7 @@ class ControlAgent:
 
 
 def _outcome(reply: Reply) -> Message:
-    """What came of a QMP command, as an answer."""
+    """Return the answer for a QMP reply."""
     if "error" in reply:
         return {"error": {"message": reply["error"]["desc"]}}
     return {"ok": reply["return"]}

@@ -1,4 +1,4 @@
-"""The asking side: connects to a job's control socket, and turns what goes wrong there into errors for people."""
+"""Client of a job's control socket, which turns failures of the connection into errors for people."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from mvpnet.control.registry import ANSWERING, PREPARING, JobHandle
 from mvpnet.control.server import ANSWER_S
 from mvpnet.errors import GuestError, JobError, MvpnetError
 
-ANSWER_WITHIN_S = ANSWER_S + 5.0  # rank 0 itself says which rank does not answer
-GLANCE_S = 5.0  # for what rank 0 knows by itself
+ANSWER_WITHIN_S = ANSWER_S + 5.0  # longer than rank 0's limit, so that rank 0 can name the rank that does not answer
+GLANCE_S = 5.0  # for requests that rank 0 answers without asking other ranks
 
 
 class Connection:
-    """To one job; a context manager. Raises JobError when the job cannot be asked, and says why."""
+    """A connection to one job's control socket; a context manager.
+
+    Raises:
+        JobError: The job speaks another protocol, is preparing or ending, or cannot be reached.
+    """
 
     def __init__(self, job: JobHandle) -> None:
         entry = job.entry
@@ -57,9 +61,16 @@ class Connection:
         *,
         on_progress: Callable[[str], object] = lambda line: None,
     ) -> Any:
-        """The answer to a request; `on_progress` gets the lines that come before it.
+        """Send a request and return its answer.
 
-        Raises JobError, or GuestError when it is the guest that cannot do it.
+        Args:
+            request: The request, without the protocol's number.
+            within_s: How long to wait for each message of the job.
+            on_progress: Called with each progress line that precedes the answer.
+
+        Raises:
+            JobError: The job refused the request, did not answer in time, or ended.
+            GuestError: The guest could not do what was asked.
         """
         self.socket.settimeout(within_s)
         self.send({"protocol": PROTOCOL, **request})
@@ -77,7 +88,11 @@ class Connection:
         return self._messages.popleft()
 
     def receive(self) -> list[Message]:
-        """What has come by now, at least a part of a message. Raises JobError at the end of the connection."""
+        """Wait for data and return the messages that it completes, perhaps none.
+
+        Raises:
+            JobError: The connection ended or timed out.
+        """
         if self._messages:
             early = list(self._messages)
             self._messages.clear()
@@ -103,7 +118,7 @@ class Connection:
 
 
 def ask(job: JobHandle, request: Message, within_s: float = ANSWER_WITHIN_S) -> Any:
-    """One question, one answer. Raises JobError or GuestError."""
+    """Send one request over a connection of its own and return the answer; raise what `Connection.ask` does."""
     with Connection(job) as connection:
         return connection.ask(request, within_s)
 

@@ -1,9 +1,9 @@
-"""A guest's serial console, shared by all that are attached to it: each sees all output, and each may type.
+"""Sharing of a guest's serial console among clients: each client sees all output, and each may type.
 
-qemu listens on a socket that takes one client, and writes all output into a log file of its own too. While nobody is
-attached nothing is connected there, and the guest's output costs this rank nothing. While somebody is, all that comes
-is read at once, for a guest whose console is not read would stand still: a client that is behind loses output, is told
-how much, and finds it in the log.
+qemu listens on a socket that takes one client, and also writes all output into a log file. Without clients there is
+no connection to qemu, and the guest's output costs this rank nothing. With clients all output is read immediately,
+because a guest whose console is not read stops at its next write. A slow client loses output; it is told how many
+bytes, and the log has them.
 """
 
 from __future__ import annotations
@@ -18,25 +18,32 @@ from typing import Final
 from mvpnet.control.protocol import TYPED_AHEAD_BYTES, Message, data_text
 from mvpnet.runtime.loop import Loop
 
-UNTAKEN_BYTES: Final = 256 * 1024  # of output, on the way to one client
+UNTAKEN_BYTES: Final = 256 * 1024  # limit of output that is on its way to one client
 _READ_BYTES: Final = 16 * 1024
 _RECENT_LINES: Final = 24  # a screen
 _RECENT_BYTES: Final = 16 * 1024
-_SETTLE_S: Final = 0.05  # for qemu to take the connection; until then, output goes into the log alone
+_SETTLE_S: Final = 0.05  # for qemu to accept the connection; until then, output goes only into the log
 
 
 class _Attached:
-    """One client, by the number of its request."""
+    """State of one attached client."""
 
     def __init__(self) -> None:
         self.untaken_bytes = 0
         self.lost_bytes = 0
         self.typed: list[bytes] = []
-        self.shows = False  # the recent output was sent, what comes is to follow
+        self.shows = False  # the recent output was sent, new output follows
 
 
 class Console:
-    """`send(number, message)` brings a message to a client; it must not call back into here."""
+    """Connects the clients of one guest's console with qemu.
+
+    Args:
+        loop: The rank's event loop.
+        path: The socket on which qemu listens.
+        log: The file into which qemu writes the console's output.
+        send: Sends a message to the client of a request number. It must not call this object.
+    """
 
     def __init__(self, loop: Loop, path: Path, log: Path | None, send: Callable[[int, Message], object]) -> None:
         self._loop = loop
@@ -46,10 +53,14 @@ class Console:
         self._attached: dict[int, _Attached] = {}
         self._socket: socket.socket | None = None
         self._waits_to_write = False
-        self._early = bytearray()  # came from qemu before the first client was shown the recent output
+        self._early = bytearray()  # output that came from qemu before the first client was sent the recent output
 
     def attach(self, number: int) -> str | None:
-        """Let a client take part; what is wrong, if it cannot. Its first data is the recent output."""
+        """Attach a client and send it the recent output first.
+
+        Returns:
+            The reason why the console cannot be used; None on success.
+        """
         if self._socket is None and (problem := self._connect()):
             return problem
         self._attached[number] = _Attached()
@@ -58,11 +69,11 @@ class Console:
 
     @property
     def count(self) -> int:
-        """How many are attached."""
+        """Number of attached clients."""
         return len(self._attached)
 
     def type(self, number: int, data: bytes) -> None:
-        """Pass on what a client typed, as the guest takes it. Too much at once ends the client's part."""
+        """Queue a client's input for the guest; detach a client that types more than the queue takes."""
         client = self._attached.get(number)
         if client is None:
             return
@@ -73,21 +84,21 @@ class Console:
         self._write()
 
     def took(self, number: int, size_bytes: int) -> None:
-        """A client has so much of its output."""
+        """Note that a client has received `size_bytes` of its output."""
         if client := self._attached.get(number):
             client.untaken_bytes -= size_bytes
 
     def leave(self, number: int) -> None:
-        """A client is gone; with the last one the connection to qemu ends."""
+        """Detach a client; disconnect from qemu after the last one."""
         if self._attached.pop(number, None) and not self._attached:
             self._disconnect()
 
     def close(self, why: str) -> None:
-        """End everybody's part."""
+        """Detach all clients and tell them why."""
         for number in list(self._attached):
             self._end(number, why)
 
-    # ── qemu ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- qemu ----------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> str | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -120,7 +131,7 @@ class Console:
             self._hand_out(data)
 
     def _hand_out(self, data: bytes) -> None:
-        """To all that are shown what comes; without any it is kept for the first."""
+        """Send output to all clients that follow it; keep it for the first client if none does."""
         shown = [(number, client) for number, client in self._attached.items() if client.shows]
         if not shown:
             self._early = (self._early + data)[-UNTAKEN_BYTES // 2 :]
@@ -128,7 +139,7 @@ class Console:
             self._show(number, client, data)
 
     def _receive(self) -> bytes | None:
-        """What is there; None at the end."""
+        """Return the available output, perhaps none; None at the end of the connection."""
         if self._socket is None:
             return b""
         try:
@@ -139,7 +150,7 @@ class Console:
             return None
 
     def _write(self) -> None:
-        """Pass on what was typed, client by client; the rest when qemu takes more."""
+        """Write the queued input, client by client; continue when qemu takes more."""
         if self._socket is None:
             return
         try:
@@ -158,12 +169,12 @@ class Console:
         except OSError:
             self.close("the guest's console was closed")
             return
-        if self._waits_to_write:  # and no more
+        if self._waits_to_write:  # all is written
             self._waits_to_write = False
             self._loop.unwatch(self._socket.fileno())
             self._loop.watch(self._socket.fileno(), self._read)
 
-    # ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- clients -------------------------------------------------------------------------------------------------------
 
     def _show_recent(self, number: int) -> None:
         client = self._attached.get(number)
@@ -195,7 +206,7 @@ class Console:
 
 
 def recent(log: Path | None) -> bytes:
-    """The last lines of a console log."""
+    """Return the last lines of a console log."""
     if log is None:
         return b""
     with contextlib.suppress(OSError), log.open("rb") as file:
@@ -206,7 +217,7 @@ def recent(log: Path | None) -> bytes:
 
 
 def joined(logged: bytes, fresh: bytes) -> bytes:
-    """What the log ends with and what came from qemu since, where the log may hold the beginning of that too."""
+    """Join the end of the log with the output that came from qemu, without what both hold."""
     for overlap in range(min(len(logged), len(fresh)), 0, -1):
         if logged.endswith(fresh[:overlap]):
             return logged + fresh[overlap:]

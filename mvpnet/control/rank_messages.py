@@ -1,7 +1,7 @@
-"""What rank 0's control server asks of a rank, and what a rank replies.
+"""Messages between rank 0's control server and the ranks' agents.
 
-A request has a number, by which its replies are told apart. An answer that is too long for one control message comes
-in parts. `job.messages` encodes all of it.
+Each request has a number, which its replies carry. An answer that is too long for one control message is split into
+parts. `job.messages` encodes all of these messages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mvpnet.control.protocol import Message
 
 @dataclass(frozen=True)
 class StatusRequest:
-    """How is the guest?"""
+    """Report the status of the guest."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class QmpRequest:
 
 @dataclass(frozen=True)
 class AttachRequest:
-    """Let a client take part in the guest's console."""
+    """Attach a client to the guest's console."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class TypeRequest:
 
 @dataclass(frozen=True)
 class TakenRequest:
-    """The client has taken so much of the console's output."""
+    """Acknowledge console output that the client has received."""
 
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class LeaveRequest:
-    """The client leaves the console."""
+    """Detach the client from the console."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SaveRequest:
     step: str
     id: str
     part: str  # the folder while the save is made
-    folder: str  # what it will be
+    folder: str  # its final name
 
 
 RankRequest = StatusRequest | QmpRequest | AttachRequest | TypeRequest | TakenRequest | LeaveRequest | SaveRequest
@@ -64,7 +64,7 @@ RankRequest = StatusRequest | QmpRequest | AttachRequest | TypeRequest | TakenRe
 
 @dataclass(frozen=True)
 class Answer:
-    """The whole answer: {"ok": …} or {"error": {"message": …}}."""
+    """A complete answer: {"ok": …} or {"error": {"message": …}}."""
 
     content: Message
 
@@ -78,12 +78,12 @@ class AnswerPart:
 
 @dataclass(frozen=True)
 class AnswerEnd:
-    """The parts that were sent make the answer."""
+    """The end of an answer that was sent in parts."""
 
 
 @dataclass(frozen=True)
 class ConsoleOutput:
-    """What happens at the console that a client is attached to: {"data" | "typed" | "lost" | "end": …}."""
+    """An event of the console that a client is attached to: {"data" | "typed" | "lost" | "end": …}."""
 
     content: Message
 
@@ -93,7 +93,7 @@ RankReply = Answer | AnswerPart | AnswerEnd | ConsoleOutput
 
 @dataclass(frozen=True)
 class ControlRequest:
-    """A request of rank 0's, by its number."""
+    """A request of rank 0 with its number."""
 
     number: int
     what: RankRequest
@@ -101,7 +101,7 @@ class ControlRequest:
 
 @dataclass(frozen=True)
 class ControlReply:
-    """What a rank replies to the request of that number."""
+    """A rank's reply to the request of a number."""
 
     number: int
     what: RankReply

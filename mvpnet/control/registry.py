@@ -1,13 +1,13 @@
-"""Where the running jobs of this user on this host are found, by whoever looks, in whatever folder.
+"""Registry of this user's running jobs on this host, independent of the current folder.
 
     /tmp/mvpnet-jobs-UID/     0700; MVPNET_REGISTRY in the environment names another
-        NAME.PID.lock         held (flock) by rank 0 for as long as it lives
+        NAME.PID.lock         locked (flock) by rank 0 while it lives
         NAME.PID/             0700, gone when the job ends
-            entry.json        what the job is; its phase, while rank 0 does not answer: preparing, ending
+            entry.json        describes the job; has its phase while rank 0 does not answer: preparing, ending
             control.sock      rank 0 listens here, from the start; it answers while its guests run
 
-It is not below TMPDIR, which batch systems set to another folder in each job. A lock that nobody holds is of a job
-that died; whoever finds it removes what the job left on this host.
+It is not below TMPDIR, which batch systems set to another folder in each job. A lock that nobody holds belongs to a
+job that died; the verb that finds it removes what the job left on this host.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _CONNECT_S = 10.0
 
 @dataclass
 class RegistryEntry:
-    """One job, as it says of itself. Times are in seconds since 1970."""
+    """Description of one job in the registry. Times are in seconds since 1970."""
 
     name: str
     pid: int  # of rank 0; the job's id
     world_size: int
     run_dir: str
     scratch_dir: str  # the folder of this user's scratch folders
-    sweep_number: int | None = None  # which job of a sweep it is
+    sweep_number: int | None = None  # number of the job in its sweep
     host: str = field(default_factory=socket.gethostname)
     started_s: float = field(default_factory=time.time)
     phase: str = PREPARING
@@ -65,7 +65,7 @@ class RegistryEntry:
 
 
 class Registration:
-    """A job's own place in the registry."""
+    """A job's own entry in the registry, with its control socket."""
 
     def __init__(self, folder: Path, entry: RegistryEntry) -> None:
         self.entry = entry
@@ -79,9 +79,9 @@ class Registration:
         self.socket.setblocking(False)
 
     def enter(self, phase: str) -> None:
-        """Tell all who look that the job is in this phase."""
+        """Write the job's phase into its entry."""
         self.entry.phase = phase
-        with contextlib.suppress(OSError):  # a full disk, or a folder that somebody removed, must not end the job
+        with contextlib.suppress(OSError):  # a full disk or a removed folder must not end the job
             self._write()
 
     def close(self) -> None:
@@ -93,30 +93,38 @@ class Registration:
 
 @contextlib.contextmanager
 def register_job(entry: RegistryEntry, say: Say) -> Iterator[Registration | None]:
-    """A job in the registry while inside. One that cannot be listed runs all the same, and `say` gets a warning."""
+    """Register a job while inside the context.
+
+    Yields:
+        The registration; None, after a warning to `say`, for a job that could not be registered.
+    """
     with contextlib.ExitStack() as stack:
-        listing: Registration | None = None
+        registration: Registration | None = None
         try:
             place = stack.enter_context(scratch_folder(registry_base(), f"{entry.name}.{entry.pid}", say, _KEY))
-            listing = Registration(place.folder, entry)
-            stack.callback(listing.close)
+            registration = Registration(place.folder, entry)
+            stack.callback(registration.close)
         except (HostError, OSError) as error:
             say(f"warning: mvpnet ls and the like will not find this job: {error}")
-        yield listing
+        yield registration
 
 
 @dataclass(frozen=True)
 class JobHandle:
-    """A job that was found, alive or dead, and its folder."""
+    """A job found in the registry, alive or dead, with its folder."""
 
     folder: Path
     entry: RegistryEntry
     alive: bool
 
     def connect(self) -> socket.socket:
-        """A connection to its rank 0. Raises OSError when there is none to be had."""
+        """Connect to the job's rank 0.
+
+        Raises:
+            OSError: Rank 0 does not accept the connection.
+        """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(_CONNECT_S)  # refused at once, not waited for, where too many wait already
+        connection.settimeout(_CONNECT_S)  # a full backlog refuses a connection immediately
         try:
             with _short(self.folder) as path:
                 connection.connect(path)
@@ -126,11 +134,11 @@ class JobHandle:
         return connection
 
     def ended(self) -> bool:
-        """It is over, or died; nothing is cleaned up here."""
+        """Whether the job ended or died; nothing is removed."""
         return not self.folder.is_dir() or not is_locked(self.folder.with_name(f"{self.folder.name}.lock"))
 
     def seen_s(self) -> float:
-        """When a dead one last wrote something: a log, a counter, its entry."""
+        """Time when a dead job last wrote a file: a log, counters, its entry."""
         files = [self.folder / "entry.json", *Path(self.entry.run_dir).glob("rank-0000/*")]
         times = []
         for file in files:
@@ -140,9 +148,10 @@ class JobHandle:
 
 
 def find_jobs() -> list[JobHandle]:
-    """All jobs in the registry, the oldest first, the dead ones among them.
+    """Return all jobs in the registry, including dead ones, the oldest first.
 
-    Raises HostError when the registry is not a folder of one's own.
+    Raises:
+        HostError: The registry is not a folder of this user.
     """
     base = registry_base()
     with contextlib.suppress(FileNotFoundError):
@@ -158,30 +167,36 @@ def find_jobs() -> list[JobHandle]:
 
 
 def remove_dead_job(job: JobHandle) -> list[str]:
-    """Remove what a dead job left on this host, and its entry: a line for each thing that was removed."""
+    """Remove a dead job's leftovers on this host and its entry; return a line for each removed thing."""
     removed: list[str] = []
     scratch, registry = Path(job.entry.scratch_dir), registry_base()
     remove_stale(scratch, removed.append)
     remove_stale(registry, lambda line: None, f"{job.folder.name}.lock")
     for base in (scratch, registry):
         with contextlib.suppress(OSError):
-            base.rmdir()  # the last one out
+            base.rmdir()  # succeeds only when no other job is left in it
     return removed
 
 
 def stopping_guests(job: JobHandle) -> int:
-    """How many guests of a dead job's, on this host, are being stopped still: their monwraps hold locks."""
+    """Count a dead job's guests on this host that are still being stopped: their monwraps hold locks."""
     return sum(map(is_locked, Path(job.entry.scratch_dir).glob(f"{job.entry.name}.*.lock")))
 
 
 def sweep_number(run_dir: Path) -> int | None:
-    """A sweep keeps its results beside the run folders of its jobs, which are named by number."""
+    """Return the job's number in its sweep; None outside a sweep.
+
+    A sweep's results stand beside the run folders of its jobs, which are named by number.
+    """
     in_sweep = run_dir.name.isdigit() and (run_dir.parent / "results.json").is_file()
     return int(run_dir.name) if in_sweep else None
 
 
 def _read(folder: Path) -> RegistryEntry | None:
-    """None where there is none (yet). Another version's may have other keys: what we do not know is left out."""
+    """Return the entry in a folder; None where there is none yet.
+
+    Unknown keys are ignored, because another version may have written the entry.
+    """
     try:
         found: dict[str, Any] = json.loads((folder / "entry.json").read_bytes())
         return RegistryEntry(
@@ -193,7 +208,7 @@ def _read(folder: Path) -> RegistryEntry | None:
 
 @contextlib.contextmanager
 def _short(folder: Path) -> Iterator[str]:
-    """A path to its socket that fits into the 107 bytes which unix(7) grants, however long the folder's own is."""
+    """Yield a path to the folder that is short enough for a socket's 107 bytes (unix(7))."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{fd}/control.sock"

@@ -1,4 +1,4 @@
-"""Jobs and ranks as people read them, and as JSON."""
+"""Rendering of jobs and ranks as text and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RATES = ("frames_from_guest", "bytes_from_guest", "frames_to_guest", "bytes_to_
 
 
 class JobFacts(TypedDict):
-    """One job of `mvpnet ls --json`. Times in seconds."""
+    """One job in the output of `mvpnet ls --json`. Times in seconds."""
 
     name: str
     id: int
@@ -43,7 +43,7 @@ class EndFacts(TypedDict):
 
 
 class RankFacts(TypedDict):
-    """One rank of `mvpnet status --json`; what only the rank itself knows is None while it does not answer."""
+    """One rank in the output of `mvpnet status --json`; the rank's own values are None while it does not answer."""
 
     rank: int
     name: str
@@ -64,7 +64,7 @@ class RankFacts(TypedDict):
 
 
 class StatusFacts(TypedDict):
-    """`mvpnet status --json`."""
+    """Output of `mvpnet status --json`."""
 
     format: int
     job: JobFacts
@@ -76,7 +76,7 @@ def clock(at_s: float) -> str:
 
 
 def amount(number: float) -> str:
-    """`12`, `3.4 k`, `56.7 M`: three digits and a decimal prefix."""
+    """Format a number with three digits and a decimal prefix: `12`, `3.4 k`, `56.7 M`."""
     for prefix in ("", " k", " M", " G", " T"):
         if number < 999.5:
             return f"{number:.3g}{prefix}"
@@ -111,22 +111,28 @@ def jobs_table(jobs: Sequence[JobFacts], width: int) -> str:
 
 
 def status_facts(job: JobHandle, first: Message | None, second: Message | None) -> StatusFacts:
-    """`mvpnet status --json`, from two answers to `status`, some time apart; None while the job does not answer."""
+    """Return the output of `mvpnet status --json`.
+
+    Args:
+        job: The job.
+        first: An answer to `status`; None while the job does not answer.
+        second: A later answer to `status`; rates are computed between the two.
+    """
     phase = second["phase"] if second else job.entry.phase
     ranks = [_rank_facts(rank, first, second) for rank in range(job.entry.world_size)] if first and second else []
     return {"format": FORMAT, "job": job_facts(job, phase), "ranks": ranks}
 
 
 def _rank_facts(rank: int, first: Message, second: Message) -> RankFacts:
-    door, end = second["doors"][rank], second["ends"].get(str(rank))
+    endpoint, end = second["doors"][rank], second["ends"].get(str(rank))
     before, now = (answers["ranks"][rank].get("ok") for answers in (first, second))
     facts: RankFacts = {
         "rank": rank,
         "name": host_name(rank),
-        "host": door["host"],
+        "host": endpoint["host"],
         "address": ipv4_text(rank),
-        "ssh_port": door["port"],
-        "user": door["user"],
+        "ssh_port": endpoint["port"],
+        "user": endpoint["user"],
         "state": now["state"] if now else second["states"][rank],
         "state_since": None,
         "up_s": None,
@@ -149,7 +155,7 @@ def _rank_facts(rank: int, first: Message, second: Message) -> RankFacts:
 
 
 def rates(before: Message, now: Message) -> dict[str, float]:
-    """Per second, between two accounts of one rank."""
+    """Return counter rates per second between two statuses of one rank."""
     took_s = now["time_s"] - before["time_s"]
     grown = {key: now["counters"][key] - before["counters"][key] for key in _RATES}
     grown["drops"] = sum(now["counters"]["drops"].values()) - sum(before["counters"]["drops"].values())
@@ -196,5 +202,5 @@ def _traffic(rank: RankFacts) -> list[str]:
 
 
 def shown_phase(job: JobHandle) -> str | None:
-    """What its entry says of a job that does not answer by itself now; None where it is to be asked."""
+    """Return the phase in the entry of a job that does not answer now; None for a job that answers requests."""
     return None if job.entry.phase == ANSWERING else job.entry.phase

@@ -1,7 +1,7 @@
-"""Which job, and which rank of it, the words of a command line mean: `[JOB] RANK …`.
+"""Selection of a job and a rank by the words of a command line: `[JOB] RANK …`.
 
-JOB is a job's name or id, and may be left out while one job runs. A first word that could be either is taken for a
-job where a running job has that name or id and a rank follows.
+JOB is a job's name or id and may be left out while one job runs. An ambiguous first word is a job if a running job
+has that name or id and a rank follows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RANK = re.compile(r"n?([0-9]+)")
 
 
 def living_jobs() -> list[JobHandle]:
-    """The jobs that run. What dead ones left is removed, and told."""
+    """Return the running jobs; remove what dead jobs left, and print what was removed."""
     jobs = find_jobs()
     living = [job for job in jobs if job.alive]
     for job in jobs:
@@ -33,7 +33,15 @@ def living_jobs() -> list[JobHandle]:
 
 
 def tell_of_dead(job: JobHandle, living: Collection[str]) -> list[str]:
-    """Remove what a dead job left, once its guests have ended; lines that say so. `living`: names of other jobs."""
+    """Remove what a dead job left once its guests have ended.
+
+    Args:
+        job: The dead job.
+        living: Names of the running jobs.
+
+    Returns:
+        Lines that say what was found and removed.
+    """
     dead = f"job {job.entry.title} is dead: {_last_sign(job)}"
     if job.entry.name not in living and (guests := stopping_guests(job)):
         return [dead, f"{guests} of its guests here are being stopped still; look again to have the rest removed"]
@@ -42,7 +50,11 @@ def tell_of_dead(job: JobHandle, living: Collection[str]) -> list[str]:
 
 
 def choose_job(name: str | None) -> JobHandle:
-    """The job of this name or id, or the only one. Raises JobError."""
+    """Return the job of this name or id, or without a name the only running job.
+
+    Raises:
+        JobError: No job or several jobs match.
+    """
     jobs = living_jobs()
     if name is None:
         if len(jobs) == 1:
@@ -61,7 +73,12 @@ def choose_job(name: str | None) -> JobHandle:
 
 
 def choose_rank(words: Sequence[str]) -> tuple[JobHandle, int, list[str]]:
-    """Job and rank of `[JOB] RANK …`, and the other words. Raises JobError, ConfigError when there is no rank."""
+    """Return job and rank of `[JOB] RANK …`, and the remaining words.
+
+    Raises:
+        JobError: No job or several jobs match.
+        ConfigError: No rank was given.
+    """
     first, *rest = words or [""]
     rank_follows = bool(rest) and is_rank(rest[0])
     if is_rank(first) and not (rank_follows and _named(first, find_jobs())):
@@ -69,13 +86,18 @@ def choose_rank(words: Sequence[str]) -> tuple[JobHandle, int, list[str]]:
     if rank_follows:
         return _checked(choose_job(first), rest[0]), rank_number(rest[0]), rest[1:]
     if first:
-        choose_job(first)  # a slip in its name is the likelier reason
+        choose_job(first)  # a mistyped name of a job is the likelier reason; raises JobError
     given = f" {rest[0]!r} is none." if rest else ""
     raise ConfigError(f"a rank is missing.{given}", hint="it is a number from 0 on, or a guest's name, n0002")
 
 
 def choose_rank_if_any(words: Sequence[str]) -> tuple[JobHandle, int | None]:
-    """Job and rank of `[JOB] [RANK]`; one word is a job where one has that name or id. Raises JobError, ConfigError."""
+    """Return job and rank of `[JOB] [RANK]`; a single word is a job if a job has that name or id.
+
+    Raises:
+        JobError: No job or several jobs match.
+        ConfigError: The rank is not one.
+    """
     if len(words) == 2:
         job, rank, _ = choose_rank(words)
         return job, rank
@@ -91,7 +113,7 @@ def is_rank(word: str) -> bool:
 
 
 def rank_number(word: str) -> int:
-    """Of a number, or a guest's name."""
+    """Return the rank that a number or a guest's name means."""
     match = _RANK.fullmatch(word)
     assert match
     return int(match[1])

@@ -1,6 +1,6 @@
-"""Rank 0's end of the control socket: it takes requests, asks the ranks, and hands back what they answer.
+"""Control server on rank 0: accepts requests of clients, asks the ranks, and returns their answers.
 
-All of it are callbacks in rank 0's loop, and none of them waits. While no client is connected nothing happens here.
+Everything runs in callbacks of rank 0's loop, and none of them blocks. Without clients it does no work.
 """
 
 from __future__ import annotations
@@ -34,18 +34,25 @@ from mvpnet.control.rank_messages import (
 from mvpnet.dataplane.address import host_name
 from mvpnet.runtime.loop import Loop, Timer
 
-MAX_COMMAND_BYTES: Final = 4000  # of QMP: monwrap takes 4096, with the word before it and a number
-ANSWER_S: Final = 10.0  # for a rank, and the qemu behind it, to answer
-_MAX_BRACKETS: Final = 200  # nested deeper than Python recurses, they would be an error where none is caught
-_ACCEPT_AGAIN_S: Final = 1.0  # when there were no descriptors left
+MAX_COMMAND_BYTES: Final = 4000  # of a QMP command: monwrap takes 4096, including its own command word and a number
+ANSWER_S: Final = 10.0  # limit for the answer of a rank and its qemu
+_MAX_BRACKETS: Final = 200  # deeper nesting could exceed Python's recursion limit where nothing catches it
+_ACCEPT_AGAIN_S: Final = 1.0  # pause after a failure for lack of descriptors
 _READ_BYTES: Final = 64 * 1024
 
 OnAnswer = Callable[[Message], None]
 
 
 class Server:
-    """`tell(rank, number, request)` brings a request to a rank, False when it cannot any more; `overview()` is what
-    rank 0 knows of the job by itself."""
+    """Serves the clients of one job.
+
+    Args:
+        loop: Rank 0's event loop.
+        listening: The control socket, which listens already.
+        world_size: Number of ranks.
+        tell: Sends a request with its number to a rank; returns False when the rank cannot be reached any more.
+        overview: Returns what rank 0 knows of the job without asking other ranks.
+    """
 
     def __init__(
         self,
@@ -65,18 +72,18 @@ class Server:
         self._waiting: dict[int, _Waiting] = {}
         self._streams: dict[int, Callable[[Message], None]] = {}
         self._clients: set[_Client] = set()
-        self.saver: SaveCoordinator | None = None  # makes the saves that clients ask for
+        self.save_coordinator: SaveCoordinator | None = None  # makes the saves that clients ask for
         loop.watch(listening.fileno(), self._accept)
 
     def close(self) -> None:
-        """The job is over; clients see the connection end."""
+        """Close all connections and stop accepting new ones."""
         self.loop.unwatch(self._listening.fileno())
         for client in list(self._clients):
             client.send({"end": "the job is over"})
             client.close()
 
     def heard(self, number: int, reply: RankReply) -> None:
-        """Take what a rank replies to the request of that number."""
+        """Handle a rank's reply to the request of a number."""
         if waiting := self._waiting.get(number):
             match reply:
                 case AnswerPart(text):
@@ -89,7 +96,17 @@ class Server:
             stream(reply.content)
 
     def ask(self, rank: int, request: RankRequest, on_answer: OnAnswer, within_s: float | None = None) -> int:
-        """Ask one rank; `on_answer` is called with its answer, or an error when there is none in time (ANSWER_S)."""
+        """Send a request to one rank.
+
+        Args:
+            rank: The rank.
+            request: The request.
+            on_answer: Called with the rank's answer, or with an error when there is none in time.
+            within_s: The time limit; None means ANSWER_S.
+
+        Returns:
+            The number of the request.
+        """
         within_s = within_s or ANSWER_S
         number = next(self._numbers)
         late = f"{host_name(rank)} did not answer in {within_s:g} s; is its qemu, or its host, stopped?"
@@ -102,7 +119,7 @@ class Server:
     def ask_all(
         self, request: RankRequest, on_answers: Callable[[list[Message]], None], within_s: float | None = None
     ) -> None:
-        """Ask every rank; `on_answers` is called with their answers, by rank."""
+        """Send a request to every rank; `on_answers` is called with all answers, in order of rank."""
         answers: dict[int, Message] = {}
 
         def one(rank: int, answer: Message) -> None:
@@ -114,15 +131,15 @@ class Server:
             self.ask(rank, request, lambda answer, rank=rank: one(rank, answer), within_s)  # type: ignore[misc]
 
     def follow(self, number: int, stream: Callable[[Message], None]) -> None:
-        """What a rank tells of this request after its answer goes to `stream`."""
+        """Pass messages that a rank sends after its answer to this request to `stream`."""
         self._streams[number] = stream
 
     def say(self, rank: int, number: int, request: RankRequest) -> None:
-        """More for a rank, of a request it knows."""
+        """Send a rank a follow-up to a request that it knows."""
         self._tell(rank, number, request)
 
     def forget(self, number: int) -> None:
-        """Nothing more is wanted of this request."""
+        """Ignore further replies to this request."""
         self._streams.pop(number, None)
 
     def gone(self, client: _Client) -> None:
@@ -160,7 +177,7 @@ class _Waiting:
 
 
 class _Client:
-    """One connection."""
+    """One client's connection."""
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         self._server = server
@@ -168,14 +185,14 @@ class _Client:
         self._socket.setblocking(False)
         self._lines = Lines(MAX_LINE_BYTES)
         self._unsent = bytearray()
-        self._on_sent: list[tuple[int, Callable[[], None]]] = []  # bytes of `_unsent` up to a mark, and what follows
+        self._on_sent: list[tuple[int, Callable[[], None]]] = []  # end in `_unsent`, and a callback once it is sent
         self._waits_to_write = False
         self._console: tuple[int, int] | None = None  # rank, and number of the request
-        self._give_up: Callable[[], None] | None = None  # what was begun for this client
+        self._give_up: Callable[[], None] | None = None  # cancels the save that this client began
         server.loop.watch(connection.fileno(), self._read)
 
     def send(self, message: Message, on_sent: Callable[[], None] | None = None) -> None:
-        """`on_sent` is called when the client's socket has taken it."""
+        """Send a message; call `on_sent` once the socket has taken it."""
         if self._closed:
             return
         self._unsent += packed(message)
@@ -242,7 +259,7 @@ class _Client:
             loop.unwatch(fd)
             loop.watch(fd, self._read)
 
-    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def _obey(self, message: Message) -> None:
         if self._console:
@@ -265,13 +282,13 @@ class _Client:
                 rank = self._rank(message)
                 if rank is not None:
                     self._attach(rank)
-            case "save" if self._server.saver:
-                self._give_up = self._server.saver.begin(message, self.send)
+            case "save" if self._server.save_coordinator:
+                self._give_up = self._server.save_coordinator.begin(message, self.send)
             case verb:
                 self.send(_error("job", f"mvpnet {__version__}, which runs this job, knows no request {verb!r}"))
 
     def _rank(self, message: Message) -> int | None:
-        """The rank that a request is about; None, and the client is told, where there is no such rank."""
+        """Return the rank that a request names; send the client an error and return None if there is none."""
         rank, size = message["rank"], self._server.world_size
         if isinstance(rank, int) and 0 <= rank < size:
             return rank
@@ -317,12 +334,16 @@ class _Client:
 
 
 def may_ask(uid: int) -> bool:
-    """Only the user whose job it is; the folder keeps others out already."""
+    """Whether a user may send requests: only the job's own. The folder's mode already excludes others."""
     return uid == os.getuid()
 
 
 def qmp_command(asked: Message) -> Message:
-    """Raises ValueError for what QMP would not take as a command, or monwrap not pass on."""
+    """Return a client's QMP command in the form that monwrap passes on.
+
+    Raises:
+        ValueError: It is not a QMP command, or it is too large.
+    """
     name, arguments = asked["execute"], asked.get("arguments", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise ValueError("a QMP command is an object with execute, a name, and perhaps arguments, an object")
@@ -344,7 +365,7 @@ def _error(kind: str, message: str) -> Message:
 
 
 def _named(rank: int, answer: Message) -> dict[str, Any]:
-    """An answer of a rank's, an error with its name."""
+    """Return a rank's answer, with the rank's name added to an error."""
     if "error" not in answer or "kind" in answer["error"]:
         return answer
     return _error("guest", f"{host_name(rank)}: {answer['error']['message']}")

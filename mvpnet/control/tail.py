@@ -1,4 +1,4 @@
-"""Log files as they grow, of one rank or of several side by side."""
+"""Output of growing log files, of one rank or of several side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCK_BYTES: Final = 64 * 1024
 
 
 class Tail:
-    """What one file has to show: its last lines first, then what is added. It may come into being later."""
+    """Reads one file: its last lines first, then what is added. The file may be created later."""
 
     def __init__(self, path: Path, prefix: bytes) -> None:
         self._path = path
@@ -21,17 +21,17 @@ class Tail:
         self._unfinished = b""
 
     def last(self, lines: int) -> bytes:
-        """Its last lines; from here on `added`."""
+        """Return the file's last lines; call it once, before `added`."""
         data = self._read()
         kept = data.splitlines(keepends=True)[-lines:] if lines else []
         return self._shown(b"".join(kept))
 
     def added(self) -> bytes:
-        """What has come since; with a prefix whole lines only."""
+        """Return what was added since the last call; with a prefix, only whole lines."""
         return self._shown(self._read())
 
     def rest(self) -> bytes:
-        """A last line that has no end."""
+        """Return the last line if it has no newline."""
         unfinished, self._unfinished = self._unfinished, b""
         return self._prefix + unfinished + b"\n" if unfinished else b""
 
@@ -55,9 +55,14 @@ class Tail:
 def show(
     files: Mapping[str, Path], lines: int, put: Callable[[bytes], object], go_on: Callable[[], bool] | None
 ) -> None:
-    """Show the last lines of some files, by name, and with `go_on` what is added, until it says no.
+    """Show the last lines of files, then optionally what is added to them.
 
-    Several files are told apart by their names before each line.
+    Args:
+        files: The files by name. With several files, each line is prefixed with the name.
+        lines: How many last lines to show.
+        put: Called with the output.
+        go_on: Called before each read of additions; when it returns False, that read is the last. Without it,
+            additions are not shown.
     """
     tails = [Tail(path, f"{name} | ".encode() if len(files) > 1 else b"") for name, path in files.items()]
     for tail in tails:

@@ -1,7 +1,7 @@
-"""The terminal's side of a console: bytes to and from the guest as they are, until the escape character.
+"""Terminal side of a console: passes bytes unchanged between terminal and guest, until the escape character.
 
-The terminal is raw meanwhile, so Ctrl-C and the like go to the guest. Where standard input is no terminal, all that
-comes is typed; at its end we leave when the guest has been silent for a moment.
+The terminal is in raw mode meanwhile, so that Ctrl-C and other control characters go to the guest. If standard input
+is not a terminal, all of it is typed; after its end the client leaves once the guest has been silent for SILENCE_S.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ SILENCE_S: Final = 1.0
 
 
 def escape_byte(text: str) -> bytes | None:
-    """The character of `^]`, `^X` or `x`; None for `none`. Raises ConfigError."""
+    """Return the byte of an escape character, given as `^]`, `^X` or `x`; None for `none`.
+
+    Raises:
+        ConfigError: The text is not a character.
+    """
     if text == "none":
         return None
     if len(text) == 2 and text[0] == "^" and "@" <= text[1].upper() <= "_":
@@ -37,15 +41,21 @@ def escape_byte(text: str) -> bytes | None:
 
 
 def attend(connection: Connection, *, escape: bytes | None, reads_stdin: bool) -> str:
-    """Be the console's terminal, until the user leaves or the console ends: how it ended, in words.
+    """Connect the terminal with a console until the user leaves or the console ends.
 
-    Raises JobError when the job is gone, Interrupted on SIGTERM or SIGHUP, and on Ctrl-C where that is not the
-    guest's. The terminal is as it was before, whatever happens.
+    The terminal's settings are always restored.
+
+    Returns:
+        How it ended, in words.
+
+    Raises:
+        JobError: The job ended.
+        InterruptedJobError: SIGTERM or SIGHUP arrived, or Ctrl-C while it does not go to the guest.
     """
     connection.socket.settimeout(None)
     stdin = sys.stdin.fileno() if reads_stdin and sys.stdin is not None else None
     if stdin is None or not os.isatty(stdin):
-        escape = None  # what comes down a pipe is typed, whatever it is
+        escape = None  # all input from a pipe is typed
     with _raising_signals(), _raw(stdin):
         return _Visit(connection, stdin, escape).run()
 
@@ -56,7 +66,7 @@ class _Visit:
         self._stdin = stdin
         self._escape = escape
         self._is_terminal = stdin is not None and os.isatty(stdin)
-        self._ahead_bytes = 0  # typed, and not passed on to the guest yet
+        self._ahead_bytes = 0  # typed and not passed on to the guest yet
         self._typed_all = False
         self._heard_s = time.monotonic()
         self._end: str | None = None
@@ -111,7 +121,7 @@ class _Visit:
         if self._escape is not None and self._escape in data:
             data = data[: data.index(self._escape)]
             self._end = "left"
-        if len(data) > self._room_bytes():  # as a terminal does whose input nobody reads; the escape is heard still
+        if len(data) > self._room_bytes():  # ring the bell, as a terminal does; the escape still works
             _put(b"\a")
             data = data[: self._room_bytes()]
         if data:
@@ -120,7 +130,7 @@ class _Visit:
 
 
 def _put(data: bytes) -> None:
-    """To standard output as it is; a reader that is gone (EPIPE) ends us as it does any program."""
+    """Write to standard output unchanged; EPIPE ends the program as usual."""
     while data:
         data = data[os.write(sys.stdout.fileno(), data) :]
 
@@ -141,7 +151,7 @@ def _raw(stdin: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _raising_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end us by an exception, so that the terminal is set back."""
+    """Raise an exception on SIGTERM and SIGHUP, so that the terminal is restored."""
 
     def end(number: int, _: object) -> None:
         raise InterruptedJobError(f"left the console: {signal.Signals(number).name}", exit_code=128 + number)

@@ -75,7 +75,7 @@ class Coordinator:
         self._guests_told_to_stop = False
         self._boot_failed = False
 
-    # -- what is heard -------------------------------------------------------------------------------------------
+    # -- what is heard -------------------------------------------------------------------------------------------------
 
     def heard(self, rank: int, message: StateChanged | Restarting | GuestEnded | StopRequested) -> None:
         """Take what a rank tells: its guest's state, that it starts it again, its end, or a request to stop."""
@@ -159,7 +159,7 @@ class Coordinator:
         if len(self.reports) == len(self.states):
             self._all_ended()
 
-    # -- what is told --------------------------------------------------------------------------------------------
+    # -- what is told --------------------------------------------------------------------------------------------------
 
     def progress(self, elapsed_s: float) -> str:
         """`12 s  3/4 guests up, waiting for n0002 (booting)`."""

@@ -89,7 +89,7 @@ class GuestRunner:
         """Leave no process behind, whatever happened."""
         self.guest.close()
 
-    # -- its life ----------------------------------------------------------------------------------------------------
+    # -- its life ------------------------------------------------------------------------------------------------------
 
     def _guest_of(self, start: GuestStart) -> Guest:
         guest = Guest(
@@ -152,7 +152,7 @@ class GuestRunner:
         logger.log("ERROR" if failed else "INFO", "{}", describe_end(report))
         self._tell(GuestEnded(report))
 
-    # -- its link ----------------------------------------------------------------------------------------------------
+    # -- its link ------------------------------------------------------------------------------------------------------
 
     def _stop_without_link(self, guest: Guest, reason: str) -> None:
         """Stop a guest that lost its link, unless qemu is already exiting."""
@@ -171,7 +171,7 @@ class GuestRunner:
             self._stop_without_link(self.guest, f"the socket {link.path} was removed")
         self._loop.call_later(_SOCKET_LOOK_S, self._look_after_socket)
 
-    # -- its restarts (vm.restart) -----------------------------------------------------------------------------------
+    # -- its restarts (vm.restart) -------------------------------------------------------------------------------------
 
     def _is_to_start_again(self, report: GuestReport) -> bool:
         """Whether it died of itself, having run before: not a guest that left, or that was stopped, by whomever."""

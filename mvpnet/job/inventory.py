@@ -11,19 +11,19 @@ from mvpnet.ssh import SshEndpoint
 from mvpnet.util.yaml_text import yaml_text
 
 
-def inventory(doors: Sequence[SshEndpoint], ssh_config_file: Path) -> str:
+def inventory(endpoints: Sequence[SshEndpoint], ssh_config_file: Path) -> str:
     """An Ansible inventory with all guests in the group mvpnet, by name.
 
     How they are reached stands in `ssh_config_file` alone; Ansible gives its name to ssh, scp and sftp.
     """
     hosts = {
-        host_name(door.rank): {
-            "ansible_user": door.user,
-            "mvpnet_rank": door.rank,
-            "mvpnet_address": ipv4_text(door.rank),
-            "mvpnet_host": door.host,
+        host_name(endpoint.rank): {
+            "ansible_user": endpoint.user,
+            "mvpnet_rank": endpoint.rank,
+            "mvpnet_address": ipv4_text(endpoint.rank),
+            "mvpnet_host": endpoint.host,
         }
-        for door in doors
+        for endpoint in endpoints
     }
     reached = {"ansible_ssh_common_args": shlex.join(["-F", str(ssh_config_file)])}
     return yaml_text({"mvpnet": {"vars": reached, "hosts": hosts}})

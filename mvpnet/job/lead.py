@@ -130,7 +130,7 @@ class LeadDuties:
         """Leave nothing running, whatever happened."""
         self._closing.close()
 
-    # -- what others ask of the job ----------------------------------------------------------------------------------
+    # -- what others ask of the job ------------------------------------------------------------------------------------
 
     def _serve(self, channel: ControlChannel, registration: Registration) -> SnapshotCoordinator:
         server = Server(
@@ -142,7 +142,7 @@ class LeadDuties:
         )
         channel.on(ControlReply, lambda rank, reply: server.heard(reply.number, reply.what))
         snapshots = SnapshotCoordinator(server, self._to_save, lambda: self.coordinator.phase.value)
-        server.saver = snapshots
+        server.save_coordinator = snapshots
         self._closing.callback(snapshots.close)
         self._closing.callback(server.close)
         return snapshots
@@ -171,7 +171,7 @@ class LeadDuties:
             stands_on={str(resume.folder): resume.id, **dict(resume.stands_on)} if resume else {},
         )
 
-    # -- progress ----------------------------------------------------------------------------------------------------
+    # -- progress ------------------------------------------------------------------------------------------------------
 
     def _show_progress(self) -> None:
         """Say a line whenever something changed, at most one a second."""
@@ -190,7 +190,7 @@ class LeadDuties:
         if self.app:
             self.app.start()
 
-    # -- the app -----------------------------------------------------------------------------------------------------
+    # -- the app -------------------------------------------------------------------------------------------------------
 
     def _app_run(self, steps: list[Any]) -> AppRun:
         app = AppRun(

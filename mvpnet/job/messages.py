@@ -73,7 +73,7 @@ class GuestReport:
         return self.how in _FAILURES
 
 
-# -- from a rank to rank 0 -----------------------------------------------------------------------------------------
+# -- from a rank to rank 0 ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Heartbeat:
     """The sender is alive; from rank 0 to all, and from all to rank 0."""
 
 
-# -- from rank 0 to all --------------------------------------------------------------------------------------------
+# -- from rank 0 to all ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

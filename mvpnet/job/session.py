@@ -114,7 +114,7 @@ class RankSession:
         counted = self.switch.counters.as_dict()
         return {**counted, "restarts": len(self.guest.restarts), "compiled": self.switch.compiles}
 
-    # -- what happens here -------------------------------------------------------------------------------------------
+    # -- what happens here ---------------------------------------------------------------------------------------------
 
     def _guest_tells(self, message: JobMessage) -> None:
         self._channel.tell(message)
@@ -151,7 +151,7 @@ class RankSession:
 
         return on_signal
 
-    # -- what others ask of this rank --------------------------------------------------------------------------------
+    # -- what others ask of this rank ----------------------------------------------------------------------------------
 
     def _answer_requests(self, ready: PreparedRank) -> Callable[[], None]:
         """Have what rank 0's server asks answered, and everything closed in the end; how a save is given up."""
@@ -165,7 +165,7 @@ class RankSession:
             machine=lambda: guest.guest,
             facts=self._status,
             console=console,
-            keeper=snapshots,
+            save_agent=snapshots,
             tell=lambda number, reply: channel.tell(ControlReply(number, reply)),
         )
         channel.on(ControlRequest, lambda _, request: agent.hear(request.number, request.what))

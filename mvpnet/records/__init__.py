@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: manifest, inputs, result, samples; archives, comparison and replay of it."""
+"""Records of a run in its folder (manifest, inputs, result, samples), and archives, comparison and replay of runs."""

@@ -1,9 +1,9 @@
-"""A run in one file, to be kept or run again elsewhere: its records and its small inputs, but no image and no key.
+"""Archives of runs: one file with a run's records and small inputs, but no image and no key.
 
-    NAME/manifest.json …            what is in the run folder, apart from KEPT_BACK and disk images
+    NAME/manifest.json …            the content of the run folder, without KEPT_BACK and disk images
     NAME/inputs/<sha256>/<file>     the app's files, those for the guests, and the recipe
 
-The name's ending says how it is packed: .tar.gz, .tgz or .tar.zst.
+The ending of the name selects the compression: .tar.gz, .tgz or .tar.zst.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mvpnet.records.typed import InputFile, Manifest
 from mvpnet.util.zstd import open_zstd, zstd_error
 
 ENDINGS = (".tar.gz", ".tgz", ".tar.zst")
-#: The key pair opens guests that are gone, and what leads to it is of no use elsewhere; a report can be made anew.
+#: The keys and the files that refer to them are useless once the guests are gone; a report can be made again.
 KEPT_BACK = ("id_ed25519", "id_ed25519.pub", "ssh_config", "inventory.yaml", "report", "inputs")
-#: Inputs that go along; the others are images, which are had by their digest.
+#: Inputs that an archive includes; the others are images, which are identified by their digest.
 _TAKEN_ALONG = ("app", "cloud_init.files", "recipe")
 _LARGEST_INPUT_BYTES = 64 * 2**20
 
@@ -33,9 +33,14 @@ def is_archive(path: Path) -> bool:
 
 
 def pack(run: Run, target: Path) -> list[str]:
-    """Write the archive `target`; a line for each input that had to be left out.
+    """Write a run into the archive `target`.
 
-    Raises ConfigError for a run without an end or a name of another ending, HostError when it cannot be written.
+    Returns:
+        A line for each input that had to be left out.
+
+    Raises:
+        ConfigError: The run is incomplete, or the name has another ending.
+        HostError: The archive cannot be written.
     """
     if not target.name.endswith(ENDINGS):
         raise ConfigError(f"{target}: what kind of archive?", hint=f"its name has to end in {', '.join(ENDINGS)}")
@@ -62,7 +67,7 @@ def pack(run: Run, target: Path) -> list[str]:
 
 
 def _kept_back(manifest: Manifest) -> tuple[str, ...]:
-    """With what the manifest had to leave out, the files that tell it too."""
+    """Return the files to exclude; if the manifest left out secrets, also the files that hold them."""
     return (*KEPT_BACK, ".hydra", "job.json") if manifest.left_out else KEPT_BACK
 
 
@@ -70,12 +75,12 @@ def _records(root: Path, target: Path, kept_back: tuple[str, ...]) -> Iterator[P
     for path in sorted(root.rglob("*")):
         if path.relative_to(root).parts[0] in kept_back or not path.is_file() or path.is_symlink() or path == target:
             continue
-        if image_format(path, "export") == "raw":  # that is: no disk image's
+        if image_format(path, "export") == "raw":  # not the format of a disk image
             yield path
 
 
 def _own_inputs(manifest: Manifest) -> list[InputFile]:
-    """Each content once."""
+    """Return the inputs that the archive includes, each content once."""
     own = [one for one in manifest.inputs if one.key.startswith(_TAKEN_ALONG) and one.path]
     return list({(one.sha256, Path(one.path or "").name): one for one in own}.values())
 
@@ -92,7 +97,7 @@ def _trouble(one: InputFile, path: Path) -> str | None:
 
 
 def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Without the names of whoever packs it, and without what no digest covers."""
+    """Remove the packing user's names from a member; exclude files that no digest covers."""
     if Path(member.name).name == "__pycache__":
         return None
     member.uid = member.gid = 0
@@ -114,9 +119,11 @@ def _writing(target: Path) -> Iterator[tarfile.TarFile]:
 
 
 def unpack(path: Path, folder: Path) -> Path:
-    """Unpack an archive into `folder`; the run folder in it.
+    """Unpack an archive into `folder` and return the run folder in it.
 
-    Raises ConfigError for a file that is no whole archive of a run, HostError when it cannot be written.
+    Raises:
+        ConfigError: The file is not a complete archive of a run.
+        HostError: The folder cannot be written.
     """
     try:
         with _reading(path) as archive:

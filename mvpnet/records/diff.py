@@ -1,4 +1,4 @@
-"""What two runs differ in: spec, inputs, hosts, versions, metrics, how they ended. When they ran is no difference."""
+"""Comparison of two runs: spec, inputs, hosts, versions, metrics and outcome, but not the times at which they ran."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mvpnet.records.run import Run
 from mvpnet.spec.aliases import renamed_spec
 
-# Of the spec: where it is kept, and how it was asked for; its digest leaves out the same.
+# Keys of the spec that say where its records are and how it was requested; its digest excludes the same keys.
 _NO_DIFFERENCE = ("run_dir", "typed", "recipe", "repeat", "config.job.name", "config.job.ranks", "config.sweep")
 
 _KEPT_OUT = tuple(f"{key}." for key in _NO_DIFFERENCE)
@@ -17,7 +17,7 @@ _KEPT_OUT = tuple(f"{key}." for key in _NO_DIFFERENCE)
 
 @dataclass(frozen=True)
 class Difference:
-    """A key in which two runs differ; None where one of them has no such key."""
+    """A key whose values differ between two runs; None stands for a missing key."""
 
     section: str
     key: str
@@ -26,7 +26,7 @@ class Difference:
 
     @property
     def change(self) -> str:
-        """Between numbers, the relative change in words."""
+        """Return the relative change between two numbers, in words."""
         if isinstance(self.first, float) and isinstance(self.second, float) and self.first:
             return f"{100 * (self.second - self.first) / abs(self.first):+.1f} %"
         return ""
@@ -71,7 +71,11 @@ SECTIONS: Mapping[str, Callable[[Run], Mapping[str, Any]]] = {
 
 
 def differences(first: Run, second: Run, sections: tuple[str, ...] = tuple(SECTIONS)) -> list[Difference]:
-    """In the order of the sections and of the first run's keys. Raises ConfigError for a broken result.json."""
+    """Return the differences between two runs, in the order of the sections and of the first run's keys.
+
+    Raises:
+        ConfigError: A result.json is broken.
+    """
     return [found for section in sections for found in _in_section(section, first, second)]
 
 
@@ -83,7 +87,7 @@ def _in_section(section: str, first: Run, second: Run) -> Iterator[Difference]:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a tree of mappings; lists are values."""
+    """Return a tree of mappings as one mapping with dotted keys; lists are values."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     found: dict[str, Any] = {}

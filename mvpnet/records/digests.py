@@ -1,9 +1,9 @@
-"""Digests of files, remembered: a large image is read once, not once a job.
+"""Digests of files with a cache, so that a large image is read once and not once per job.
 
-    CACHE/digests/<of the path>.json    the digest of a file that had this size, time of change and inode
+    CACHE/digests/<of the path>.json    digest of a file, with its size, time of change and inode at that time
 
-CACHE is image.cache_dir. A file that changed less than two seconds before it was read is not remembered: a later change
-might leave it the same time. The store's images need no reading: their digest stands beside them.
+CACHE is image.cache_dir. The digest of a file that changed less than two seconds ago is not cached: a later change
+might leave it the same time. Images of the store need not be read: their digest is stored beside them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mvpnet.images.store.lock_file import SHA256
 from mvpnet.util.files import write_whole
 
 _CHUNK_BYTES = 4 * 2**20
-_SETTLED_S = 2.0  # the coarsest time stamp of a file system in use: FAT's
+_SETTLED_S = 2.0  # resolution of time stamps on FAT, the coarsest in use
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells a file that changed from one that did not, without reading it. Of a folder: of all that is in it."""
+    """Properties that show whether a file changed, without reading it; for a folder, those of all files in it."""
 
     size_bytes: int
     mtime_ns: int
@@ -34,7 +34,7 @@ class Mark:
 
 
 def mark(path: Path) -> Mark | None:
-    """None where there is nothing, or nothing that may be looked at."""
+    """Return the mark of a file or folder; None if it does not exist or cannot be read."""
     try:
         facts = path.stat()
         if not path.is_dir():
@@ -53,18 +53,24 @@ def _device_bytes(path: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, but for what Python compiled of them."""
+    """Return all files below a folder, without Python's compiled ones."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
 
 
 class OutOfTimeError(Exception):
-    """The digest was not done when it had to be."""
+    """A digest was not finished within its time limit."""
 
 
 def sha256(path: Path, go_on: Callable[[], bool] = lambda: True) -> str:
-    """SHA-256 of a file; of a folder, over its files' names and digests. Raises OSError.
+    """Return the SHA-256 of a file; for a folder, of the names and digests of its files.
 
-    `go_on` is asked every 4 MiB; OutOfTimeError is raised when it says no.
+    Args:
+        path: The file or folder.
+        go_on: Called every 4 MiB; False stops the work.
+
+    Raises:
+        OSError: The file cannot be read.
+        OutOfTimeError: `go_on` returned False.
     """
     if path.is_dir():
         lines = (f"{sha256(file, go_on)}  {file.relative_to(path)}\n" for file in _files(path))
@@ -85,7 +91,7 @@ def _pieces(readinto: Callable[[bytearray], int | None]) -> Iterator[memoryview]
 
 
 def of_stored_image(path: Path) -> str | None:
-    """The digest that the image store keeps for this path; None for a path that is not in a store."""
+    """Return the digest that the image store has for this path; None for a path outside a store."""
     if path.name != "disk" or not SHA256.fullmatch(path.parent.name):
         return None
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
@@ -94,7 +100,7 @@ def of_stored_image(path: Path) -> str | None:
 
 
 class Remembered:
-    """The digests in one cache folder."""
+    """Cache of digests in one folder."""
 
     def __init__(self, cache: Path) -> None:
         self._folder = cache / "digests"
@@ -107,7 +113,7 @@ class Remembered:
         return None
 
     def keep(self, path: Path, seen: Mark, digest: str) -> None:
-        """Remember it, if the cache can be written: it is no loss if not."""
+        """Store a digest; ignore a cache that cannot be written."""
         if time.time() - seen.mtime_ns / 1e9 < _SETTLED_S:
             return
         entry = {"path": str(path), **vars(seen), "sha256": digest}

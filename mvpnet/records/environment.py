@@ -1,4 +1,4 @@
-"""What a run ran on: programs and their versions, hosts, the batch system's variables. Read, never guessed."""
+"""Facts about a run's environment: programs and their versions, hosts, the batch system's variables."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mvpnet.host import programs
 from mvpnet.qemu import binary
 
 _GIT_TIMEOUT_S = 5
-_SOURCES = ("mvpnet", "conf", "recipes", "pyproject.toml")  # of the checkout, what a job is run by
-# What batch systems put into the environment that is no fact of the run, or would be a secret in a file.
+_SOURCES = ("mvpnet", "conf", "recipes", "pyproject.toml")  # parts of the checkout that jobs use
+# Variables of batch systems that are not facts about the run, or that are secrets.
 _SECRET = re.compile(r"JWT|TOKEN|KEY|PASS|SECRET|CRED|SPANK", re.IGNORECASE)
 
 
 def software() -> dict[str, Any]:
-    """Of rank 0: mvpnet with its commit, Python, packages."""
+    """Return the versions of rank 0's mvpnet with its commit, of Python, and of packages."""
     return {
         "mvpnet": {"version": __version__, **checkout(Path(__file__).resolve().parents[2])},
         "python": platform.python_version(),
@@ -34,7 +34,7 @@ def software() -> dict[str, Any]:
 
 
 def checkout(root: Path) -> dict[str, Any]:
-    """The commit of a checkout, and whether its sources differ from it; nothing outside of one, or without git."""
+    """Return a checkout's commit and whether its sources differ from it; empty outside a checkout or without git."""
     if not (root / ".git").exists():
         return {}
     commit = _git(root, "rev-parse", "HEAD")
@@ -58,7 +58,7 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """The versions of the packages that mvpnet's own metadata names; of its extras, those that are installed."""
+    """Return the versions of the packages that mvpnet's metadata names, including extras that are installed."""
     try:
         names = {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in metadata.requires("mvpnet") or []}
     except metadata.PackageNotFoundError:
@@ -74,7 +74,7 @@ def _version(name: str) -> str | None:
 
 
 def host_facts() -> dict[str, Any]:
-    """Of the host that this rank is on."""
+    """Return facts about this rank's host."""
     cpuinfo = _text("/proc/cpuinfo")
     system = os.uname()
     return {
@@ -92,7 +92,7 @@ def host_facts() -> dict[str, Any]:
 
 
 def mpi_library() -> str:
-    """The first line of what the library says of itself (MPI_Get_library_version)."""
+    """Return the first line of the MPI library's version text (MPI_Get_library_version)."""
     from mpi4py import MPI
 
     said = MPI.Get_library_version().strip("\0 \n").splitlines()
@@ -100,7 +100,7 @@ def mpi_library() -> str:
 
 
 def qemu(program: str) -> dict[str, Any]:
-    """Path and version of qemu, None for what it does not tell."""
+    """Return path and version of qemu; None for unknown values."""
     try:
         version = binary.qemu_version(program)
         path = str(programs.find_program(program, "qemu.binary"))
@@ -110,7 +110,7 @@ def qemu(program: str) -> dict[str, Any]:
 
 
 def batch_system(environment: Mapping[str, str]) -> dict[str, str]:
-    """Slurm's own variables, without what could be a secret."""
+    """Return Slurm's own variables, without possible secrets."""
     return {
         name: value
         for name, value in sorted(environment.items())

@@ -1,8 +1,9 @@
-"""The files that a run is made from: images, kernel, initrd, seed, what goes into the guests, the app, the recipe.
+"""Input files of a run: images, kernel, initrd, seed, files for the guests, the app, the recipe.
 
-Each rank tells of its own when it is prepared. Digests that are known or cheap are there at once: those of the image
-store, those remembered from an earlier run (`digests`), those of small files. The rest is read when the guests are
-gone, each file by one rank, for at most logging.digest_timeout_s: no start waits for it, no measurement is disturbed.
+Each rank reports its own inputs when it is prepared. Digests that are known or cheap are included then: those of the
+image store, those cached by an earlier run (`digests`), and those of small files. The other files are read after the
+guests have ended, each by one rank, for at most logging.digest_timeout_s, so that reading delays no start and disturbs
+no measurement.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ _LATER = "not digested: the job was killed before"
 
 @dataclass(frozen=True)
 class Input:
-    """One file, folder or device. Without a digest, `by` says why there is none."""
+    """One file, folder or device. If the digest is missing, `by` says why."""
 
     key: str  # image.path, image.drives[0], image.kernel, cloud_init.files./etc/motd, app.command[1], recipe, …
-    path: str | None  # None for a seed, which is made and not kept
+    path: str | None  # None for a generated seed, which is not kept
     size_bytes: int | None = None
     mtime_ns: int | None = None
     sha256: str | None = None
     by: str = _LATER  # store, cache, read at the start, read at the end
-    written: bool = False  # the guest writes it: what it was is gone afterwards
+    written: bool = False  # the guest writes it, so its content before the run is lost
 
     @property
     def is_known(self) -> bool:
@@ -50,7 +51,7 @@ class Input:
 
 
 def rank_inputs(spec: RankSpec, drives: Iterable[DrivePlan], kernel: Path | None, initrd: Path | None) -> list[Input]:
-    """What this rank's guest is made from, with the digests that are known or cheap."""
+    """Return the inputs of this rank's guest, with the digests that are known or cheap."""
     remembered = Remembered(cache_base(spec.image.cache_dir))
     found = [_input(key, path, remembered, written) for key, path, written in _drive_files(drives)]
     found += [_input(key, path, remembered) for key, path in _boot_files(kernel, initrd)]
@@ -59,7 +60,7 @@ def rank_inputs(spec: RankSpec, drives: Iterable[DrivePlan], kernel: Path | None
 
 
 def job_inputs(job: JobSpec) -> list[Input]:
-    """What is rank 0's alone: the files that the app's words name, and the recipe with its folder."""
+    """Return the inputs that only rank 0 reports: files named in the app's commands, and the recipe with its folder."""
     remembered = Remembered(cache_base(job.config.image.cache_dir))
     named = [*_app_files("app", plain(job.config.app)), *_recipe_files(job.recipe)]
     return [_input(key, path, remembered) for key, path in named]
@@ -89,7 +90,7 @@ def _files_for_guest(spec: RankSpec) -> Iterator[tuple[str, Path]]:
 
 
 def _made_seed(spec: RankSpec) -> Iterator[Input]:
-    """The seed, without the keys and names of the user who runs it and of this one job: those differ every time."""
+    """Yield the seed, without the user's and the job's keys and names, which differ between runs."""
     if spec.makes_seed:
         nameless = replace(spec, job_name="job", image=replace(spec.image, user=spec.image.user or "user"))
         seed = rank_seed(nameless, nameless.image.user or "user", SeedFacts("", ""))
@@ -98,8 +99,11 @@ def _made_seed(spec: RankSpec) -> Iterator[Input]:
 
 
 def _app_files(key: str, step: Mapping[str, Any], kind: str = "host") -> Iterator[tuple[str, Path]]:
-    """The host's files that a step, or an app with its steps, names: in its command on the host, its script for
-    guests, and what is sent to them. Not programs that are found on PATH, nor Python (`facts.software`)."""
+    """Yield the host's files that a step, or an app with its steps, names, each with its key.
+
+    These are files in its command on the host, its script for guests, and files sent to guests. Programs on PATH and
+    Python are not included (`environment.software`).
+    """
     kind = step.get("kind") or kind
     words = {"script": step.get("script"), **({"command": step.get("command")} if kind == "host" else {})}
     for name, value in words.items():
@@ -111,7 +115,7 @@ def _app_files(key: str, step: Mapping[str, Any], kind: str = "host") -> Iterato
 
 
 def _words(key: str, command: Any) -> Iterator[tuple[str, str]]:
-    """Each word of a command line, with its place."""
+    """Yield each word of a command line with its key."""
     if isinstance(command, str):
         try:
             command = shlex.split(command)
@@ -125,7 +129,7 @@ def _file_named(word: str) -> Path | None:
     try:
         path = Path(word).absolute()
         return path if path.is_file() and word != sys.executable else None
-    except (OSError, ValueError):  # too long for a name, or with a zero byte in it
+    except (OSError, ValueError):  # too long for a path, or contains a zero byte
         return None
 
 
@@ -153,7 +157,14 @@ def _input(key: str, path: Path, remembered: Remembered, written: bool = False) 
 def digested(
     one: Input, remembered: Remembered, when: str = "read at the end", go_on: Callable[[], bool] = lambda: True
 ) -> Input:
-    """The input with the digest of what it is now, unless it changed since `one` was made, or `go_on` says no."""
+    """Return the input with its digest.
+
+    Args:
+        one: The input. If the file has changed since it was made, it gets no digest.
+        remembered: The cache of digests.
+        when: The value of `by` for a file that is read now.
+        go_on: Called while reading; False stops it.
+    """
     assert one.path
     path = Path(one.path)
     try:
@@ -172,19 +183,19 @@ def digested(
 
 
 def digest_all(inputs: Sequence[Input], cache: Path, limit_s: float, go_on: Callable[[], bool]) -> list[Input]:
-    """Digests for all of them, as far as they come within `limit_s` seconds altogether."""
+    """Return the inputs with all digests that can be made within `limit_s` seconds in total."""
     deadline_s = time.monotonic() + limit_s
     remembered = Remembered(cache)
     return [digested(one, remembered, go_on=lambda: time.monotonic() < deadline_s and go_on()) for one in inputs]
 
 
-# -- all ranks' together -------------------------------------------------------------------------------------------
+# -- all ranks' together -----------------------------------------------------------------------------------------------
 
 
 def shared_out(by_rank: Mapping[int, Sequence[Input]]) -> dict[int, list[Input]]:
-    """Who is to digest what is not known yet: each file once, by the lowest rank that uses it.
+    """Assign each file without a digest to the lowest rank that uses it.
 
-    Files of the same path, size and time of change on several hosts are taken for the same.
+    Files of the same path, size and time of change on several hosts are treated as the same file.
     """
     taken: set[tuple[str | None, int | None, int | None]] = set()
     shares: dict[int, list[Input]] = defaultdict(list)
@@ -197,7 +208,7 @@ def shared_out(by_rank: Mapping[int, Sequence[Input]]) -> dict[int, list[Input]]
 
 
 def with_digests(by_rank: Mapping[int, Sequence[Input]], found: Iterable[Input]) -> dict[int, list[Input]]:
-    """The same with what was found for a file put in wherever it is used."""
+    """Return the inputs with the found digests filled in for all ranks that use the files."""
     known = {(one.path, one.size_bytes, one.mtime_ns): one for one in found}
 
     def filled(one: Input) -> Input:
@@ -208,17 +219,17 @@ def with_digests(by_rank: Mapping[int, Sequence[Input]], found: Iterable[Input])
 
 
 def as_plain(by_rank: Mapping[int, Sequence[Input]]) -> list[dict[str, Any]]:
-    """For the manifest: an entry an input, with the ranks that use the very same."""
+    """Return the inputs for the manifest: one entry per input, with the ranks that share it."""
     users: dict[Input, list[tuple[int, Input]]] = defaultdict(list)
     for rank, inputs in sorted(by_rank.items()):
         for one in inputs:
-            same = replace(one, by="") if one.sha256 else one  # one rank may find what another has just read
+            same = replace(one, by="") if one.sha256 else one  # `by` may differ: read or cached
             users[same].append((rank, one))
     return [{**asdict(found[0][1]), "ranks": ranks_text([rank for rank, _ in found])} for found in users.values()]
 
 
 def error_free(make: Callable[[], list[Input]]) -> list[Input]:
-    """What `make` gives; nothing where it fails: a record that cannot be made does not stop a job that can run."""
+    """Return what `make` returns; empty if it fails, because a missing record must not stop a job."""
     try:
         return make()
     except (MvpnetError, OSError):

@@ -1,12 +1,12 @@
-"""manifest.json: what ran, on what, made from which files, and how it ended; enough to run it again and to compare.
+"""The manifest of a run, manifest.json: spec, environment, inputs and outcome, for replay and comparison.
 
 It is written before anything of the job runs (status "preparing"), again when all ranks are ready to start
-("running"), and completed at the end ("completed", or "refused" where no guest started). One that still says
-"running" is of a job that lives, or that was killed. Every time it is replaced whole, by a rename.
+("running"), and completed at the end ("completed", or "refused" where no guest started). A manifest with the status
+"running" belongs to a job that runs or was killed. It is always replaced as a whole, by a rename.
 
-There is no secret in it: of the job's keys it has nothing, and user names and passwords are taken out of URLs
-(`left_out` names where). docs/records.md describes each field; FORMAT is raised when a reader of the old
-one would misread the new.
+It holds no secrets: it excludes the job's keys, and user names and passwords are removed from URLs (`left_out` lists
+the keys). docs/records.md describes each field; FORMAT is increased when a reader of the old format would misread the
+new one.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from mvpnet.util.files import write_json
 
 FORMAT = 1
 
-# user:password@ in a URL, or a user alone, as some servers take a token there (RFC 3986, 3.2.1)
+# user:password@ in a URL, or only a user, because some servers take a token there (RFC 3986, 3.2.1)
 _USERINFO = re.compile(r"(?<=://)[^/@\s\"']+@")
 
 
 class ManifestError(ConfigError):
-    """A manifest that is not there, not whole, or of another format."""
+    """A manifest is missing, incomplete, or of another format."""
 
 
 class Recorder:
-    """Rank 0's: writes the manifest as the job goes on. Methods raise OSError where it cannot be written."""
+    """Writes the manifest on rank 0 as the job proceeds. Methods raise OSError if it cannot be written."""
 
     def __init__(
         self,
@@ -84,7 +84,12 @@ class Recorder:
         self._write()
 
     def started(self, found: Sequence[Mapping[str, Any]], own: Sequence[Input]) -> None:
-        """All ranks are ready: what each found (`rank_facts`), and what rank 0 alone knows of (`job_inputs`)."""
+        """Write the manifest when all ranks are ready.
+
+        Args:
+            found: The facts of each rank (`rank_facts`).
+            own: The inputs that only rank 0 reports (`own_inputs`).
+        """
         self._content["status"] = "running"
         self._content["times"]["prepared"] = time.time()
         self._content["software"] = {
@@ -111,7 +116,7 @@ class Recorder:
         guests: Sequence[Mapping[str, Any]],
         timelines: Sequence[Any] = (),
     ) -> None:
-        """`timelines` are the states of each rank's guest with their times."""
+        """Complete the manifest; `timelines` are the states of each rank's guest with their times."""
         self._content["status"] = status
         self._content["times"] |= {**_phases(timelines), "ended": time.time()}
         self._content["verdict"] = dict(verdict)
@@ -122,11 +127,11 @@ class Recorder:
 
     @property
     def inputs(self) -> Mapping[int, Sequence[Input]]:
-        """By rank."""
+        """All inputs, by rank."""
         return self._inputs
 
     def digested(self, found: Sequence[Input]) -> None:
-        """Digests that were made when the guests were gone."""
+        """Add digests that were made after the guests had ended."""
         self._inputs = with_digests(self._inputs, found)
         self._write()
 
@@ -136,7 +141,7 @@ class Recorder:
 
 
 class ReadyGuest(Protocol):
-    """What a rank made ready for its guest: job.prepare.PreparedRank, as far as it matters here."""
+    """A rank's prepared guest: the attributes of job.prepare.PreparedRank that the manifest needs."""
 
     @property
     def spec(self) -> RankSpec: ...
@@ -151,7 +156,7 @@ class ReadyGuest(Protocol):
 
 
 def rank_facts(rank: int, hosts: Sequence[str], job: JobSpec, ready: ReadyGuest) -> dict[str, Any]:
-    """What a rank tells rank 0 when it is prepared; the first on each host tells of the host too."""
+    """Return the facts that a prepared rank reports to rank 0; a host's first rank includes the host's facts."""
     first_here = hosts.index(hosts[rank]) == rank
     binary = ready.spec.qemu.binary
     return {
@@ -166,7 +171,7 @@ def rank_facts(rank: int, hosts: Sequence[str], job: JobSpec, ready: ReadyGuest)
 
 
 def own_inputs(job: JobSpec) -> list[Input]:
-    """Rank 0's share beside its guest's."""
+    """Return the inputs that only rank 0 reports; empty if they cannot be determined."""
     return error_free(lambda: job_inputs(job))
 
 
@@ -183,10 +188,10 @@ def _by_host(hosts: Sequence[str], found: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def _phases(timelines: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
-    """When the job as a whole passed into a phase, in seconds since 1970: the last rank's `up`, else the first's."""
+    """Return when the job entered each phase, in seconds since 1970: for `up` the last rank counts, else the first."""
     times: dict[str, list[float]] = {}
     for states in timelines:
-        first = dict(reversed(states))  # a guest that was started again passes them again
+        first = dict(reversed(states))  # reversed, so that the first time counts for a restarted guest
         for state, at in first.items():
             times.setdefault(state, []).append(at)
     phases: dict[str, float] = {
@@ -198,7 +203,7 @@ def _phases(timelines: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float
 
 
 def without_userinfo(value: Any) -> Any:
-    """The same without the user's name and password in URLs."""
+    """Return the value without user names and passwords in URLs."""
     if isinstance(value, str):
         return _USERINFO.sub("", value)
     if isinstance(value, Mapping):
@@ -207,7 +212,7 @@ def without_userinfo(value: Any) -> Any:
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """The dotted keys whose values differ between two trees of the same shape."""
+    """Return the dotted keys whose values differ between two trees of the same shape."""
     if isinstance(old, Mapping):
         return [found for name in old for found in _differences(old[name], new[name], f"{key}.{name}".lstrip("."))]
     if isinstance(old, list):
@@ -218,9 +223,10 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def read_manifest(run: RunFolder) -> dict[str, Any]:
-    """The manifest of a run folder.
+    """Return the manifest of a run folder.
 
-    Raises ManifestError where there is none, where it is cut short, or where a newer mvpnet wrote it.
+    Raises:
+        ManifestError: It is missing, truncated, or was written by a newer mvpnet.
     """
     path = run.manifest
     try:

@@ -1,4 +1,4 @@
-"""A run again: the same resolved spec in a new run folder, if what it is made from is still the same."""
+"""Replay of a run: the same resolved spec in a new run folder, with a check that its inputs are unchanged."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _IMAGE_HINT = (
     "a disk of the digest that the manifest gives is taken from the image store too: "
     "mvpnet image fetch image=file image.source=FILE puts one there"
 )
-_REPEATABLE_WITHOUT = re.compile(r"(typed\[\d+\]|.*\.source)")  # a password that only fetching needs
+_REPEATABLE_WITHOUT = re.compile(r"(typed\[\d+\]|.*\.source)")  # only fetching an image needs this password
 
 
 @dataclass(frozen=True)
 class Change:
-    """An input that is not what it was."""
+    """An input that changed since the run."""
 
     key: str
     ranks: str
@@ -56,10 +56,10 @@ class Change:
 
 
 def recorded_spec(run: Run, world_size: int) -> JobSpec:
-    """The spec that the run's manifest holds.
+    """Return the spec in the run's manifest.
 
-    Raises ConfigError for a world of another size, a spec that is not the recorded one any more, or one that is
-    not there in full.
+    Raises:
+        ConfigError: The world has another size, the spec does not match its digest, or parts of it were left out.
     """
     manifest, where = run.manifest, str(run.folder.manifest)
     if resumed := manifest.resumes:
@@ -85,17 +85,25 @@ def recorded_spec(run: Run, world_size: int) -> JobSpec:
 
 
 def new_run_folder(spec: JobSpec, given: str | None) -> Path:
-    """`given`, or a name in runs/ as a job has (hydra.run.dir in config.yaml). Raises ConfigError where a run is."""
+    """Return the new run folder: `given`, or a name in runs/ like a job's (hydra.run.dir in config.yaml).
+
+    Raises:
+        ConfigError: The folder holds a run already.
+    """
     folder = Path(given or time.strftime(f"runs/%Y-%m-%d/%H-%M-%S-{spec.name}")).absolute()
     RunFolder(folder).refuse_another_run("--run-dir", hint="name a new folder")
     return folder
 
 
 def at_hand(run: Run, spec: JobSpec) -> JobSpec:
-    """The spec with paths to where its inputs are on this machine.
+    """Return the spec with the paths of its inputs on this machine.
 
-    Small files that came with an archive are copied into the new run folder; a disk that is not at its path is taken
-    from the image store if one of the same digest is there. Raises HostError when a file cannot be copied.
+    Small files from an archive are copied into the new run folder. A disk that is not at its path is taken from the
+    image store if the store has one of the same digest.
+
+    Raises:
+        ConfigError: A file in the archive is not what its digest says.
+        HostError: A file cannot be copied.
     """
     images = Store(cache_base(spec.config.image.cache_dir) / "images").images()
     stored = {image.disk_sha256: option_string.escaped(image.disk) for image in images}
@@ -116,9 +124,9 @@ def at_hand(run: Run, spec: JobSpec) -> JobSpec:
 
 
 def _from_archive(run: Run, new: RunFolder) -> dict[str, str]:
-    """Which files are not here as they were and came with an archive, and where they are now, below `new`.
+    """Copy files from an archive that are missing here or differ, and return their new paths below `new`.
 
-    A recipe and its folder stay beside each other: if one of them is not here, both are taken.
+    A recipe and its folder stay together: if one of them is missing or differs, both are copied.
     """
     came = []
     for one in run.manifest.inputs:
@@ -145,7 +153,12 @@ def _is_same(path: Path, one: InputFile) -> bool:
 
 
 def _brought(along: Path, digest: str, folder: Path) -> Path:
-    """A copy in `folder` of what came along. Raises ConfigError for what is not what it was, HostError."""
+    """Copy an archived input into `folder` and return the copy's path.
+
+    Raises:
+        ConfigError: It does not have the digest.
+        HostError: It cannot be copied.
+    """
     target = folder / along.name
     try:
         if digests.sha256(along) != digest:
@@ -162,13 +175,13 @@ def _brought(along: Path, digest: str, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Moved:
-    """Where files are that were elsewhere; texts name them absolutely, or as seen from `launch_folder`."""
+    """New paths of moved files; texts name them by absolute path, or relative to `launch_folder`."""
 
     paths: Mapping[str, str]
     launch_folder: str
 
     def within(self, value: Any) -> Any:
-        """The same tree, where every text that is such a file's path, or a command line with some, has the new one."""
+        """Return a tree with the new paths in all texts that are paths of moved files or command lines with them."""
         if isinstance(value, Mapping):
             return {key: self.within(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -183,20 +196,22 @@ class Moved:
         return value if new == words else shlex.join(new)
 
     def _path(self, word: str) -> str | None:
-        """The new path; None for a word that is none of them. A file in a folder that moved has moved with it."""
+        """Return a moved file's new path, also for a file in a moved folder; None for any other word."""
         old = os.path.normpath(Path(self.launch_folder, word)) if word and "\0" not in word else ""
         folder = next((path for path in self.paths if old.startswith(f"{path}/")), None)
         return self.paths[folder] + old.removeprefix(folder) if folder else self.paths.get(old)
 
 
-# -- is it still the same? -----------------------------------------------------------------------------------------
+# -- is it still the same? ---------------------------------------------------------------------------------------------
 
 
 def changes(run: Run, spec: JobSpec, say: Say) -> list[Change]:
-    """The inputs of which this host cannot say that they are what the run was made from.
+    """Return the inputs that differ from the run's, or that this host cannot verify.
 
-    What the guests wrote counts as changed. Images that are built here are built if they are not yet.
-    Raises MvpnetError for what could not run at all.
+    Inputs that the guests wrote count as changed. Images that mvpnet builds are built if they are missing.
+
+    Raises:
+        MvpnetError: The spec cannot run here at all.
     """
     hosts = {rank: one.host for rank, one in run.manifest.ranks.items()}
     elsewhere = {rank for rank, host in hosts.items() if host != hosts.get(0)}
@@ -213,7 +228,7 @@ def changes(run: Run, spec: JobSpec, say: Say) -> list[Change]:
 
 
 def _changed(old: InputFile, new: InputFile | None, elsewhere: bool) -> str | None:
-    """In words, None for no change. What another host had, and this one has not, is for that host to find."""
+    """Describe the change of an input; None for no change, and for another host's input that this host lacks."""
     if old.written:
         return "the guest wrote it, so it is not what the run began with"
     if new is None:
@@ -228,7 +243,7 @@ def _changed(old: InputFile, new: InputFile | None, elsewhere: bool) -> str | No
 
 
 def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) -> list[InputFile]:
-    """As in a manifest, with every digest; of ranks that are on other hosts only what is here too."""
+    """Return the inputs as in a manifest, with every digest; for ranks on other hosts, only inputs found here."""
     by_rank = {}
     for rank in range(spec.world_size):
         of_rank = partial(_of_rank, spec.for_rank(rank), stack, say)
@@ -251,7 +266,7 @@ def _inputs_now(spec: JobSpec, elsewhere: set[int], stack: ExitStack, say: Say) 
 
 
 def _of_rank(spec: RankSpec, stack: ExitStack, say: Say) -> list[Input]:
-    keys = (Path("authorized_keys"), Path("id_ed25519"))  # of no matter: qemu's options are not looked at
+    keys = (Path("authorized_keys"), Path("id_ed25519"))  # any paths do: qemu's options are not used
     boot = boot_files(spec, keys, say)
     drives = plan_drives(store.provide_image(with_built_disk(spec), stack, say), Path("scratch"))
     return rank_inputs(spec, drives, boot.kernel, boot.initrd)
@@ -266,7 +281,7 @@ def _ranks(text: str) -> list[int]:
 
 
 def describe_changes(found: list[Change]) -> str:
-    """A line a change, the first of them."""
+    """Return one line per change, for the first changes."""
     lines = "\n".join(f"  {one}" for one in found[:_SHOWN_AT_MOST])
     return lines + and_more(len(found) - _SHOWN_AT_MOST, before="\n  ")
 
@@ -274,9 +289,19 @@ def describe_changes(found: list[Change]) -> str:
 def replay_spec(
     run: Run, source: str, world_size: int, run_dir: str | None, *, refuse: bool, say: Say
 ) -> tuple[JobSpec, dict[str, Any]]:
-    """The spec to run, and what its manifest is to say of the run that it repeats, which is from `source`.
+    """Return the spec to run, and the manifest's entry about the run that it repeats.
 
-    Raises ConfigError when inputs changed and `refuse` says so, and what `recorded_spec` and `at_hand` raise.
+    Args:
+        run: The run to repeat.
+        source: The path that the user gave for it.
+        world_size: Number of ranks.
+        run_dir: The new run folder; None for a name in runs/.
+        refuse: Whether to refuse changed inputs.
+        say: Called with lines for the user.
+
+    Raises:
+        ConfigError: Inputs changed and `refuse` is set.
+        MvpnetError: What `recorded_spec`, `at_hand` and `changes` raise.
     """
     spec = recorded_spec(run, world_size)
     spec = at_hand(run, replace(spec, run_dir=new_run_folder(spec, run_dir)))
@@ -301,6 +326,6 @@ def replay_spec(
 
 
 def _impossible(source: str, error: MvpnetError) -> MvpnetError:
-    """The same error, with what it means for a replay."""
+    """Return the error with its meaning for a replay added."""
     hint = _IMAGE_HINT if isinstance(error, ImageError) else error.hint
     return MvpnetError(f"{source}: cannot be run again here: {error.message}", hint=hint, exit_code=error.exit_code)

@@ -1,4 +1,4 @@
-"""result.json: how a job ended, in the few facts that sweeps, comparisons and reports need."""
+"""The result of a job, result.json: the facts that sweeps, comparisons and reports need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def result(
     metrics: Mapping[str, Any],
     restarts: int,
 ) -> dict[str, Any]:
-    """What result.json holds. `digest` is the asked-for spec's: with `repeat` it tells a sweep's jobs apart."""
+    """Return the content of result.json.
+
+    `digest` is that of the requested spec; with `repeat` it identifies a job in a sweep.
+    """
     return {
         "format": FORMAT,
         "verdict": how,
@@ -38,7 +41,7 @@ def result(
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of the run in this folder; None for one that did not end, or that another version wrote."""
+    """Return the result of the run in a folder; None if the run did not end or another version wrote it."""
     try:
         found = json.loads(RunFolder(folder).result_json.read_bytes())
     except (OSError, ValueError):
@@ -47,5 +50,5 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def jobs_ran(number: int, failed: int) -> str:
-    """How several jobs ended, in words."""
+    """Describe how several jobs ended."""
     return f"{number} jobs ran, {f'{failed} of them failed' if failed else 'all ended well'}"

@@ -1,4 +1,4 @@
-"""What a run left, read for comparison and reports: whatever is there of it, and a clear error for what is broken."""
+"""Reading of a run folder for comparison and reports; missing files are tolerated, broken ones raise clear errors."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it came to its end; one that is not is still running, or was killed."""
+        """Whether the run ended; otherwise it is running or was killed."""
         return self.manifest.status in ("completed", "refused")
 
     @property
     def verdict(self) -> Verdict:
-        """`how` it ended and mvpnet's exit `code`, None while there is none."""
+        """`how` the run ended, and mvpnet's exit `code`; None before the end."""
         return self.manifest.verdict or Verdict("no end is recorded: it runs, or was killed")
 
     @property
@@ -47,9 +47,10 @@ class Run:
         return int(self.content["spec"]["world_size"])
 
     def metrics(self) -> dict[str, float]:
-        """What the app measured, from result.json; none where there is no such file.
+        """Return the app's metrics from result.json; empty without the file.
 
-        Raises ConfigError for a file that is broken, and for a metric that is no number.
+        Raises:
+            ConfigError: The file is broken, or a metric is not a number.
         """
         path = self.folder.result_json
         metrics = (read_json(path) or {}).get("metrics", {})
@@ -61,11 +62,11 @@ class Run:
         return {str(name): float(value) for name, value in metrics.items()}
 
     def stats(self) -> dict[str, Any]:
-        """stats.json; empty without one."""
+        """Return the content of stats.json; empty without the file."""
         return read_json(self.folder.stats_json) or {}
 
     def traffic(self) -> dict[int, list[dict[str, Any]]]:
-        """The samples of each rank that has some."""
+        """Return the traffic samples of each rank that has any."""
         logging, name = self.content["spec"]["config"]["logging"], self.manifest.job or ""
         own = [self.folder.rank_folder(rank, None, name) for rank in range(self.world_size)]
         elsewhere = [self.folder.rank_folder(rank, logging["dir"], name) for rank in range(self.world_size)]
@@ -76,13 +77,21 @@ class Run:
 
 
 def open_run(path: Path) -> Run:
-    """Raises ManifestError where there is no run, or one that was cut short in its first moments."""
+    """Open a run folder.
+
+    Raises:
+        ManifestError: It holds no run, or no complete manifest.
+    """
     folder = RunFolder(path)
     return Run(folder, read_manifest(folder))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is none. Raises ConfigError for one that is broken."""
+    """Return the JSON object in a file; None if the file does not exist.
+
+    Raises:
+        ConfigError: The file is broken.
+    """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -95,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def samples(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a traffic.jsonl: that of a killed job may end in the midst of one."""
+    """Return the samples in a traffic.jsonl; a last line that a killed job left incomplete is ignored."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -1,9 +1,10 @@
-"""Counters over time: every net.sample_interval_s seconds a rank appends what its switch counted to traffic.jsonl.
+"""Sampling of counters: every net.sample_interval_s seconds a rank appends its switch's counters to traffic.jsonl.
 
-A line holds the time (seconds since 1970) and the counters so far; rates come of differences. While nothing moves
-nothing is written; where it goes on, the last idle time stands before it, so that a gap is not drawn as a slope. A
-guest that neither sends nor is sent anything has no such file.
-Lines are kept back for ten samples, to spare a shared file system.
+A line holds the time (seconds since 1970) and the total counters; rates are computed from differences. Nothing is
+written while the counters do not change. After such a gap the time of the last unchanged sample is written first, so
+that the gap is not drawn as a slope. A guest without any traffic has no such file.
+
+Lines are buffered for ten samples, to spare a shared file system.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Counting(Protocol):
 
 
 class Sampler:
-    """Samples the counters of a switch, in its rank's loop, until `close`. `every_s` = 0: never."""
+    """Samples the counters of a switch in its rank's loop, until `close`. With `every_s` = 0 it never samples."""
 
     def __init__(self, loop: Loop, counting: Counting, path: Path, every_s: float) -> None:
         self._loop = loop
@@ -47,12 +48,12 @@ class Sampler:
         self._every_s = every_s
         self._file: TextIO | None = None
         self._last: dict[str, Any] = {}
-        self._idle_at: float | None = None  # the newest sample that was like the one before, not written
+        self._idle_at: float | None = None  # time of the newest sample without a change, which was not written
         self._samples = 0
         self._timer = loop.call_later(0.0, self._take) if every_s else None
 
     def close(self) -> None:
-        """The last sample, and an end."""
+        """Take the last sample and close the file."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -98,5 +99,5 @@ class Sampler:
         try:
             if file:
                 file.close()
-        except OSError as error:  # what was kept back found no room
+        except OSError as error:  # no room for the buffered lines
             logger.warning("{}: {}", self._path, error.strerror)

@@ -1,7 +1,7 @@
 """The files of a run folder as typed objects: manifest.json, result.json, stats.json.
 
-Keys that a class does not have are ignored, and keys that a file does not have get their default, so that files of
-other versions can be read. docs/records.md describes each field.
+Unknown keys are ignored and missing keys get their default, so that files of other versions can be read.
+docs/records.md describes each field.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class MvpnetVersion:
-    """Which mvpnet ran a job."""
+    """Version of the mvpnet that ran a job."""
 
     version: str
     commit: str | None = None
@@ -39,7 +39,7 @@ class MvpnetVersion:
 
 @dataclass(frozen=True)
 class QemuVersion:
-    """Which qemu a host has."""
+    """Version of a host's qemu."""
 
     path: str | None = None
     version: str | None = None
@@ -47,7 +47,7 @@ class QemuVersion:
 
 @dataclass(frozen=True)
 class Software:
-    """The programs of a job, on rank 0."""
+    """Versions of a job's programs on rank 0."""
 
     mvpnet: MvpnetVersion | None = None
     python: str | None = None
@@ -59,7 +59,7 @@ class Software:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What a host is, and which ranks it had."""
+    """Facts about a host, and the ranks on it."""
 
     ranks: str | None = None
     """A rank set, such as `0-3,7`."""
@@ -78,7 +78,7 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class RankFacts:
-    """Where a rank ran, and the states of its guest."""
+    """Host of a rank, and the states of its guest."""
 
     host: str
     accel: str
@@ -92,7 +92,7 @@ class RankFacts:
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file, folder or device that the run was made from."""
+    """An input of the run: a file, folder or device."""
 
     key: str
     ranks: str
@@ -108,7 +108,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Times:
-    """When the job came into each phase, in seconds since 1970."""
+    """Times at which the job entered each phase, in seconds since 1970."""
 
     begun: float | None = None
     prepared: float | None = None
@@ -121,7 +121,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Restart:
-    """A death of a guest after which it was started again."""
+    """The death of a guest that was restarted."""
 
     at: float | None = None
     how: str | None = None
@@ -146,7 +146,7 @@ class GuestEnd:
 
 @dataclass(frozen=True)
 class Replays:
-    """The run that a replay repeats."""
+    """The run that a replay repeated."""
 
     run: str
     digest: str | None = None
@@ -157,7 +157,7 @@ class Replays:
 
 @dataclass(frozen=True)
 class Resumes:
-    """The save that a job went on from."""
+    """The save that a job resumed."""
 
     save: str
     id: str | None = None
@@ -167,7 +167,7 @@ class Resumes:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json: what ran, on what, made from which files, and how it ended."""
+    """Content of manifest.json: spec, environment, inputs and outcome of a run."""
 
     format: int
     status: str
@@ -196,7 +196,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class ResultTimes:
-    """When the guests were started and the job ended, and how long its parts took."""
+    """Times of the guests' start and of the job's end, and durations of its parts."""
 
     started: str | None = None
     ended: str | None = None
@@ -207,7 +207,7 @@ class ResultTimes:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What became of a step of the app. A step that did not begin has no exit code."""
+    """Outcome of a step of the app. A step that did not begin has no exit code."""
 
     name: str
     kind: str
@@ -220,7 +220,7 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Result:
-    """result.json: how a job ended, and what its app measured."""
+    """Content of result.json: how a job ended, and its app's metrics."""
 
     exit_code: int
     verdict: str | None = None
@@ -234,7 +234,7 @@ class Result:
 
 @dataclass(frozen=True)
 class RankCounters:
-    """What a rank counted of its guest's traffic. docs/dataplane.md says what each counter means."""
+    """Traffic counters of a rank. docs/dataplane.md describes each counter."""
 
     frames_from_guest: int = 0
     bytes_from_guest: int = 0
@@ -255,7 +255,7 @@ class RankCounters:
 
 @dataclass(frozen=True)
 class Counters:
-    """stats.json: the counters of all ranks at the end of the job."""
+    """Content of stats.json: the counters of all ranks at the end of the job."""
 
     ranks: tuple[RankCounters, ...] = ()
     traffic_bytes: dict[int, dict[int, int]] = field(default_factory=dict)
@@ -267,8 +267,8 @@ def read_as(kind: type[T], content: Mapping[str, Any], where: str) -> T:
 
     Args:
         kind: One of the classes of this module.
-        content: What the file holds, in JSON's types.
-        where: The file, for messages.
+        content: The content of the file, in JSON's types.
+        where: The file's name for messages.
 
     Raises:
         ConfigError: A key that has no default is missing, or a value is of another type.
@@ -311,7 +311,7 @@ def _value(kind: Any, value: Any, place: str) -> Any:
 
 
 def _key(kind: type[Any], text: str, place: str) -> Any:
-    """JSON has only texts as keys."""
+    """Return a key in its own type, because JSON has only texts as keys."""
     if kind is int and not text.isdecimal():
         raise _of_another_type(text, "rank", place)
     return kind(text)

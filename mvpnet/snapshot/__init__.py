@@ -1,7 +1,8 @@
-"""Saves of whole jobs: `mvpnet save NAME` freezes all guests and keeps disks and memory, `resume=NAME` goes on from it.
+"""Saves of whole jobs: `mvpnet save NAME` stops all guests and saves disks and memory, `resume=NAME` continues them.
 
-    mvpnet save ── hands.client ──► control.sock ──► saver, in rank 0's loop ── control messages ──► keeper, in each
-    mpirun mvpnet resume=NAME ── resume: the saved spec ──► a job as any other, with `resumed` in each rank's prepare
+    mvpnet save ── control.client ──► control.sock ──► coordinator, rank 0 ── control messages ──► agent, each rank
+    mpirun mvpnet resume=NAME ── job.resume: the saved spec ──► a usual job, with `restore` in each rank's job.prepare
 
-`folder` is what a save looks like on disk, `machine` what of a guest has to be the same when it goes on.
+`layout` defines a save's files, `machine` the properties of a guest that must be the same when it is resumed.
+`disk_copy` starts `copy_disks`, the program that copies a rank's disks.
 """

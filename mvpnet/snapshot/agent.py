@@ -1,10 +1,10 @@
-"""One rank's part in a save: it freezes its guest, has memory and disks written, and lets the guest go on.
+"""One rank's part in a save: stop the guest, have memory and disks written, and let the guest continue.
 
-Rank 0's `coordinator` asks for one step after the other, of all ranks at once:
+Rank 0's `coordinator` requests one step after the other, from all ranks at once:
 
-    check → freeze → write → how, again and again → thaw → keep        and drop, when a step failed on any rank
+    check → freeze → write → how, repeatedly → thaw → keep        and drop, when a step failed on any rank
 
-Everything happens in callbacks of the rank's loop, and none waits.
+Everything runs in callbacks of the rank's loop, and none of them blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mvpnet.snapshot.machine import saved_disks, why_not
 from mvpnet.util.files import size_on_disk, write_private
 
 LOOK_S: Final = 0.1
-AT_FULL_SPEED: Final = 2**40  # bytes a second; nobody else waits for the disk, and the guests stand still
+AT_FULL_SPEED: Final = 2**40  # bytes per second: no limit, because all guests are stopped meanwhile
 _UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
 Answer = Callable[[Message], None]
@@ -50,7 +50,7 @@ class Machine(QmpGuest, Protocol):
 
 @dataclass(frozen=True)
 class SnapshotFacts:
-    """What a rank knows of its guest; it goes into rank.json."""
+    """Facts about a rank's guest that a save needs; they go into rank.json."""
 
     rank: int
     accel: str
@@ -58,11 +58,11 @@ class SnapshotFacts:
     machine: list[str]
     drives: Sequence[DrivePlan]
     extra_args: Sequence[str]
-    seed: Path | None  # that mvpnet made
-    seeds: Sequence[str]  # keys of drives that are cloud-init's
+    seed: Path | None  # made by mvpnet
+    seeds: Sequence[str]  # keys of the drives with cloud-init seeds
 
     def part(self, save: str, qemu_version: str, folder: Path) -> RankPart:
-        """What the rank's part of the save says of the guest, with the sizes of the files in its folder."""
+        """Return the content of rank.json, with the sizes of the files in the rank's folder."""
         return RankPart(
             save=save,
             rank=self.rank,
@@ -75,26 +75,26 @@ class SnapshotFacts:
         )
 
     def disk_bytes(self) -> int:
-        """What the disks that are saved take on the host."""
+        """Return the space on the host that the saved disks take."""
         disks = [plan.target for plan in saved_disks(self.drives).values()]
         return sum(path.stat().st_blocks * 512 for path in disks if path)
 
     def files(self, to: RankFolder) -> list[tuple[Path | None, Path]]:
-        """The files to copy into the rank's folder of a save, each with its name there."""
+        """Return the files to copy into the rank's folder of a save, as pairs of source and target."""
         disks = [(plan.target, to.disk(number)) for number, plan in saved_disks(self.drives).items()]
         return [*disks, (self.seed, to.seed)] if self.seed else [*disks]
 
 
 class _Work:
-    """One save under way."""
+    """State of one save that is being made."""
 
     def __init__(self, request: SaveRequest, rank: int) -> None:
         self.id = request.id
         self.part = Path(request.part)  # the folder while the save is made
-        self.folder = Path(request.folder)  # what it will be
+        self.folder = Path(request.folder)  # its final name
         self.own: RankFolder = SaveFolder(self.part).rank(rank)
         self.frozen = False
-        self.begins = False  # qemu was asked to write its memory, and has not answered
+        self.begins = False  # qemu was told to write its memory and has not answered
         self.once_begun: list[Callable[[], None]] = []
         self.migrates = False
         self.copying: DiskCopy | None = None
@@ -105,7 +105,13 @@ class _Work:
 
 
 class SnapshotAgent:
-    """`machine` is asked whenever it is needed: the guest of a rank may be started again."""
+    """Executes the steps of saves on one rank.
+
+    Args:
+        loop: The rank's event loop.
+        machine: Returns the current guest. It is called for each step, because a guest may be restarted.
+        facts: Facts about the guest.
+    """
 
     def __init__(self, loop: Loop, machine: Callable[[], Machine], facts: SnapshotFacts) -> None:
         self._loop = loop
@@ -114,7 +120,7 @@ class SnapshotAgent:
         self._work: _Work | None = None
 
     def hear(self, request: SaveRequest, answer: Answer) -> None:
-        """A step that rank 0 asks for; `answer` gets {"ok": …} or {"error": {"message": …}}."""
+        """Execute a step that rank 0 requests; `answer` gets {"ok": …} or {"error": {"message": …}}."""
         try:
             if request.step == "check":
                 self._check(request, answer)
@@ -126,12 +132,12 @@ class SnapshotAgent:
             answer(_error(str(error)))
 
     def give_up(self) -> None:
-        """The job is to stop: the guest goes on, to be able to, and what there is of a save is removed."""
+        """Cancel a save because the job stops: remove it, and let the guest continue so that it can shut down."""
         if self._work:
             self._drop(self._work, lambda told: None)
 
     def close(self) -> None:
-        """The guest is gone. A save that is not whole by now never will be."""
+        """Remove an unfinished save after the guest has ended."""
         if self._work:
             self._remove(self._work)
 
@@ -155,7 +161,7 @@ class SnapshotAgent:
 
     def _check(self, request: SaveRequest, answer: Answer) -> None:
         if self._work:
-            self._remove(self._work)  # of a rank 0 that asked no more
+            self._remove(self._work)  # left by a coordinator that stopped asking
         facts, guest = self._facts, self._machine()
         if problem := why_not(facts.drives, facts.seeds, facts.extra_args):
             answer(_error(problem))
@@ -173,7 +179,7 @@ class SnapshotAgent:
             return
         work = _Work(request, self._facts.rank)
         try:
-            # rank 0 made it: whoever sees the keys in it shares its file system
+            # rank 0 made the folder and the keys in it: a rank that sees them shares its file system
             place = "" if SaveFolder(work.part).private_key.exists() else socket.gethostname()
             work.part.mkdir(0o700, parents=True, exist_ok=True)
             work.own.root.mkdir(0o700)
@@ -261,7 +267,7 @@ class SnapshotAgent:
             answer({"ok": None})
 
     def _keep(self, work: _Work, answer: Answer) -> None:
-        """Give the folder its name; the first rank that shares it does so for the others."""
+        """Rename the folder to its final name; of ranks that share it, the first one does so for all."""
         with suppress(FileNotFoundError):
             if work.folder.exists() and work.part.exists():
                 answer(_error(f"{work.folder}: is there already"))
@@ -272,8 +278,8 @@ class SnapshotAgent:
         answer({"ok": None})
 
     def _drop(self, work: _Work, answer: Answer) -> None:
-        """Let the guest go on, once qemu writes no more, and remove what there is of the save."""
-        if work.begins:  # a guest that went on before qemu has begun would be stopped when all is written
+        """Remove the unfinished save and let the guest continue, once qemu has stopped writing."""
+        if work.begins:  # qemu stops the guest again at the end if it continues too early
             work.once_begun.append(lambda: self._drop(work, answer))
         elif work.migrates:
             self._machine().qmp({"execute": "migrate_cancel"}, lambda reply: self._drop_when_cancelled(work, answer))
@@ -300,11 +306,11 @@ class SnapshotAgent:
             self._work = None
         shutil.rmtree(work.own.root, ignore_errors=True)
         with suppress(OSError):
-            work.part.rmdir()  # the last one out, where rank 0 has nothing in it
+            work.part.rmdir()  # succeeds only for the last rank, where rank 0's files are not in it
 
 
 def resident_bytes(pid: int | None) -> int:
-    """What a process has in memory and swap (proc(5), status); 0 for one that cannot be looked at."""
+    """Return a process's size in memory and swap (proc(5), status); 0 if it cannot be read."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

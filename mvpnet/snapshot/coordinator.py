@@ -1,7 +1,7 @@
-"""Rank 0's conduct of a save: one step after the other on all ranks, and everything undone when one fails.
+"""Coordination of a save on rank 0: one step after the other on all ranks, all of them undone when one fails.
 
-First all guests are stopped, and only then is the first one's memory written: none sends while another is saved. They
-go on when all is on disk. Whatever goes wrong, on whatever rank, every guest goes on and nothing is left.
+All guests are stopped before the first guest's memory is written, so that none sends while another is saved. They
+continue when everything is on disk. After a failure on any rank all guests continue, and the save is removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mvpnet.snapshot.layout import FORMAT, Save, SaveFolder, as_text, is_save
 from mvpnet.util.files import write_private
 from mvpnet.util.text import and_more
 
-STEP_S: Final = 60.0  # for a rank to answer: qemu writes its disks out before it says that a guest is stopped
+STEP_S: Final = 60.0  # limit for an answer: qemu flushes its disks before it reports that a guest is stopped
 _PAUSE_S: Final = 0.25
 _TELL_EVERY_S: Final = 2.0
 _MB: Final = 10**6
@@ -35,7 +35,7 @@ Course = Generator[Wanted, list[Message], Any]
 
 @dataclass(frozen=True)
 class Content:
-    """What rank 0 puts into a save, beside the ranks' parts."""
+    """Rank 0's content of a save, beside the ranks' parts."""
 
     job: str
     hosts: list[str]
@@ -48,11 +48,17 @@ class Content:
 
 
 class NoSaveError(GuestError):
-    """Why there is no save."""
+    """The job could not be saved."""
 
 
 class SnapshotCoordinator:
-    """`content()` is what there is to save now; `phase()` that of the job."""
+    """Coordinates the saves of a job, one at a time.
+
+    Args:
+        server: The control server, which sends requests to the ranks.
+        content: Returns rank 0's content of a save.
+        phase: Returns the job's phase.
+    """
 
     def __init__(self, server: Server, content: Callable[[], Content], phase: Callable[[], str]) -> None:
         self._server = server
@@ -60,16 +66,24 @@ class SnapshotCoordinator:
         self._phase = phase
         self._course: Course | None = None
         self._turn = 0
-        self._no_way_back = False  # all is saved, or is being undone
+        self._no_way_back = False  # everything is saved, or is being undone
         self._send: Callable[[Message], None] = lambda message: None
         self._part: Path | None = None
         self._told_s = 0.0
         self._frozen_s = 0.0
 
     def begin(self, request: Message, send: Callable[[Message], None]) -> Callable[[], None]:
-        """Make a save; `send` gets {"progress": …} and at last {"ok": …} or {"error": …}. What is given back gives up.
+        """Begin a save.
 
-        Raises KeyError, TypeError or ValueError for what is no request.
+        Args:
+            request: The client's request.
+            send: Called with {"progress": …} messages, and finally with {"ok": …} or {"error": …}.
+
+        Returns:
+            A function that cancels the save.
+
+        Raises:
+            KeyError, TypeError, ValueError: The request is malformed.
         """
         folder = Path(request["folder"])
         if not folder.is_absolute():
@@ -82,7 +96,7 @@ class SnapshotCoordinator:
         self._told_s = time.monotonic()
         self._course = course = self._save(folder)
         self._go_on(None)
-        # later: that its client is gone may be found out while it is told of something
+        # not immediately: the client's end may be noticed while a message is sent to it
         gone = "who asked for it is gone"
         return lambda: self._later(lambda: self.give_up(gone, course))
 
@@ -90,17 +104,17 @@ class SnapshotCoordinator:
         self._server.loop.call_later(0.0, callback)
 
     def give_up(self, why: str, course: Course | None = None) -> None:
-        """End the save under way, if there is one (and it is this one)."""
+        """Cancel the save that is being made, if any; with `course`, only if it is that one."""
         if self._course and course in (None, self._course) and not self._no_way_back:
             self._go_on(NoSaveError(why))
 
     def close(self) -> None:
-        """The job is over."""
+        """Remove an unfinished save at the end of the job."""
         self._course = None
         self._remove_part()
 
     def _go_on(self, what: list[Message] | Exception | None) -> None:
-        """To where the course wants something of the ranks, or to its end."""
+        """Run the course up to its next request to the ranks, its next pause, or its end."""
         assert self._course
         try:
             if isinstance(what, Exception):
@@ -116,7 +130,7 @@ class SnapshotCoordinator:
         turn = self._turn
 
         def got(answers: list[Message]) -> None:
-            if turn == self._turn and self._course:  # else it was given up meanwhile
+            if turn == self._turn and self._course:  # else it was cancelled meanwhile
                 self._go_on(answers)
 
         if isinstance(wanted, float):
@@ -124,7 +138,7 @@ class SnapshotCoordinator:
         else:
             self._server.ask_all(wanted, got, STEP_S)
 
-    # ── the course ───────────────────────────────────────────────────────────────────────────────────────────────
+    # -- the course ----------------------------------------------------------------------------------------------------
 
     def _save(self, folder: Path) -> Course:
         number = secrets.token_hex(6)
@@ -167,7 +181,11 @@ class SnapshotCoordinator:
         return save
 
     def _all(self, step: str, work: SaveRequest) -> Generator[Wanted, list[Message], list[Any]]:
-        """What all ranks answer. Raises NoSaveError when one could not do it."""
+        """Request a step from all ranks and return their answers.
+
+        Raises:
+            NoSaveError: A rank failed.
+        """
         answers = yield replace(work, step=step)
         problems = {rank: one["error"]["message"] for rank, one in enumerate(answers) if "error" in one}
         if problems:
@@ -207,7 +225,7 @@ class SnapshotCoordinator:
         )
 
     def _tell(self, told: list[Any]) -> None:
-        """A line every few seconds, of the ranks that are not done."""
+        """Send a progress line about unfinished ranks, at most one every few seconds."""
         if time.monotonic() - self._told_s < _TELL_EVERY_S:
             return
         self._told_s = time.monotonic()
@@ -219,7 +237,11 @@ class SnapshotCoordinator:
 
 
 def check_space(told: list[Mapping[str, Any]]) -> None:
-    """Ranks that share a file system need room together. Raises NoSaveError."""
+    """Check that each file system has room for all ranks that share it.
+
+    Raises:
+        NoSaveError: A file system has too little room.
+    """
     for place in {one["place"] for one in told}:
         there = [one for one in told if one["place"] == place]
         needs, free = sum(one["needs_bytes"] for one in there), min(one["free_bytes"] for one in there)

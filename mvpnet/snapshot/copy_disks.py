@@ -1,9 +1,9 @@
-"""A program of its own, so that a rank's loop goes on meanwhile: copies disks into a save, and sees all of it on disk.
+"""Program that copies disks into a save and syncs them; a process of its own, because a rank's loop must not block.
 
     python -m mvpnet.snapshot.copy_disks FOLDER [FROM TO]...
 
-Disks are cloned where the file system can, else copied with their holes. Ends with 1 and a line on standard error when
-something fails.
+Disks are cloned if the file system can, else copied with their holes. On failure it exits with 1 and writes a line to
+standard error.
 """
 
 from __future__ import annotations

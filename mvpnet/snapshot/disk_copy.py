@@ -1,4 +1,4 @@
-"""The copying of a rank's disks, as a program of its own: the rank's loop cannot wait for disks."""
+"""Copying of a rank's disks in a process of its own, because the rank's loop must not block on disks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ LOOK_S: Final = 0.1
 
 
 class DiskCopy:
-    """Copies files, as (from, to), into `folder`; `on_end` is called once with what went wrong, None if nothing did."""
+    """Copies files into a folder.
+
+    Args:
+        loop: The rank's event loop.
+        folder: The folder to sync when all files are copied.
+        files: Pairs of source and target.
+        on_end: Called once, with the reason of a failure, or None on success.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
 
     def __init__(
         self,
@@ -24,7 +34,7 @@ class DiskCopy:
         files: Sequence[tuple[Path | None, Path]],
         on_end: Callable[[str | None], None],
     ) -> None:
-        """Start. Raises OSError when the program cannot be."""
+        """Start the program."""
         self._loop = loop
         self._on_end = on_end
         command = [sys.executable, "-P", "-m", "mvpnet.snapshot.copy_disks", str(folder)]
@@ -33,7 +43,7 @@ class DiskCopy:
         self._timer: Timer = loop.call_later(0.0, self._look)
 
     def kill(self) -> None:
-        """End it at once; nothing is reported any more."""
+        """Kill the program; `on_end` is not called any more."""
         self._timer.cancel()
         self._process.kill()
         self._process.wait()

@@ -1,12 +1,12 @@
-"""What a save is on disk, and where saves are.
+"""Layout of a save on disk, and the folder of all saves.
 
 NAME/                 0700; while it is made, .NAME.ID.part beside it
-    save.json         what was saved, when, and its whole spec; written last, so a folder without it is no save
-    manifest.json     of the run as it was then: what the guests' images were
+    save.json         what was saved, when, and the whole spec; written last, so a folder without it is not a save
+    manifest.json     of the run at that time: which images the guests had
     id_ed25519, .pub  the job's keys, 0600
-    rank-0000/        on the host of the rank; with a shared file system all are together
-        rank.json     what the rank's files are, and the qemu and machine that they fit
-        memory        memory and the devices' state, as qemu migrates them
+    rank-0000/        on the host of the rank; on a shared file system all ranks are together
+        rank.json     the rank's files, and the qemu and machine that they fit
+        memory        memory and state of the devices, in qemu's migration format
         drive0.disk   a disk that the guest writes: its overlay, or its copy
         seed.iso      the cloud-init seed, where mvpnet made one
 """
@@ -23,21 +23,25 @@ from typing import Any, Final
 
 from mvpnet.errors import ConfigError, HostError
 
-FORMAT: Final = 1  # raised when a reader of the old one would misread the new
+FORMAT: Final = 1  # increased when a reader of the old format would misread the new one
 SAVES_KEY: Final = "MVPNET_SAVES"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part")
 
 
 def saves_base() -> Path:
-    """The folder of this user's saves: MVPNET_SAVES, else below the XDG state folder (XDG Base Directory)."""
+    """Return the folder of this user's saves: MVPNET_SAVES, else below the XDG state folder (XDG Base Directory)."""
     if given := os.environ.get(SAVES_KEY):
         return Path(given).absolute()
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "mvpnet" / "saves"
 
 
 def save_folder(name: str) -> Path:
-    """The folder that a NAME on the command line means. Raises ConfigError for one that is none."""
+    """Return the folder of a save by the NAME given on a command line.
+
+    Raises:
+        ConfigError: The name is not usable.
+    """
     if Path(name).is_absolute() and Path(name).name:
         return Path(os.path.normpath(name))
     if not _NAME.fullmatch(name):
@@ -50,7 +54,7 @@ def save_folder(name: str) -> Path:
 
 @dataclass(frozen=True)
 class SaveFolder:
-    """Every path of a save."""
+    """Paths of a save."""
 
     root: Path
 
@@ -96,21 +100,21 @@ class RankFolder:
 
 @dataclass(frozen=True)
 class RankPart:
-    """rank.json. Sizes in bytes."""
+    """Content of rank.json. Sizes in bytes."""
 
     save: str  # the save's id
     rank: int
     qemu_version: str
     accel: str
-    cpu_flags: list[str]  # of the host, where the guest ran under KVM
-    machine: list[str]  # of qemu's command line, what the guest sees of it
+    cpu_flags: list[str]  # of the host, if the guest ran under KVM
+    machine: list[str]  # qemu's options that define the machine that the guest sees
     disks: dict[str, str]  # number of the drive → format of its file
     sizes: dict[str, int] = field(default_factory=dict)  # file name → size
 
 
 @dataclass(frozen=True)
 class Save:
-    """save.json."""
+    """Content of save.json."""
 
     format: int
     id: str
@@ -119,9 +123,9 @@ class Save:
     mvpnet: str  # version
     hosts: list[str]  # by rank
     size_bytes: int  # of all ranks' parts
-    image: str  # what rank 0 stands on, in words
+    image: str  # description of rank 0's image
     spec: dict[str, Any]
-    stands_on: dict[str, str] = field(default_factory=dict)  # saves whose disks these are overlays of: folder → id
+    stands_on: dict[str, str] = field(default_factory=dict)  # saves whose disks are backing files of these: folder → id
 
     @property
     def world_size(self) -> int:
@@ -133,7 +137,11 @@ def as_text(content: Save | RankPart) -> str:
 
 
 def read_save(folder: SaveFolder) -> Save:
-    """Raises ConfigError where there is no save, or none that this version understands."""
+    """Return the content of a save's save.json.
+
+    Raises:
+        ConfigError: There is no save, or this version cannot read it.
+    """
     if not folder.root.is_dir():
         raise ConfigError(f"there is no save {folder.root}", hint="mvpnet saves lists those that there are")
     found = _read(folder.save_json, "is no save of mvpnet, or one that was not finished")
@@ -149,7 +157,7 @@ def read_save(folder: SaveFolder) -> Save:
 
 
 def is_save(folder: SaveFolder, save_id: str) -> bool:
-    """Whether this very save is there."""
+    """Whether the folder holds the save of this id."""
     try:
         return read_save(folder).id == save_id
     except ConfigError:
@@ -157,7 +165,12 @@ def is_save(folder: SaveFolder, save_id: str) -> bool:
 
 
 def read_part(folder: RankFolder, save_id: str) -> RankPart:
-    """A rank's part, whole and of this save. Raises HostError where it is not on this host, ConfigError."""
+    """Return a rank's part, after checking that it is complete and belongs to the save.
+
+    Raises:
+        HostError: The part is not on this host.
+        ConfigError: The part is broken, incomplete, or of another save.
+    """
     if not folder.root.is_dir():
         raise HostError(
             f"{folder.root}: is not on this host",
@@ -191,7 +204,7 @@ def _read(path: Path, otherwise: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kept:
-    """One entry of the saves folder: a save, or what a save that was cut short left."""
+    """One entry of the saves folder: a save, or what an interrupted save left."""
 
     name: str
     folder: SaveFolder
@@ -200,7 +213,7 @@ class Kept:
 
 
 def list_snapshots() -> list[Kept]:
-    """All in the saves folder, by name."""
+    """Return all entries of the saves folder, by name."""
     found = []
     base = saves_base()
     for path in sorted(base.iterdir()) if base.is_dir() else []:
@@ -220,7 +233,15 @@ def _kept(path: Path) -> Kept:
 
 
 def remove(name: str) -> Path:
-    """Remove a save, or what one that was cut short left. Raises ConfigError for what is none, HostError."""
+    """Remove a save, or what an interrupted save left.
+
+    Returns:
+        The removed folder.
+
+    Raises:
+        ConfigError: There is no such save, or disks of other saves depend on it.
+        HostError: It cannot be removed.
+    """
     if _PART.fullmatch(name):
         folder = SaveFolder(saves_base() / name)
         if not folder.root.is_dir():

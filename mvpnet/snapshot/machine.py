@@ -1,4 +1,4 @@
-"""What a guest sees of its machine: saved memory fits that machine alone, and not another version of qemu."""
+"""Comparison of machines as guests see them: saved memory fits only the same machine and the same version of qemu."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mvpnet.spec.schema import ImageUse
 
 _CPUINFO = Path("/proc/cpuinfo")
 _SEEN = ("-machine", "-M", "-accel", "-cpu", "-m", "-smp", "-vga", "-device", "-global")
-_UNSEEN_OF_DRIVES = ("file", "format", "snapshot")  # where its bytes are
+_UNSEEN_OF_DRIVES = ("file", "format", "snapshot")  # location and storage, which the guest does not see
 _DISKS_OF_THE_USER = ("drive", "blockdev", "hda", "hdb", "hdc", "hdd", "fda", "fdb", "sd", "mtdblock", "pflash")
 
 
 def machine_of(argv: Sequence[str]) -> list[str]:
-    """Of a qemu command line, the options that make the machine that the guest sees. Pure."""
+    """Return the options of a qemu command line that define the machine that the guest sees. Pure."""
     seen = []
     for option, value in pairwise(argv):
         if option in _SEEN:
@@ -31,7 +31,7 @@ def machine_of(argv: Sequence[str]) -> list[str]:
 
 
 def option_value(machine: Sequence[str], name: str) -> str | None:
-    """The value of an option of a machine, as `machine_of` has it; None where it has none."""
+    """Return the value of an option in a result of `machine_of`; None if the option is missing."""
     values = (value for option, _, value in (entry.partition(" ") for entry in machine) if option == name)
     return next(values, None)
 
@@ -44,7 +44,7 @@ def _properties(drive: str) -> Iterator[str]:
 
 
 def difference(saved: Sequence[str], now: Sequence[str]) -> str | None:
-    """In what the machines differ, None for nothing."""
+    """Describe how two machines differ; None if they are the same."""
     lines = difflib.ndiff(list(saved), list(now))
     told = {"-": "saved with", "+": "here there is"}
     found = [f"{told[line[0]]} {line[2:]}" for line in lines if line[0] in told]
@@ -52,7 +52,7 @@ def difference(saved: Sequence[str], now: Sequence[str]) -> str | None:
 
 
 def missing_flags(saved: Sequence[str], here: Sequence[str]) -> list[str]:
-    """CPU features that the saved guest may use and this host's CPU does not have."""
+    """Return CPU features that the saved guest may use and this host's CPU lacks."""
     return sorted(set(saved) - set(here))
 
 
@@ -61,7 +61,7 @@ def this_cpu_flags() -> list[str]:
 
 
 def cpu_flags(cpuinfo: str) -> list[str]:
-    """Of the first CPU in a /proc/cpuinfo: `flags` on x86, `Features` on Arm."""
+    """Return the features of the first CPU in a /proc/cpuinfo: `flags` on x86, `Features` on Arm."""
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
@@ -70,7 +70,7 @@ def cpu_flags(cpuinfo: str) -> list[str]:
 
 
 def saved_disks(drives: Sequence[DrivePlan]) -> dict[int, DrivePlan]:
-    """The disks that go into a save, by the number of the drive: overlays and copies that the guest writes."""
+    """Return the disks that go into a save, by number of the drive: overlays and copies that the guest writes."""
     return {
         number: plan
         for number, plan in enumerate(drives)
@@ -79,8 +79,13 @@ def saved_disks(drives: Sequence[DrivePlan]) -> dict[int, DrivePlan]:
 
 
 def why_not(drives: Sequence[DrivePlan], seeds: Sequence[str], extra_args: Sequence[str]) -> str | None:
-    """Why guests with these drives cannot be saved; None when they can. `seeds` are keys of drives that no guest
-    writes although it might."""
+    """Return why guests with these drives cannot be saved; None if they can.
+
+    Args:
+        drives: The drives.
+        seeds: Keys of drives with seeds: no guest writes them, although it could.
+        extra_args: The user's own arguments to qemu.
+    """
     for plan in drives:
         if plan.key in seeds:
             continue

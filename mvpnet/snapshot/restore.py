@@ -1,4 +1,4 @@
-"""One rank of a job that is resumed: its part of the save, in place of a boot. The save is only read."""
+"""Restoring of one rank's guest from a save, in place of a boot. The save is only read."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ from mvpnet.spec.schema import Accel, ImageUse
 
 @dataclass(frozen=True)
 class Resume:
-    """Which save a job goes on from; the same on all ranks."""
+    """The save that a job resumes; the same on all ranks."""
 
     folder: Path
     id: str
-    stands_on: tuple[tuple[str, str], ...] = ()  # folder and id of the saves that this one was made on
+    stands_on: tuple[tuple[str, str], ...] = ()  # folder and id of the saves whose disks this one needs
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """One rank's part, which is there and whole."""
+    """One rank's part of a save, checked to be complete."""
 
     folder: RankFolder
     part: RankPart
 
     def check_host(self, qemu_binary: str, accel: Accel) -> None:
-        """Raises HostError where qemu, its accelerator or the CPU are not what the saved memory fits."""
+        """Check that the saved memory fits this host.
+
+        Raises:
+            HostError: qemu's version, the accelerator or the CPU do not fit.
+        """
         saved, here = self.part.qemu_version, binary.qemu_version(qemu_binary)
         if here != tuple(map(int, saved.split("."))):
             found = ".".join(map(str, here)) if here else "an unknown version"
@@ -54,11 +58,15 @@ class Resumed:
 
     @property
     def cpu_model(self) -> str | None:
-        """What the guest was saved with as its CPU: what vm.cpu_model=auto stands for may change."""
+        """CPU model of the saved guest. It is recorded because the meaning of vm.cpu_model=auto may change."""
         return option_value(self.part.machine, "-cpu")
 
     def check_machine(self, machine: Sequence[str]) -> None:
-        """Raises HostError where mvpnet would make another machine than the one that was saved."""
+        """Check that qemu's options define the machine that was saved.
+
+        Raises:
+            HostError: They define another machine.
+        """
         if found := difference(self.part.machine, machine):
             raise HostError(
                 f"{self.folder.root}: fits another machine: {found}",
@@ -66,14 +74,18 @@ class Resumed:
             )
 
     def copy_seed(self, target: Path) -> None:
-        """Raises HostError."""
+        """Copy the saved seed to `target`.
+
+        Raises:
+            HostError: It cannot be copied.
+        """
         try:
             shutil.copyfile(self.folder.seed, target)
         except OSError as error:
             raise HostError(f"{error.filename}: {error.strerror}") from error
 
     def drives(self, planned: Sequence[DrivePlan], scratch: Path) -> tuple[DrivePlan, ...]:
-        """The drives with new overlays on the saved disks, in place of those that the guest wrote."""
+        """Return the drives, with new overlays on the saved disks in place of the disks that the guest writes."""
         disks = saved_disks(planned)
         return tuple(
             self._overlay(number, plan, scratch) if number in disks else plan for number, plan in enumerate(planned)
@@ -95,7 +107,11 @@ class Resumed:
         )
 
     def open_memory(self) -> int:
-        """A descriptor for qemu, which the caller closes. Raises HostError."""
+        """Open the saved memory for qemu; the caller closes the descriptor.
+
+        Raises:
+            HostError: It cannot be opened.
+        """
         try:
             return os.open(self.folder.memory, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -103,7 +119,12 @@ class Resumed:
 
 
 def resumed(resume: Resume | None, rank: int) -> Resumed | None:
-    """This rank's part; None for a job that boots. Raises HostError or ConfigError."""
+    """Return this rank's part of the save that the job resumes; None for a job that boots.
+
+    Raises:
+        HostError: The part is not on this host.
+        ConfigError: The part, or one that it depends on, is broken or of another save.
+    """
     if resume is None:
         return None
     for path, save_id in resume.stands_on:

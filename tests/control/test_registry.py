@@ -25,20 +25,20 @@ def list_job(tmp_path: Path) -> Iterator[ListJob]:
 
         def enter(name: str, pid: int = os.getpid(), ranks: int = 2) -> Registration:
             entry = RegistryEntry(name, pid, ranks, str(tmp_path / "run"), str(tmp_path / "scratch"))
-            listing = stack.enter_context(register_job(entry, pytest.fail))
-            assert listing
-            return listing
+            registration = stack.enter_context(register_job(entry, pytest.fail))
+            assert registration
+            return registration
 
         yield enter
 
 
 def test_a_job_is_there_until_it_ends(tmp_path: Path) -> None:
     said: list[str] = []
-    with register_job(RegistryEntry("one", 7, 3, "/run", str(tmp_path)), said.append) as listing:
+    with register_job(RegistryEntry("one", 7, 3, "/run", str(tmp_path)), said.append) as registration:
         (job,) = find_jobs()
         assert (job.alive, job.ended(), job.entry.name, job.entry.phase) == (True, False, "one", "preparing")
-        assert listing
-        listing.enter("ending")
+        assert registration
+        registration.enter("ending")
         assert find_jobs()[0].entry.phase == "ending"
     assert find_jobs() == []
     assert job.ended()
@@ -60,8 +60,8 @@ def test_a_registry_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(HostError, match=r"MVPNET_REGISTRY: .*link is not a folder of your own"):
         find_jobs()
     said: list[str] = []
-    with register_job(RegistryEntry("one", 7, 3, "/run", str(tmp_path)), said.append) as listing:
-        assert listing is None
+    with register_job(RegistryEntry("one", 7, 3, "/run", str(tmp_path)), said.append) as registration:
+        assert registration is None
     assert "will not find this job: MVPNET_REGISTRY" in said[0]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

@@ -48,12 +48,12 @@ class Machine:
 
 
 class Bench:
-    def __init__(self, folder: Path, listing: Registration) -> None:
+    def __init__(self, folder: Path, registration: Registration) -> None:
         self.loop = Loop()
-        self.listing = listing
+        self.registration = registration
         self.ending = False
         self.silent: int | None = None  # a rank that hears nothing
-        self.server = Server(self.loop, listing.socket, 2, tell=self._tell, overview=lambda: {"phase": "running"})
+        self.server = Server(self.loop, registration.socket, 2, tell=self._tell, overview=lambda: {"phase": "running"})
         consoles = [
             Console(self.loop, folder / f"console.{rank}", None, lambda n, told: self._hear(n, ConsoleOutput(told)))
             for rank in range(2)
@@ -63,7 +63,7 @@ class Bench:
                 machine=Machine,
                 facts=lambda r=rank: {"state": f"state {r}"},
                 console=console,
-                keeper=SnapshotAgent(self.loop, Machine, None),  # nothing is saved here
+                save_agent=SnapshotAgent(self.loop, Machine, None),  # nothing is saved here
                 tell=self._hear,
             )
             for rank, console in enumerate(consoles)
@@ -101,10 +101,10 @@ class Bench:
 
 @pytest.fixture
 def bench(short_dir: Path) -> Iterator[Bench]:
-    with register_job(RegistryEntry("job", os.getpid(), 2, "/run", str(short_dir)), pytest.fail) as listing:
-        assert listing
-        listing.enter(ANSWERING)
-        bench = Bench(short_dir, listing)
+    with register_job(RegistryEntry("job", os.getpid(), 2, "/run", str(short_dir)), pytest.fail) as registration:
+        assert registration
+        registration.enter(ANSWERING)
+        bench = Bench(short_dir, registration)
         yield bench
         bench.server.close()
 
@@ -193,7 +193,7 @@ def test_a_job_that_ends_meanwhile(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("phase", "problem"), [(PREPARING, "not started yet"), (ENDING, "its guests are gone")])
 def test_a_job_that_is_not_to_be_asked(bench: Bench, phase: str, problem: str) -> None:
-    bench.listing.enter(phase)
+    bench.registration.enter(phase)
     (job,) = find_jobs()
     with pytest.raises(JobError, match=problem):
         ask(job, {"do": "job"})

@@ -43,13 +43,13 @@ class Machine:
 class Bench:
     def __init__(self, folder: Path) -> None:
         self.machine = Machine()
-        self.keeper = SnapshotAgent(Loop(), lambda: self.machine, SnapshotFacts(0, "tcg", [], [], [], [], None, ()))
+        self.agent = SnapshotAgent(Loop(), lambda: self.machine, SnapshotFacts(0, "tcg", [], [], [], [], None, ()))
         self.work = SaveRequest("", "1", str(folder / ".up.1.part"), str(folder / "up"))
         self.answers: list[dict[str, Any]] = []
 
     def step(self, *steps: str) -> None:
         for step in steps:
-            self.keeper.hear(replace(self.work, step=step), self.answers.append)
+            self.agent.hear(replace(self.work, step=step), self.answers.append)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_dropped_before_qemu_has_begun_to_write(bench: Bench, tmp_path: Path) ->
 
 def test_dropped_and_given_up_at_once(bench: Bench, tmp_path: Path) -> None:
     bench.step("check", "freeze", "write", "drop")
-    bench.keeper.give_up()
+    bench.agent.give_up()
     bench.machine.begin({"error": {"class": "GenericError", "desc": "no"}})
     assert bench.machine.commands[-1] == "cont"
     assert [next(iter(answer)) for answer in bench.answers] == ["ok", "ok", "error", "ok"]
