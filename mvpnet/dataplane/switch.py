@@ -120,7 +120,7 @@ class Switch:
         self._rung = False
         self._comm = comm
         self._net = net
-        self._awake_s = net.busy_poll_us / 2e6  # half of a peer's spin time: its message may have taken the rest
+        self._awake_s = net.busy_poll_us / 2e6  # half of a peer's spin time: it may have spun before it sent
         self._fastpath: FastPath | None = None
         self._compile = net.compiled and fastpath.available()
         self._fabric = Fabric(

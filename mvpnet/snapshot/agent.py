@@ -77,7 +77,7 @@ class SnapshotFacts:
     def disk_bytes(self) -> int:
         """Return the space on the host that the saved disks take."""
         disks = [plan.target for plan in saved_disks(self.drives).values()]
-        return sum(path.stat().st_blocks * 512 for path in disks if path)
+        return sum(size_on_disk(path) for path in disks if path)
 
     def files(self, to: RankFolder) -> list[tuple[Path | None, Path]]:
         """Return the files to copy into the rank's folder of a save, as pairs of source and target."""
