@@ -1,1 +1,1 @@
-"""The switch between guests: links to qemu on one side, MPI messages on the other."""
+"""Switch frames between guests: links to qemu on one side, MPI messages on the other."""

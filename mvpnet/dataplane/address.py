@@ -1,7 +1,7 @@
-"""The numbers a rank has: MAC and IPv4 address, host name, and the MACs that are nobody's. They never change.
+"""Addresses derived from a rank: MAC and IPv4 address, host name, and the reserved MACs. They never change.
 
-A guest prepared for one release, or for the C program mvpnet, must run under any other, so what is here is
-part of the public contract.
+A guest prepared for one release, or for the C program mvpnet, must run under any other. These values are therefore part
+of the public contract.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 MAC_PREFIX: Final = b"\x52\x55"  # locally administered, unicast (IEEE 802: bit 1 of the first byte set, bit 0 not)
-USER_MAC_PREFIX: Final = b"\x52\x56"  # the NIC on qemu's user network
+USER_MAC_PREFIX: Final = b"\x52\x56"  # of the NIC on qemu's user network
 BROADCAST_MAC: Final = b"\xff" * 6
 NETWORK: Final = "10.0.0.0/8"
 BROADCAST_ADDRESS: Final = "10.255.255.255"
@@ -21,12 +21,12 @@ SHUTDOWN_FRAME: Final = (BROADCAST_MAC + MAC_PREFIX + bytes(4) + SHUTDOWN_TYPE +
 
 
 def mac(rank: int) -> bytes:
-    """The six bytes of a guest's own MAC address."""
+    """Return the six bytes of the MAC address of a rank's guest."""
     return MAC_PREFIX + rank.to_bytes(4, "big")
 
 
 def user_mac(world_size: int) -> bytes:
-    """The MAC of every guest's NIC on the user network: it tells the guest the world size."""
+    """Return the MAC of every guest's NIC on the user network, which tells the guest the world size."""
     return USER_MAC_PREFIX + world_size.to_bytes(4, "big")
 
 
@@ -35,12 +35,15 @@ def mac_text(mac_bytes: bytes) -> str:
 
 
 def rank_of_mac(mac_bytes: bytes) -> int | None:
-    """The rank whose guest has this MAC, whether or not the world is that large; None for any other MAC."""
+    """Return the rank whose guest has this MAC, even beyond the world size; None for any other MAC."""
     return int.from_bytes(mac_bytes[2:6], "big") if mac_bytes[:2] == MAC_PREFIX else None
 
 
 def ipv4(rank: int) -> bytes:
-    """The four bytes of a guest's address; rank + 1, as some old kernels take 10.0.0.0 for a broadcast address."""
+    """Return the four bytes of a guest's IPv4 address.
+
+    The host part is rank + 1, as some old kernels take 10.0.0.0 for a broadcast address.
+    """
     return b"\x0a" + (rank + 1).to_bytes(3, "big")
 
 
@@ -49,7 +52,7 @@ def ipv4_text(rank: int) -> str:
 
 
 def rank_of_ipv4(address: bytes) -> int | None:
-    """The rank with this address, whether or not the world is that large; None outside 10/8 and for 10.0.0.0."""
+    """Return the rank with this address, even beyond the world size; None outside 10/8 and for 10.0.0.0."""
     number = int.from_bytes(address[1:4], "big")
     return number - 1 if address[0] == 10 and number else None
 

@@ -1,4 +1,4 @@
-"""ARP without a network: every guest's address follows from its rank, so each rank answers its own guest (RFC 826).
+"""Answer a guest's ARP requests locally (RFC 826): every guest's address follows from its rank.
 
 An ARP packet for Ethernet and IPv4, behind the 14 bytes of Ethernet header:
 
@@ -21,21 +21,27 @@ _REPLY: Final = b"\x00\x02"
 
 
 class ArpAction(Enum):
-    """What becomes of a guest's ARP frame."""
+    """Action to take on a guest's ARP frame."""
 
-    reply = "reply"  # answered on the spot
-    shutdown = "shutdown"  # somebody asks for the shutdown address
-    travel = "travel"  # for another network: none of our business
-    gratuitous = "arp_gratuitous"  # announces or probes the sender's own address: everybody knows it
-    unknown = "arp_unknown_address"  # an address that no rank of this world has
-    forged = "arp_forged"  # speaks for another machine
+    reply = "reply"  # answer it locally
+    shutdown = "shutdown"  # a request for the shutdown address
+    travel = "travel"  # for another network: forward it like any other frame
+    gratuitous = "arp_gratuitous"  # announces or probes the sender's own address: known to all ranks already
+    unknown = "arp_unknown_address"  # asks for an address that no rank of this world has
+    forged = "arp_forged"  # claims to be from another machine
     malformed = "arp_malformed"
 
 
 def judge(frame: bytes, rank: int, world_size: int) -> tuple[ArpAction, bytes]:
-    """What to do with an ARP frame from the guest of `rank`, and the reply frame where it is to be answered.
+    """Classify an ARP frame from the guest of `rank`.
 
-    `frame` starts at the Ethernet header and may be padded, as Ethernet pads to 60 bytes.
+    Args:
+        frame: Frame from its Ethernet header on. It may be padded, as Ethernet pads to 60 bytes.
+        rank: Rank whose guest sent the frame.
+        world_size: Number of ranks.
+
+    Returns:
+        The action, and the reply frame for `ArpAction.reply` (empty for any other action).
     """
     if len(frame) < FRAME_BYTES or frame[14:20] != _ETHERNET_IPV4:
         return ArpAction.malformed, b""
@@ -44,7 +50,7 @@ def judge(frame: bytes, rank: int, world_size: int) -> tuple[ArpAction, bytes]:
     if sender_mac != address.mac(rank) or (sender[0] == 10 and sender != own):
         return ArpAction.forged, b""
     if sender == target or target == own:
-        # The second is a probe for a duplicate of the guest's own address (RFC 5227): an answer would claim one.
+        # The second case is a probe for a duplicate of the guest's own address (RFC 5227): a reply would report one.
         return ArpAction.gratuitous, b""
     if operation != _REQUEST or target[0] != 10:
         return ArpAction.travel, b""

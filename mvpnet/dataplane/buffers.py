@@ -1,7 +1,7 @@
-"""Big buffers, used again and again: a system call or an MPI message fills one, and its parts travel on uncopied.
+"""Reuse large buffers: a system call or an MPI message fills one, and its slices are forwarded without a copy.
 
-A chunk goes back to its pool when the last that holds a part of it lets go. Allocating one each time instead would
-cost more than filling it: the kernel has to find and clear its pages.
+A chunk returns to its pool when the last holder of one of its slices releases it. Allocating a new one each time would
+cost more than filling it, as the kernel has to find and clear its pages.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-# A part shorter than this is copied rather than let it hold back a whole chunk; copying it costs less than a
-# microsecond, and what waits in a queue then takes at most chunk_bytes / COPY_BELOW_BYTES times its own length.
+# A shorter slice is copied, so that it does not keep a whole chunk in use. Copying it takes less than a microsecond.
+# Queued data then takes at most chunk_bytes / COPY_BELOW_BYTES times its own length.
 COPY_BELOW_BYTES: Final = 32 * 1024
 
 
 class Chunk:
-    """`buffer` and a view of it. Made with one holder; `hold` adds one, `release` takes one away."""
+    """A buffer with a reference count: created with one holder, `hold` adds one, `release` removes one."""
 
     __slots__ = ("_address", "_holders", "_pool", "buffer", "view")
 
@@ -28,7 +28,7 @@ class Chunk:
 
     @property
     def address(self) -> int:
-        """Where `buffer` lies, for what is compiled. It cannot move while `view` exists."""
+        """Return the address of `buffer` for compiled code. It cannot move while `view` exists."""
         if not self._address:
             self._address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
         return self._address
@@ -48,7 +48,7 @@ class Chunk:
 
 
 class Pool:
-    """Chunks of one size; it keeps at most `spare` of them, so that a burst's memory is given back."""
+    """Pool of chunks of one size. It keeps at most `spare` free chunks, so that the memory of a burst is given back."""
 
     def __init__(self, chunk_bytes: int, spare: int = 16) -> None:
         self.chunk_bytes = chunk_bytes
@@ -59,7 +59,7 @@ class Pool:
         return self._free.pop() if self._free else Chunk(self, self.chunk_bytes)
 
     def get_for(self, size_bytes: int) -> Chunk:
-        """A chunk that holds `size_bytes`: one of its own where that is more than a chunk of the pool."""
+        """Return a chunk for `size_bytes`, allocated separately where that is more than the pool's chunk size."""
         return self.get() if size_bytes <= self.chunk_bytes else Chunk(self, size_bytes)
 
     def put(self, chunk: Chunk) -> None:
@@ -68,7 +68,7 @@ class Pool:
 
 
 class BufferSlice:
-    """Bytes of whole frames on their way, and the chunk they lie in where they were not copied out of it."""
+    """Whole frames to be forwarded, and the chunk that contains them unless they were copied out of it."""
 
     __slots__ = ("_chunk", "data", "frames")
 
@@ -81,12 +81,12 @@ class BufferSlice:
 
     @classmethod
     def of(cls, view: memoryview, frames: int, chunk: Chunk) -> BufferSlice:
-        """A part of `chunk` that outlives the owner's use of it."""
+        """Create a slice of `chunk` that outlives the owner's use of the chunk."""
         return cls(bytes(view), frames) if len(view) < COPY_BELOW_BYTES else cls(view, frames, chunk)
 
     @classmethod
     def joined(cls, parts: list[BufferSlice]) -> BufferSlice:
-        """One part with the bytes of all, which are released."""
+        """Return one slice with the bytes of all `parts`, and release them."""
         whole = cls(b"".join([part.data for part in parts]), sum(part.frames for part in parts))
         for part in parts:
             part.release()

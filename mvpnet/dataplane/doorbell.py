@@ -1,11 +1,11 @@
-"""Wake a rank that sleeps: a datagram to a socket of its, as MPI cannot wake a process that is not inside MPI.
+"""Wake a sleeping rank with a datagram, as MPI cannot wake a process that is not inside an MPI call.
 
 Ranks of one host ring each other on unix sockets with abstract names (no file, unix(7)), which are bound to a network
-namespace; those of other hosts over UDP. What a datagram holds does not matter and is not read. A lost one costs
-a bounded delay, as sleepers look for messages every so often where UDP has to be relied on. Anybody on the host, or the
-network, can ring as well; all that does is to make a rank look at its messages.
+namespace. Ranks of other hosts are rung over UDP. The content of a datagram is ignored. A lost datagram costs a bounded
+delay, as a sleeping rank polls for messages wherever it relies on UDP. Any process on the host or the network can ring
+too; this only makes a rank poll its messages.
 
-Addresses are exchanged by non-blocking collectives that advance whenever the doorbell is used.
+Addresses are exchanged by non-blocking collectives that progress whenever the doorbell is used.
 """
 
 from __future__ import annotations
@@ -33,13 +33,18 @@ _LOST: Final = (errno.EAGAIN, errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOST
 
 
 class Doorbell:
-    """One a process, for as long as it is part of the communicator. All ranks make theirs at the same point of the
-    program, as with any collective; none waits for another there. Raises OSError where sockets cannot be made."""
+    """Doorbell of this process for one communicator: rings other ranks and is rung by them.
+
+    All ranks create theirs at the same point of the program, as with any collective; none waits for another there.
+
+    Raises:
+        OSError: Sockets cannot be created.
+    """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
         self._rank = comm.Get_rank()
-        self.proven = False  # a ring has come in over UDP
+        self.proven = False  # a ring has been received over UDP
         self.same_host = True  # all ranks are on this host, as far as is known
         self._near = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._far: socket.socket | None = None
@@ -54,11 +59,11 @@ class Doorbell:
         self._request: MPI.Request | None = comm.Iallgather([mine, MPI.BYTE], [self._nears, MPI.BYTE])
 
     def filenos(self) -> list[int]:
-        """The descriptors that become readable when somebody rings."""
+        """Return the descriptors that become readable when another rank rings."""
         return [bell.fileno() for bell in (self._near, self._far) if bell is not None]
 
     def settled(self) -> bool:
-        """Whether all addresses are known. Until then nobody is rung, and sleeps must be short."""
+        """Return whether all addresses are known. Until then no rank can be rung, and sleeps must be short."""
         while self._request is not None and self._request.Test():
             if self._far is None and self._several_hosts():
                 self._open_far()
@@ -67,7 +72,11 @@ class Doorbell:
         return self._request is None
 
     def ring(self, rank: int) -> bool:
-        """Wake `rank`; False if it cannot be rung (yet). Never blocks; a bell that is full has been rung already."""
+        """Wake `rank` without blocking. A full socket counts as rung.
+
+        Returns:
+            False if the rank cannot be rung (yet).
+        """
         if self._request is not None and not self.settled():
             return False
         try:
@@ -86,8 +95,12 @@ class Doorbell:
         return True
 
     def bell_of(self, rank: int) -> tuple[int, bytes] | None:
-        """How to ring `rank` without this object: the descriptor to send an empty datagram from, and where to, as the
-        kernel wants it (unix(7), ip(7)). None if it cannot be rung; only once `settled`."""
+        """Return how compiled code rings `rank`. Call it only once `settled`.
+
+        Returns:
+            The descriptor to send an empty datagram from, and the destination as the kernel's socket address (unix(7),
+            ip(7)). None if the rank cannot be rung.
+        """
         to = self._address(rank)
         if to is None:
             return None
@@ -99,7 +112,7 @@ class Doorbell:
         return self._far.fileno(), address
 
     def silence(self) -> None:
-        """Forget the rings so far, so that the next one is seen. Call it when awake, before looking for messages."""
+        """Discard the rings received so far, so that the next one is seen. Call it before polling messages."""
         for bell in (self._near, self._far):
             try:
                 while bell is not None:
@@ -145,15 +158,20 @@ def _abstract(name: bytes) -> bytes:
 
 
 def _host_digest() -> bytes:
-    """The same for all processes that can reach each other's abstract sockets: this boot of the kernel, this
-    network namespace."""
+    """Return a digest shared by all processes that can reach each other's abstract sockets.
+
+    It covers this boot of the kernel and this network namespace.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     namespace = str(Path("/proc/self/ns/net").readlink())
     return hashlib.blake2b((boot + namespace).encode(), digest_size=_HOST_BYTES).digest()
 
 
 def _own_networks() -> list[ipaddress.IPv4Interface]:
-    """This host's IPv4 addresses and their networks; loopback last, as it is of use only between namespaces."""
+    """Return this host's IPv4 addresses and their networks.
+
+    Loopback comes last, as it is of use only between namespaces of one host.
+    """
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -161,7 +179,7 @@ def _own_networks() -> list[ipaddress.IPv4Interface]:
             try:
                 ip = fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24]
                 mask = fcntl.ioctl(probe, _SIOCGIFNETMASK, request)[20:24]
-            except OSError:  # an interface without IPv4
+            except OSError:  # an interface without IPv4 address
                 continue
             found.append(ipaddress.IPv4Interface((ip, ipaddress.IPv4Address(mask).compressed)))
     return [network for network in found if not network.ip.is_loopback]

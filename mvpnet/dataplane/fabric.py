@@ -1,11 +1,13 @@
-"""MPI between the ranks: batches of frames, synchronous sends as credits, and a way for small control messages.
+"""Exchange MPI messages between ranks: batches of frames, with synchronous sends as credits, and control messages.
 
-A batch is an `Issend`, which ends when the peer has taken it. At most `credits` of them are on their way to one peer;
-what comes meanwhile waits for it, and goes as one batch when a credit is back. So batches grow by themselves under
-load, memory is bounded on both sides, and no acknowledgement is needed. Nothing here ever waits inside MPI.
+A batch is an `Issend`, which completes when the peer has received it. At most `credits` batches are in flight to one
+peer. Frames that come meanwhile are queued, and are sent as one batch when a credit returns. So batches grow by
+themselves under load, memory is bounded on both sides, and no acknowledgement is needed. No call in this module waits
+inside MPI.
 
-What waits is bounded for each peer and in all. Past that `congested` asks the owner to read no more from its guest;
-a peer that takes nothing for `patience_s` all the same loses what waits for it, and what comes, until it takes again.
+Queued bytes are bounded for each peer and in total. Above that bound `congested` asks the owner to stop reading from
+its guest. A peer that receives nothing for `patience_s` nevertheless loses its queue and all further frames, until it
+receives again.
 """
 
 from __future__ import annotations
@@ -42,10 +44,14 @@ _POSTING_IS_SAFE: Final = "Open MPI" not in MPI.Get_library_version()
 
 
 class Receiver(Protocol):
-    """What to do with messages. Each gives the rank that sent it; the chunk is the receiver's for the call only."""
+    """Handler of received messages. Each call gives the source rank; the chunk is valid during the call only."""
 
     def on_unicast(self, source: int, chunk: Chunk, size_bytes: int, sent_bytes: int = 0) -> None:
-        """The guest has taken `sent_bytes` of it already; then it is one run of good frames."""
+        """Handle a unicast message.
+
+        If `sent_bytes` is not 0, the guest has taken that many bytes already, and the message is one run of valid
+        frames.
+        """
         ...
 
     def on_broadcast(self, source: int, chunk: Chunk, size_bytes: int) -> None: ...
@@ -61,18 +67,19 @@ class _Peer:
         self.in_flight = 0
         self.queue: deque[tuple[int, BufferSlice]] = deque()
         self.queue_bytes = 0
-        self.heard_s = 0.0  # when it last took or sent something
+        self.heard_s = 0.0  # when it last received or sent a message
         self.rung_s = 0.0
         self.ring_wait_s = RING_AFTER_S
-        self.dead = False  # took nothing for too long
+        self.dead = False  # received nothing for too long
 
 
-# A message that the peer has not taken yet, and what it lies in; plain, as each costs time. The request keeps bytes.
+# A message that the peer has not received yet, and the buffer that contains it. A plain tuple, as each costs time. The
+# request keeps bytes alive.
 _Flight = tuple[MPI.Request, _Peer, Chunk | BufferSlice | None]
 
 
 class Fabric:
-    """The ranks of `comm`, which must be used for nothing else that is sent or received."""
+    """Message exchange with the ranks of `comm`, which must not be used for any other send or receive."""
 
     def __init__(
         self,
@@ -89,13 +96,26 @@ class Fabric:
         awake_s: float,
         compiled: bool = False,
     ) -> None:
-        """A peer that took or sent something less than `awake_s` ago is awake and finds messages without a ring.
-        `compiled`: expect `engage`, and leave the posting of receives to it."""
+        """Start to exchange messages over `comm`.
+
+        Args:
+            comm: Communicator for this fabric alone.
+            doorbell: Wakes sleeping peers.
+            pool: Supplies the chunks for received messages.
+            counters: Counters to update.
+            receiver: Handler of received messages.
+            credits: Largest number of messages in flight to one peer.
+            peer_queue_bytes: Bound of the queue for one peer.
+            queue_bytes: Bound of all queues together.
+            patience_s: Time after which a peer that receives nothing loses its queue.
+            awake_s: A peer that received or sent a message more recently is awake, and finds messages without a ring.
+            compiled: Expect `engage`, and leave the posting of receives to the compiled part.
+        """
         self.rank: Final = comm.Get_rank()
         self.size: Final = comm.Get_size()
         self.doorbell = doorbell
-        self.now_s = 0.0  # its owner's time.monotonic() at the start of this turn
-        self.sparse = True  # messages are few, and peers sleep in between as this rank does: ring them at once
+        self.now_s = 0.0  # set by the owner: time.monotonic() at the start of this turn
+        self.sparse = True  # messages are rare, and peers sleep in between as this rank does: ring them at once
         self._comm = comm
         self._pool = pool
         self._counters = counters
@@ -107,7 +127,7 @@ class Fabric:
         self._awake_s = awake_s
         self._peers: dict[int, _Peer] = {}
         self._flights: deque[_Flight] = deque()
-        self._posted: tuple[MPI.Request, Chunk] | None = None  # a receive of any message
+        self._posted: tuple[MPI.Request, Chunk] | None = None  # a receive for any source and tag
         self._arriving: deque[tuple[MPI.Request, int, int, Chunk, int]] = deque()
         self._to_self: deque[bytes] = deque()
         self._full: set[_Peer] = set()
@@ -118,55 +138,64 @@ class Fabric:
         self._barrier: MPI.Request | None = None
         self._all_sent = False  # all ranks have passed the first barrier of the end: no message of this job is left
 
-    # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- sending -------------------------------------------------------------------------------------------------------
 
     @property
     def congested(self) -> bool:
-        """Too much waits for the peers already: bring nothing more for a while."""
+        """Return whether too many bytes are queued for the peers: send nothing more for now."""
         return bool(self._full) or self._queue_bytes > self._max_queue_bytes
 
     @property
     def waiting(self) -> bool:
-        """Messages are on their way, or wait to be."""
+        """Return whether messages are in flight or queued."""
         return bool(self._flights) or (self._fastpath is not None and self._fastpath.shared.flights > 0)
 
     @property
     def idle(self) -> bool:
-        """Nothing is on its way in either direction, as far as this rank knows."""
+        """Return whether nothing is in flight in either direction, as far as this rank knows."""
         own = self._flights or self._arriving or self._to_self
         return not own and (self._fastpath is None or self._fastpath.idle)
 
     @property
     def has_work(self) -> bool:
-        """Something is to be looked after here, be the compiled part idle or not."""
+        """Return whether this object has work to do, whether or not the compiled part is idle."""
         return bool(self._flights or self._to_self or self._barrier is not None)
 
     @property
     def ended(self) -> bool:
-        """All ranks have sent all, and nothing is to be received any more but by `finished`."""
+        """Return whether all ranks have sent everything, and only `finished` still has to receive."""
         return self._all_sent
 
     @property
     def one_host(self) -> bool:
-        """Whether to keep a receive posted, rather than probe; only once the doorbell is settled."""
+        """Return whether to keep a receive posted rather than probe. Valid only once the doorbell is settled."""
         return _POSTING_IS_SAFE and self.doorbell.same_host
 
     @property
     def may_engage(self) -> bool:
-        """All ranks can be rung, and no message is on its way into this one's buffers."""
+        """Return whether all ranks can be rung, and no message is being received into this rank's buffers."""
         return self.doorbell.settled() and not self._arriving and self._barrier is None
 
     def engage(self, fastpath: FastPath) -> None:
-        """Let the compiled part receive from now on; only when it `may_engage`."""
+        """Let the compiled part receive from now on. Call it only when `may_engage`."""
         self._fastpath = fastpath
         for peer in self._peers.values():
             self._hold(peer)
         fastpath.lend(self._pool.get())
 
     def send(self, to: int, tag: int, view: memoryview, frames: int, chunk: Chunk, *, patiently: bool = True) -> bool:
-        """Send frames in `chunk` to a rank, now or when it has credit; False if they were dropped and counted.
+        """Send frames in `chunk` to a rank, now or when it has a credit.
 
-        `patiently` are frames whose flow can be stopped by `congested`; others are dropped past the bound.
+        Args:
+            to: Destination rank.
+            tag: MPI tag of the message.
+            view: The frames.
+            frames: Number of frames in `view`.
+            chunk: Chunk that contains `view`.
+            patiently: The sender of these frames can be stopped by `congested`, so queue them even above the bound.
+
+        Returns:
+            False if the frames were dropped and counted.
         """
         if self._barrier is not None:
             return self._drop(frames, "job_ended")
@@ -189,9 +218,13 @@ class Fabric:
         return True
 
     def send_control(self, to: int, payload: bytes) -> bool:
-        """Send a small message, to this rank itself as well; False after this rank's part in the job has ended.
+        """Send a small message, possibly to this rank itself.
 
-        Raises ValueError for one of more than MAX_CONTROL_BYTES.
+        Returns:
+            False after this rank's part in the job has ended.
+
+        Raises:
+            ValueError: The payload is longer than MAX_CONTROL_BYTES.
         """
         if len(payload) > MAX_CONTROL_BYTES:
             raise ValueError(f"a control message of {len(payload)} bytes, where {MAX_CONTROL_BYTES} is the most")
@@ -208,7 +241,7 @@ class Fabric:
         return True
 
     def retire(self) -> bool:
-        """Take back the credits of messages that were taken, send what waited for them, ring who sleeps."""
+        """Return the credits of received messages, send queued frames for them, and ring sleeping peers."""
         moved = False
         now_s = self.now_s
         flights = self._flights
@@ -236,7 +269,7 @@ class Fabric:
         return moved
 
     def ring_all(self) -> None:
-        """Ring every peer that has yet to take something: this rank is going to sleep."""
+        """Ring every peer that has yet to receive a message, as this rank is about to sleep."""
         for _, peer, _ in self._flights:
             if peer.rung_s < peer.heard_s:
                 self._ring(peer, self.now_s)
@@ -257,9 +290,9 @@ class Fabric:
         asleep = False
         if not peer.in_flight:
             asleep = self.sparse or now_s - peer.heard_s > self._awake_s
-            peer.heard_s = now_s  # patience starts here
+            peer.heard_s = now_s  # the patience starts here
         request = self._comm.Issend([data, MPI.BYTE], peer.rank, tag)
-        if asleep:  # only now: it may take this core at once, and should find the message
+        if asleep:  # not earlier: the peer may take this core at once, and should find the message
             self._ring(peer, now_s)
             peer.ring_wait_s = RING_AGAIN_S
         peer.in_flight += 1
@@ -267,7 +300,7 @@ class Fabric:
         self._counters.messages_sent += 1
 
     def _issue_batch(self, peer: _Peer) -> None:
-        """Send what waits for a peer, as much of it as makes one batch."""
+        """Send the frames queued for a peer, as many as fit into one batch."""
         tag, part = peer.queue.popleft()
         total = len(part.data)
         if total < COPY_BELOW_BYTES and peer.queue:
@@ -311,15 +344,15 @@ class Fabric:
         self._counters.drops[reason] += frames
         return False
 
-    # ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- receiving -----------------------------------------------------------------------------------------------------
 
     def receive(self, wants_unicast: Callable[[], bool]) -> bool:
-        """Take messages and pass them on; those for the guest only while `wants_unicast`, the others always.
+        """Receive messages and pass them on; unicasts only while `wants_unicast`, all others always.
 
-        Among ranks of one host one receive of any message is always posted, except while unicasts are unwanted: it
-        costs less than half of what a matched probe costs, and lets the message move while this rank does something
-        else. Where there are several hosts messages are probed for: MPICH 5 over UCX left messages of other hosts
-        lying for ever once a posted receive from any source had been matched by a rank of the same host.
+        Among ranks of one host a receive for any message is always posted, except while unicasts are unwanted. It costs
+        less than half of a matched probe, and lets the message progress while this rank does something else. With
+        several hosts messages are probed for: MPICH 5 over UCX left messages of other hosts undelivered for ever once a
+        posted receive from any source had been matched by a rank of the same host.
         """
         if self._to_self:
             self._receiver.on_control(self.rank, self._to_self.popleft())
@@ -336,7 +369,7 @@ class Fabric:
             if size is None:
                 break
             moved = True
-            if size < ALONE_BELOW_BYTES:  # who it is for has the core at once; all else comes after
+            if size < ALONE_BELOW_BYTES:  # give the core to the recipient at once; all else comes after
                 break
         return moved
 
@@ -350,8 +383,10 @@ class Fabric:
         return moved
 
     def take_arrived(self) -> bool:
-        """Deliver the message that the compiled part has left to Python, if there is one. Comes before anything else
-        is handed to the guest, which may have a part of it already."""
+        """Deliver the message that the compiled part has left to Python, if there is one.
+
+        Call it before anything else is written to the guest, which may have taken a part of the message already.
+        """
         if self._fastpath is None or not self._fastpath.shared.arrived:
             return False
         self._deliver_arrived(self._fastpath)
@@ -360,7 +395,7 @@ class Fabric:
         return True
 
     def _deliver_arrived(self, fastpath: FastPath) -> None:
-        """Pass on the message that the compiled part has left to Python, and take back the chunk that it lies in."""
+        """Pass on the message that the compiled part has left to Python, and reclaim its chunk."""
         shared = fastpath.shared
         arrived, shared.arrived = shared.arrived, 0
         chunk = fastpath.reclaim()
@@ -379,7 +414,7 @@ class Fabric:
                 raise
 
     def _post(self, wants_unicast: Callable[[], bool]) -> bool:
-        """Post the receive, unless messages are to be probed for, or there can be none, or older ones arrive."""
+        """Post the receive, unless messages are to be probed for, none can come, or older ones are still arriving."""
         if (
             self.size == 1
             or not (self._posts and self.doorbell.settled() and self.one_host)
@@ -392,7 +427,11 @@ class Fabric:
         return True
 
     def _posted_done(self) -> int | None:
-        """Deliver what came for the posted receive; its size in bytes, or None if nothing came."""
+        """Deliver the message of the posted receive.
+
+        Returns:
+            Its size in bytes, or None if no message has arrived.
+        """
         assert self._posted is not None
         request, chunk = self._posted
         status = self._status
@@ -414,7 +453,7 @@ class Fabric:
         return size
 
     def _take_by_probing(self, wants_unicast: Callable[[], bool]) -> bool:
-        """Take messages by probing for them; those for the guest alone only while they are wanted."""
+        """Receive messages by probing for them; unicasts only while they are wanted."""
         if self.size == 1:
             return False
         moved = False
@@ -429,7 +468,7 @@ class Fabric:
         return moved
 
     def _take(self, unicast: bool) -> bool:
-        """Match one message and receive it, or start to; without `unicast` one that is not for the guest alone."""
+        """Match one message and receive it, or start to; without `unicast` only broadcast and control messages."""
         if len(self._arriving) >= MESSAGES_A_TURN:
             return False
         status = self._status
@@ -466,13 +505,17 @@ class Fabric:
             self._counters.drops["unknown_message"] += 1
         chunk.release()
 
-    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- the end of the job --------------------------------------------------------------------------------------------
 
     def finished(self) -> bool:
-        """Join the others in ending, once nothing of this rank's is on its way; True when all have.
+        """Take part in the end of the job, once none of this rank's messages is in flight.
 
-        Call it again and again, and `receive` in between: others may still have something for this rank. The second
-        barrier keeps jobs apart: nobody goes on to the next one, and sends to this rank, while it takes messages.
+        Call it repeatedly, and `receive` in between, as other ranks may still send to this rank. The second barrier
+        keeps jobs apart: no rank starts the next job, and sends to this rank, while it still receives messages of this
+        one.
+
+        Returns:
+            True when all ranks have finished.
         """
         if self._barrier is None:
             if not (self.idle and self.doorbell.settled()):
@@ -498,7 +541,7 @@ class Fabric:
         return self._barrier.Test()
 
     def _unpost_compiled(self, fastpath: FastPath) -> bool:
-        """The same for the compiled part, which is idle from then on."""
+        """End the posted receive of the compiled part, which is idle from then on."""
         if not fastpath.unpost():
             self.take_arrived()
             fastpath.raise_error()
@@ -509,7 +552,7 @@ class Fabric:
         return True
 
     def _unpost(self) -> bool:
-        """Whether the posted receive is over, be it cancelled or with the last message of this job."""
+        """Return whether the posted receive is over, either cancelled or with the last message of this job."""
         assert self._posted is not None
         request, chunk = self._posted
         status = self._status

@@ -1,11 +1,11 @@
-/* The path that nearly all frames take, compiled: unicast frames from the guest to a peer that has credit, and from a
- * peer to a guest that reads. All else (broadcast, ARP, queues, patience, malformed input, the end of a job) is left to
- * Python: frames and messages that are not plain are handed over untouched. fastpath.py says how the two share the work.
+/* Forward the most common frames in compiled code: unicast from the guest to a peer that has a credit, and from a peer
+ * to a guest that reads. Everything else (broadcast, ARP, queues, timeouts, malformed input, the end of a job) is left
+ * to Python: other frames and messages are handed over unchanged. fastpath.py describes how the two share the work.
  *
- * It is no Python extension but a plain library for ctypes, and is not linked to any MPI: it is given the addresses of
- * the functions of the one that mpi4py has loaded, and handles as integers. Handles are passed as intptr_t wherever MPI
- * has an int (MPICH) or a pointer (Open MPI): in the calling conventions of x86-64 and AArch64 both are one register, of
- * which an int's callee reads the lower half. */
+ * This is a plain library for ctypes, no Python extension, and is not linked to any MPI. It gets the addresses of the
+ * functions of the MPI library that mpi4py has loaded, and handles as integers. Handles are passed as intptr_t where
+ * MPI has an int (MPICH) or a pointer (Open MPI): in the calling conventions of x86-64 and AArch64 both take one
+ * register, of which the callee of an int reads the lower half. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
@@ -23,23 +23,24 @@ enum {
     SLOTS = 8,
     FLIGHTS = 64,
     DEAD = 2,
-    LOOKS_AFTER_A_RING = 100, /* half a microsecond each */
+    LOOKS_AFTER_A_RING = 100, /* polls for the message, half a microsecond each */
     UNICAST = 1,
     BROADCAST = 2,
     CONTROL = 3,
 };
 
-/* of run(): what its caller is to do next */
+/* Results of fastpath_run(): what its caller does next. */
 enum { LOOK, SLEEP, TURN };
-/* what run() may do, whether peers sleep between messages as this rank does, that Python has a turn after it, and that
- * unicasts are to be taken although there is no guest to deliver them to */
+/* Flags: what the compiled part may do (MAY_SEND, MAY_DELIVER), whether peers sleep between messages as this rank does
+ * (SPARSE), whether Python has a turn after it (TURN_FOLLOWS), and whether to receive unicasts although there is no
+ * guest to deliver them to (TAKE). */
 enum { MAY_SEND = 1, MAY_DELIVER = 2, SPARSE = 4, TURN_FOLLOWS = 8, TAKE = 16 };
 
 static const double STUCK_AFTER_S = 2e-3;
 
 typedef intptr_t handle;
 
-struct tuning { /* the same as fastpath._Tuning; tuning.py says what each is */
+struct tuning { /* the same as fastpath._Tuning; tuning.py describes each field */
     int messages_a_turn, alone_below_bytes, datagrams_a_turn, frame_costs_bytes;
     int bulk_bytes, worth_a_nap_bytes, longest_nap;
     double bulk_lasts_s, ring_after_s, ring_again_s, ring_again_max_s;
@@ -55,29 +56,29 @@ struct setup { /* the same as fastpath._Setup */
     int (*cancel)(void *);
     int (*test_cancelled)(const void *, int *);
     handle comm, byte;
-    int any_source, any_tag, source_at, tag_at; /* the last two: offsets in an MPI_Status */
+    int any_source, any_tag, source_at, tag_at; /* the last two are offsets in an MPI_Status */
     int rank, size, posts, credits, chunk_bytes, longest_frame, near_fd, far_fd;
     double awake_s, gather_s;
     struct tuning tuning;
 };
 
-struct shared { /* the same as fastpath.Shared: what Python reads and writes at any time */
+struct shared { /* the same as fastpath.Shared: Python reads and writes it at any time */
     int64_t frames_from_guest, bytes_from_guest, frames_to_guest, bytes_to_guest, frames_above_mtu, messages_sent,
         messages_received, doorbells_rung;
     double busy_at_s;
     int64_t *bytes_to; /* unicast from the guest, by rank */
-    uint8_t *held;     /* by rank: something of Python's waits for it, so nothing may overtake; DEAD: it takes nothing */
-    char *buffer;      /* where messages go: chunk_bytes; NULL while it is with Python */
+    uint8_t *held;     /* by rank: Python has frames queued for it, which must go first; DEAD: it receives nothing */
+    char *buffer;      /* receives messages: chunk_bytes; NULL while Python has it */
     int32_t link_fd;   /* -1: none */
     int32_t link_kind; /* SOCK_STREAM or SOCK_DGRAM */
-    int32_t link_gone; /* errno, or -1 at its end */
-    int32_t too_long;  /* datagrams */
-    int32_t stuck;     /* what was read from the guest is for Python */
-    int32_t flights;   /* messages that were not taken yet */
-    int32_t arrived;   /* a message for Python: 1, or -1 if it was too long and is lost */
+    int32_t link_gone; /* errno, or -1 at end of file */
+    int32_t too_long;  /* number of datagrams above MAX_FRAME */
+    int32_t stuck;     /* the data read from the guest is left to Python */
+    int32_t flights;   /* messages that peers have not received yet */
+    int32_t arrived;   /* a message is left to Python: 1, or -1 if it was too long and is lost */
     int32_t source, tag, size_bytes, sent_bytes;
-    int32_t delivering; /* frames of a message that the guest has not taken all of */
-    int32_t proven; /* a ring has come in from another host */
+    int32_t delivering; /* frames of a message that the guest has taken in part */
+    int32_t proven; /* a ring has been received from another host */
     int32_t mpi_error;
 };
 
@@ -101,19 +102,19 @@ struct flight {
 };
 
 struct fastpath {
-    struct shared shared; /* first: fastpath.py looks at it here */
+    struct shared shared; /* first, where fastpath.py expects it */
     struct setup mpi;
     struct peer *peers;
-    struct slot slots[SLOTS + 1]; /* the last one is for what Python gives back: no message ever lies in it */
+    struct slot slots[SLOTS + 1]; /* the last one is for data that Python gives back: no message uses it */
     struct slot *reading;
-    int at, stop;         /* what was read and not sent yet, in `reading` */
-    double blocked_s;     /* since when its peer has no credit; 0: it has */
+    int at, stop;         /* range of data in `reading` that is not sent yet */
+    double blocked_s;     /* since when its peer has no credit; 0 if it has */
     struct flight flights[FLIGHTS];
-    int receiving; /* a receive is posted, or a probed message is on its way */
-    int too_long;  /* it goes to `spill` */
+    int receiving; /* 1: a receive is posted; 2: a probed message is being received */
+    int too_long;  /* the message is received into `spill` */
     char *spill;
     int cancelled;
-    double delivering_s; /* since when the guest has taken nothing of it */
+    double delivering_s; /* since when the guest has taken nothing of the message */
     double bulk_until_s, nap_s;
     int64_t gathered;
     _Alignas(16) char request[16], message[16], status[128];
@@ -136,7 +137,7 @@ static void put_length(char *at, uint32_t n) {
     at[0] = (char)(n >> 24), at[1] = (char)(n >> 16), at[2] = (char)(n >> 8), at[3] = (char)n;
 }
 
-/* the rank with this MAC, or -1 */
+/* Return the rank with this MAC, or -1. */
 static int64_t rank_of_mac(const char *mac) {
     return mac[0] == 0x52 && mac[1] == 0x55 ? (int64_t)big_endian(mac + 2) : -1;
 }
@@ -163,7 +164,7 @@ struct fastpath *fastpath_new(const struct setup *setup) {
     return e;
 }
 
-/* Only when nothing is on its way any more. */
+/* Free all memory. Call it only when nothing is in flight any more. */
 void fastpath_free(struct fastpath *e) {
     for (int i = 0; i <= SLOTS; i++) free(e->slots[i].data);
     free(e->spill);
@@ -181,17 +182,17 @@ void fastpath_bell(struct fastpath *e, int rank, int fd, const void *address, in
     peer->bell_fd = fd;
 }
 
-/* ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* -- sending ------------------------------------------------------------------------------------------------------- */
 
 static void ring(struct fastpath *e, struct peer *peer, double now_s) {
     peer->rung_s = now_s;
     if (peer->bell_fd < 0) return;
-    /* A bell that is full has been rung, and one that is gone is nobody's. */
+    /* A full socket has been rung already, and a closed one has no owner. */
     (void)!sendto(peer->bell_fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL, (void *)peer->address, peer->address_bytes);
     e->shared.doorbells_rung++;
 }
 
-/* This rank is going to sleep: ring every peer that has yet to take something. */
+/* Ring every peer that has yet to receive a message, as this rank is about to sleep. */
 void fastpath_ring_all(struct fastpath *e) {
     double now_s = clock_s();
     for (int i = 0; i < e->shared.flights; i++) {
@@ -200,7 +201,7 @@ void fastpath_ring_all(struct fastpath *e) {
     }
 }
 
-/* Take back the credits of messages that were taken, and ring who seems to sleep. */
+/* Return the credits of received messages, and ring peers that seem to sleep. */
 static int retire(struct fastpath *e, double now_s) {
     int moved = 0;
     for (int i = 0; i < e->shared.flights;) {
@@ -237,7 +238,7 @@ static int issue(struct fastpath *e, int to, int start, int end, int frames, int
     if (failed(e, e->mpi.issend(e->reading->data + start, end - start, e->mpi.byte, to, UNICAST, e->mpi.comm,
                                 flight->request)))
         return -1;
-    if (asleep) { /* only now: it may take this core at once, and should find the message */
+    if (asleep) { /* not earlier: the peer may take this core at once, and should find the message */
         ring(e, peer, now_s);
         peer->ring_wait_s = e->mpi.tuning.ring_again_s;
     }
@@ -254,7 +255,7 @@ static int issue(struct fastpath *e, int to, int start, int end, int frames, int
     return bytes + frames * e->mpi.tuning.frame_costs_bytes;
 }
 
-/* Where a plain frame from the guest goes; -1 if it is not plain, be it only unusual. */
+/* Return the destination rank of a plain frame from the guest; -1 for any other frame, valid or not. */
 static int route(const struct fastpath *e, const char *frame, uint32_t length) {
     if (length < 14 || length > MAX_FRAME) return -1;
     const char *ethernet = frame + LENGTH;
@@ -264,8 +265,8 @@ static int route(const struct fastpath *e, const char *frame, uint32_t length) {
     return (int)to;
 }
 
-/* A slot that no message lies in, so that the guest can be read; NULL if there is none. The last one used comes
- * first, as it is in the caches. What is left of an unfinished frame moves along. */
+/* Select a slot without messages in flight, to read the guest into; NULL if there is none. The last one used comes
+ * first, as it is in the CPU's caches. The rest of an unfinished frame is moved along. */
 static struct slot *free_slot(struct fastpath *e) {
     int left = e->stop - e->at;
     struct slot *slot = e->reading;
@@ -280,7 +281,8 @@ static struct slot *free_slot(struct fastpath *e) {
     return slot;
 }
 
-/* Send what was read, run by run: bytes of it. The rest is an unfinished frame, waits for credit, or is for Python. */
+/* Send the data read, run by run, and return the work in bytes. The rest is an unfinished frame, waits for a credit, or
+ * is left to Python. */
 static int forward(struct fastpath *e, int flags, double now_s) {
     const char *data = e->reading->data;
     int moved = 0;
@@ -350,7 +352,7 @@ static int read_datagrams(struct fastpath *e) {
     return any;
 }
 
-/* Read what the guest sent, whoever it is for; 0 if there is nothing, or no room for it. */
+/* Read frames of the guest for any destination; 0 if there are none, or no room for them. */
 static int read_link(struct fastpath *e) {
     if (e->shared.link_fd < 0 || e->shared.link_gone || !free_slot(e)) return 0;
     return e->shared.link_kind == SOCK_STREAM ? read_stream(e) : read_datagrams(e);
@@ -362,8 +364,8 @@ static int from_guest(struct fastpath *e, int flags, double now_s) {
     return forward(e, flags, now_s);
 }
 
-/* For Python: what was read and is not sent yet, reading first if there is nothing. It goes to `to`, which holds a
- * chunk; how many bytes that were. */
+/* Hand over to Python the data that was read and not sent yet, reading first if there is none. Copy it to `to`, which
+ * has the size of a chunk, and return the number of bytes. */
 int fastpath_take(struct fastpath *e, char *to) {
     if (!e->shared.stuck && !e->blocked_s) read_link(e);
     int left = e->stop - e->at;
@@ -374,7 +376,7 @@ int fastpath_take(struct fastpath *e, char *to) {
     return left;
 }
 
-/* From Python: an unfinished frame, all that is left of what it took. */
+/* Take back from Python an unfinished frame, the rest of the data that it took. */
 void fastpath_give_back(struct fastpath *e, const char *from, int bytes) {
     if (!free_slot(e)) e->reading = &e->slots[SLOTS];
     memcpy(e->reading->data, from, (size_t)bytes);
@@ -382,13 +384,14 @@ void fastpath_give_back(struct fastpath *e, const char *from, int bytes) {
     e->stop = bytes;
 }
 
-/* The guest does not take the rest of this message: it is for Python. */
+/* Leave to Python a message of which the guest does not take the rest. */
 static void hand_over(struct fastpath *e) {
     if (e->shared.delivering) e->shared.arrived = 1;
     e->shared.delivering = 0;
 }
 
-/* The guest is gone: what it left unfinished is nobody's, and what it has not taken all of is Python's to count. */
+/* Stop using the link of a guest that is gone. Its unfinished frame is discarded, and a message that it has taken in
+ * part is left to Python to be counted. */
 void fastpath_leave(struct fastpath *e) {
     hand_over(e);
     e->at = e->stop = 0;
@@ -398,9 +401,9 @@ void fastpath_leave(struct fastpath *e) {
     e->shared.link_fd = -1;
 }
 
-/* ── receiving ────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* -- receiving ----------------------------------------------------------------------------------------------------- */
 
-/* Whose message it is that `status` tells of, and how long: 0, or what MPI said. */
+/* Read source, tag and size of a message from `status`; return 0, or MPI's error code. */
 static int read_status(struct fastpath *e) {
     memcpy(&e->shared.source, e->status + e->mpi.source_at, sizeof(int));
     memcpy(&e->shared.tag, e->status + e->mpi.tag_at, sizeof(int));
@@ -429,7 +432,8 @@ static int probe(struct fastpath *e, int tag) {
     return 1;
 }
 
-/* One message into the buffer: 1 if it is there. Unicasts only while `unicast`, unless one has been begun. */
+/* Receive one message into the buffer; 1 if it has arrived. Take unicasts only while `unicast`, unless one has been
+ * started. */
 static int receive(struct fastpath *e, int unicast, double now_s) {
     hand_over(e);
     if (e->shared.arrived) return 1;
@@ -444,7 +448,7 @@ static int receive(struct fastpath *e, int unicast, double now_s) {
     int done = 0, posted = e->receiving == 1;
     int code = e->mpi.test(e->request, &done, e->status);
     e->shared.arrived = 1;
-    if (code) { /* perhaps it was longer than the buffer: Python knows this MPI's errors */
+    if (code) { /* the message may be too long for the buffer: Python knows this MPI's errors */
         e->shared.mpi_error = code;
         e->shared.arrived = -1;
     } else if (!done) {
@@ -466,7 +470,7 @@ static int receive(struct fastpath *e, int unicast, double now_s) {
 
 int fastpath_receive(struct fastpath *e, int unicast) { return receive(e, unicast, clock_s()); }
 
-/* The end: no receive is to be left posted. 1 when that is so; `arrived` may say that the last one got a message. */
+/* End the posted receive, for the end of the job; 1 when none is posted any more. Its last message is in `arrived`. */
 int fastpath_unpost(struct fastpath *e) {
     hand_over(e);
     if (e->shared.arrived) return 0;
@@ -491,7 +495,7 @@ int fastpath_unpost(struct fastpath *e) {
     return 0;
 }
 
-/* Whether all of a message is what its sender's guest may send to this one: how many frames, or 0. */
+/* Return the number of frames of a message, or 0 unless all are valid and from its sender's guest to this one. */
 static int plain_message(const struct fastpath *e, const char *data, int size, int source) {
     int at = 0, frames = 0;
     while (size - at >= HEAD) {
@@ -504,13 +508,14 @@ static int plain_message(const struct fastpath *e, const char *data, int size, i
     return at == size ? frames : 0;
 }
 
-/* How much of the buffer the guest takes at once from `at` on: whole datagrams, or bytes. */
+/* Write the buffer from `at` on to the guest without blocking; return the number of bytes taken, in whole datagrams on
+ * a datagram link. */
 static int to_guest(struct fastpath *e, int at, int size) {
     const char *data = e->shared.buffer;
     int start = at;
     if (e->shared.link_kind == SOCK_STREAM) {
         ssize_t n = send(e->shared.link_fd, data + at, (size_t)(size - at), MSG_DONTWAIT | MSG_NOSIGNAL);
-        return n > 0 ? (int)n : 0; /* an error shows when Python goes on with it */
+        return n > 0 ? (int)n : 0; /* Python meets an error when it goes on with the message */
     }
     while (at < size) {
         uint32_t length = big_endian(data + at);
@@ -520,7 +525,7 @@ static int to_guest(struct fastpath *e, int at, int size) {
     return at - start;
 }
 
-/* Go on with a message that the guest is to have: bytes of it, once it has all of them. */
+/* Go on with the delivery of a message; return the work in bytes once the guest has taken all of it, else 0. */
 static int deliver(struct fastpath *e, double now_s) {
     struct shared *s = &e->shared;
     int took = to_guest(e, s->sent_bytes, s->size_bytes);
@@ -535,7 +540,7 @@ static int deliver(struct fastpath *e, double now_s) {
     return bytes + frames * e->mpi.tuning.frame_costs_bytes;
 }
 
-/* Take messages and deliver the plain ones: bytes of them. */
+/* Receive messages and deliver the plain ones; return the work in bytes. */
 static int from_peers(struct fastpath *e, int flags, double now_s) {
     struct shared *s = &e->shared;
     int moved = 0, may = (flags & MAY_DELIVER) && s->link_fd >= 0 && !s->link_gone;
@@ -559,9 +564,9 @@ static int from_peers(struct fastpath *e, int flags, double now_s) {
     return moved;
 }
 
-/* ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* -- the loop ------------------------------------------------------------------------------------------------------ */
 
-/* Something is left to Python. */
+/* Return whether something is left to Python. */
 static int for_python(const struct shared *s) { return s->arrived || s->stuck || s->link_gone || s->mpi_error; }
 
 static void nap(struct fastpath *e) {
@@ -573,8 +578,8 @@ static void nap(struct fastpath *e) {
     nanosleep(&t, NULL);
 }
 
-/* Move frames until `until_s`, until something is for Python, or until nothing moved for `window_s`; see
- * worker_loop.py, whose spinning and sleeping this is. */
+/* Move frames until `until_s`, until something is left to Python, or until nothing moved for `window_s`. The spinning
+ * and sleeping is that of worker_loop.py. */
 int fastpath_run(struct fastpath *e, double until_s, double window_s, int flags) {
     struct shared *s = &e->shared;
     for (;;) {
@@ -584,7 +589,7 @@ int fastpath_run(struct fastpath *e, double until_s, double window_s, int flags)
         moved += from_peers(e, flags, now_s);
         if (moved) s->busy_at_s = now_s;
         if (for_python(s) || !s->buffer) {
-            hand_over(e); /* before Python writes to the guest in the middle of it */
+            hand_over(e); /* before Python writes to the guest in the middle of a message */
             return TURN;
         }
         e->gathered += moved;
@@ -599,7 +604,7 @@ int fastpath_run(struct fastpath *e, double until_s, double window_s, int flags)
             if (moved < e->mpi.tuning.bulk_bytes && window_s > 0) sched_yield(); /* the guest may want this core */
         } else if (idle_s > window_s) {
             if (!s->delivering) return SLEEP;
-            hand_over(e); /* it knows how to wait for the guest */
+            hand_over(e); /* Python waits for the guest without spinning */
             return TURN;
         } else if (now_s < e->bulk_until_s && e->mpi.gather_s > 0 && idle_s > 2 * e->mpi.gather_s) {
             nap(e);
@@ -609,16 +614,16 @@ int fastpath_run(struct fastpath *e, double until_s, double window_s, int flags)
     }
 }
 
-/* Forget the rings so far; what was sent before them is there by now. */
+/* Discard the rings received so far; messages sent before them have arrived. */
 static void silence(struct fastpath *e, const struct pollfd *bell) {
     char byte;
     while (recv(bell->fd, &byte, 1, MSG_DONTWAIT) >= 0)
         if (bell->fd == e->mpi.far_fd) e->shared.proven = 1;
 }
 
-/* Sleep until any of `fds` has what it waits for, or for `timeout_s`, and move what is for this part at once. Between
- * sparse frames this goes on for the whole time: only a sleep that was shorter than `long_s`, and anything that is not
- * for this part, ends it. Returns how long it had slept before it last moved something, or -1 if it moved nothing. */
+/* Sleep until any of `fds` is ready, or for `timeout_s`, and move frames at once. Between sparse frames this goes on
+ * for the whole time: only a sleep shorter than `long_s`, or an event that is left to Python, ends it. Return how long
+ * it had slept before it last moved something, or -1 if it moved nothing. */
 double fastpath_doze(struct fastpath *e, struct pollfd *fds, int count, double timeout_s, double long_s, int flags) {
     struct shared *s = &e->shared;
     double now_s = clock_s(), until_s = now_s + timeout_s, busy_at_s = now_s, slept_s = -1;
@@ -637,7 +642,7 @@ double fastpath_doze(struct fastpath *e, struct pollfd *fds, int count, double t
         }
         int moved = flags & MAY_SEND ? from_guest(e, flags, now_s) : 0;
         moved += from_peers(e, flags, now_s);
-        /* What was rung for has been sent, but this MPI may take more than one look to see it. */
+        /* A rung message has been sent, but this MPI may need more than one probe to see it. */
         for (int i = 0; rung && !moved && !s->arrived && i < LOOKS_AFTER_A_RING; i++) moved = from_peers(e, flags, now_s);
         if (s->flights) retire(e, now_s);
         hand_over(e);

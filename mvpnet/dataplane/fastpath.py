@@ -1,15 +1,15 @@
-"""The compiled part of the data path (fastpath.c), which is optional: what it does, Python does where it is missing.
+"""Run the compiled part of the data path (fastpath.c), which is optional: without it Python does the same work.
 
-It takes the frames that most are: unicast from the guest to a peer that has credit, and from a peer to a guest that
-reads. What it saves is what Python costs when it is cold, as it is after each switch to the guest and back: a
-rank's part of a lone frame's way takes 20 to 60 us in Python, and a few in here (docs/performance.md).
+It handles the most common frames: unicast from the guest to a peer that has a credit, and from a peer to a guest that
+reads. It saves the cost of cold Python code, as Python is cold after each switch to the guest and back. One rank's
+share of a single frame's latency is 20 to 60 us in Python, and a few us in compiled code (docs/performance.md).
 
-Once it is engaged it does all reading from the link and all receiving from the peers, and holds what it has not dealt
-with for Python to take: an unfinished frame or one that is not plain (`take`, `give_back`), and one message
-(`Shared.arrived`). Sends are of two kinds, its own and Python's, and each has its credits. Frames keep their order, as
-it sends nothing while anything of Python's waits for a peer or for the guest, and MPI keeps messages in theirs.
+Once engaged, it does all reading from the link and all receiving from the peers. It keeps what it does not handle for
+Python: an unfinished or unusual frame (`take`, `give_back`), and one message (`Shared.arrived`). Its own sends and
+Python's have separate credits. Frames keep their order, as it sends nothing while frames of Python's are queued for a
+peer or for the guest, and MPI keeps messages in order.
 
-It is a plain library without any dependency, and calls the MPI library that mpi4py has loaded by the addresses of its
+It is a plain library without dependencies. It calls the MPI library that mpi4py has loaded by the addresses of its
 functions. hatch_build.py compiles it when mvpnet is installed or its wheel is built.
 """
 
@@ -32,15 +32,16 @@ from mvpnet.dataplane.doorbell import Doorbell
 
 LIBRARY: Final = Path(__file__).with_name("libfastpath.so")
 
-# What `run` is allowed to do, whether peers sleep between messages, whether it is to go round once, as Python has
-# something to do as well, and whether to take unicasts for a guest that is gone: Python drops and counts them.
+# Flags of `run`: what it may do, whether peers sleep between messages (SPARSE), whether to do one round only as Python
+# has work too (TURN_FOLLOWS), and whether to receive unicasts for a guest that is gone (TAKE), which Python drops and
+# counts.
 MAY_SEND: Final = 1
 MAY_DELIVER: Final = 2
 SPARSE: Final = 4
 TURN_FOLLOWS: Final = 8
 TAKE: Final = 16
 
-# What `FastPath.held` says of a peer: nothing of Python's waits for it, something does, or it takes nothing.
+# Values of `FastPath.held` for a peer: no frames of Python's are queued for it, some are, or it receives nothing.
 FREE: Final = 0
 HELD: Final = 1
 DEAD: Final = 2
@@ -93,7 +94,7 @@ class _Setup(ctypes.Structure):
 
 
 class Shared(ctypes.Structure):
-    """What both sides read and write; fastpath.c says what each is."""
+    """Memory that both sides read and write. fastpath.c describes each field."""
 
     frames_from_guest: int
     bytes_from_guest: int
@@ -141,7 +142,7 @@ class Shared(ctypes.Structure):
 def _load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(LIBRARY))
-    except OSError:  # not built, or for another machine
+    except OSError:  # not built, or built for another machine
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.fastpath_new.argtypes, library.fastpath_new.restype = [ctypes.POINTER(_Setup)], pointer
@@ -163,12 +164,12 @@ def _load() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the library is built, and for this machine."""
+    """Return whether the library is built, and for this machine."""
     return _load() is not None and sys.byteorder == "little"
 
 
 class FastPath:
-    """One rank's, for one job. Make it once `doorbell` is settled, and only where it is `available`."""
+    """Compiled data path of one rank, for one job. Create it once `doorbell` is settled, and only where `available`."""
 
     def __init__(
         self,
@@ -182,13 +183,26 @@ class FastPath:
         awake_s: float,
         gather_s: float,
     ) -> None:
-        """`posts`: keep a receive posted, else probe. Frames from the guest longer than `longest_frame_bytes` are above
-        its MTU, and counted. Raises MemoryError."""
+        """Set up the compiled part.
+
+        Args:
+            comm: Communicator of the fabric.
+            doorbell: Doorbell of this rank, settled.
+            posts: Keep a receive posted, rather than probe.
+            credits: Largest number of messages in flight to one peer.
+            chunk_bytes: Size of a chunk, and of the longest message.
+            longest_frame_bytes: Longer frames from the guest are counted as above its MTU.
+            awake_s: A peer that was heard more recently is awake, and needs no ring.
+            gather_s: Length of a nap under bulk traffic; 0 for none.
+
+        Raises:
+            MemoryError: There is no memory for it.
+        """
         library = _load()
         assert library is not None
         self._library = library
         self._run = library.fastpath_run
-        self._comm = comm  # its handle is in there
+        self._comm = comm  # keeps the handle valid
         self._chunk: Chunk | None = None
         self._size = comm.Get_size()
         self._dozed_on: dict[int, int] = {}
@@ -228,20 +242,39 @@ class FastPath:
                 library.fastpath_bell(self._handle, rank, bell[0], bell[1], len(bell[1]))
 
     def close(self) -> None:
-        """Give its memory back, once nothing is on its way and no receive is posted; `shared` is gone as well."""
+        """Free its memory, including `shared`, once nothing is in flight and no receive is posted."""
         self._library.fastpath_free(self._handle)
 
     def run(self, until_s: float, busy_at_s: float, window_s: float, flags: int) -> int:
-        """Move frames until `until_s`, until something is for Python, or until nothing moved for `window_s`, the last
-        time having been `busy_at_s`; all by time.monotonic(). Returns LOOK, TURN or SLEEP."""
+        """Move frames until `until_s`, until Python has something to do, or until nothing moved for `window_s`.
+
+        Args:
+            until_s: When to return, by time.monotonic(), as `busy_at_s` is.
+            busy_at_s: When something moved last.
+            window_s: Longest time to spin without work.
+            flags: What it may do: MAY_SEND and the others.
+
+        Returns:
+            LOOK, TURN or SLEEP.
+        """
         self.shared.busy_at_s = busy_at_s
         outcome: int = self._run(self._handle, until_s, window_s, flags)
         return outcome
 
     def doze(self, fds: dict[int, int], timeout_s: float, long_s: float, flags: int) -> float:
-        """Sleep until one of these descriptors has one of its poll(2) events, or for `timeout_s`, and move what there
-        is at once. It goes on sleeping after sleeps of `long_s` or more, unless something is for Python. Returns how
-        long it had slept before it last moved something, or -1.0."""
+        """Sleep until a descriptor is ready or `timeout_s` has passed, and move what there is to move at once.
+
+        It goes on sleeping after sleeps of `long_s` or more, unless Python has something to do.
+
+        Args:
+            fds: poll(2) events to wait for, by descriptor.
+            timeout_s: Longest time to sleep.
+            long_s: A shorter sleep ends the call.
+            flags: What it may do: MAY_SEND and the others.
+
+        Returns:
+            How long it had slept before it last moved something, or -1.0.
+        """
         if fds != self._dozed_on:
             self._dozed_on = dict(fds)
             self._pollfds = ctypes.create_string_buffer(b"".join(_POLLFD.pack(fd, fds[fd], 0) for fd in fds))
@@ -249,65 +282,73 @@ class FastPath:
         return slept_s
 
     def ring_all(self) -> None:
-        """Ring every peer that has yet to take something of this one's."""
+        """Ring every peer that has yet to receive a message of the compiled part."""
         self._library.fastpath_ring_all(self._handle)
 
-    # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- the link ------------------------------------------------------------------------------------------------------
 
     def engage_link(self, link: socket.socket, chunk: Chunk, start: int, size_bytes: int) -> None:
-        """Read and write `link` from now on; `size_bytes` of an unfinished frame lie in `chunk` from `start` on."""
+        """Read and write `link` from now on. An unfinished frame of `size_bytes` is in `chunk` from `start` on."""
         self.give_back(chunk, start, size_bytes)
         self.shared.link_kind = link.type
         self.shared.link_gone = 0
         self.shared.link_fd = link.fileno()
 
     def leave_link(self) -> None:
-        """The guest is gone. A message that it had taken a part of has arrived for Python, by now."""
+        """Stop using the link of a guest that is gone. A message that it had taken in part is then left to Python."""
         self._library.fastpath_leave(self._handle)
 
     def take(self, chunk: Chunk) -> int:
-        """Fill `chunk` with what the guest sent and was not sent on, reading first if there is none: how many bytes."""
+        """Fill `chunk` with data of the guest that was not sent on, reading first if there is none.
+
+        Returns:
+            The number of bytes.
+        """
         count: int = self._library.fastpath_take(self._handle, chunk.address)
         return count
 
     def give_back(self, chunk: Chunk, start: int, size_bytes: int) -> None:
-        """The start of a frame that `take` brought the rest of which has yet to come."""
+        """Give back the start of an unfinished frame that `take` returned."""
         if size_bytes:
             self._library.fastpath_give_back(self._handle, chunk.address + start, size_bytes)
 
-    # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # -- messages ------------------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         return not (self.shared.flights or self.shared.arrived or self.shared.delivering)
 
     def lend(self, chunk: Chunk) -> None:
-        """Where the next message may go."""
+        """Lend the chunk to receive the next message into."""
         self._chunk = chunk
         self.shared.buffer = chunk.address
 
     def reclaim(self) -> Chunk | None:
-        """The chunk that was lent, with the message that arrived, if any."""
+        """Return the lent chunk, with the message that arrived, if any."""
         chunk, self._chunk = self._chunk, None
         self.shared.buffer = None
         return chunk
 
     def receive(self, unicast: bool) -> bool:
-        """Whether a message has arrived for Python: see `shared`."""
+        """Return whether a message has arrived for Python: see `shared`."""
         return bool(self._library.fastpath_receive(self._handle, unicast))
 
     def unpost(self) -> bool:
-        """End the posted receive: True when there is none any more, and no message has arrived for it."""
+        """End the posted receive.
+
+        Returns:
+            True when none is posted any more, and no message has arrived for it.
+        """
         return bool(self._library.fastpath_unpost(self._handle))
 
     def raise_error(self) -> None:
-        """Raise what MPI said, if it was anything."""
+        """Raise the error that MPI returned, if any."""
         code, self.shared.mpi_error = self.shared.mpi_error, 0
         if code:
             raise MPI.Exception(code)
 
     def count_into(self, counters: Counters) -> None:
-        """Add what was counted since the last time."""
+        """Add the counts since the last call."""
         shared = self.shared
         for name in _COUNTED:
             setattr(counters, name, getattr(counters, name) + getattr(shared, name))
@@ -320,7 +361,10 @@ class FastPath:
 
 
 def _status_offsets() -> tuple[int, int]:
-    """Where source and tag lie in this MPI's MPI_Status: the MPI standard names the fields, not their places."""
+    """Return the offsets of source and tag in this MPI's MPI_Status.
+
+    The MPI standard names the fields, and leaves their offsets open.
+    """
     source, tag = 0x01234567, 0x06543210
     status = MPI.Status()
     status.Set_source(source)

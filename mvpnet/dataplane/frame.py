@@ -1,12 +1,12 @@
-"""Cut a buffer of frames into runs that share a route, with as little Python per frame as can be.
+"""Cut a buffer of frames into runs that share a route, with little Python per frame.
 
-The buffer's format is the stream link's and the fabric's: a 4-byte big-endian length, then the Ethernet frame, and
-so on (qemu's docs/interop and net/stream.c; the length does not count itself).
+The buffer's format is that of the stream link and of the fabric: a 4-byte big-endian length, then the Ethernet frame,
+and so on (qemu's docs/interop and net/stream.c; the length does not count itself).
 
-Two tricks make it fast. A frame's length and Ethernet header, 18 bytes, decide all about its route, and few of them
-are in use at a time: their routes are remembered, so that the usual frame costs one slice and one look-up. And a
-flood is many frames of one length with one header: then each of the 18 bytes is compared down the whole run in one
-strided slice, at less than a nanosecond a frame and byte.
+Two techniques make it fast. First, a frame's length and Ethernet header, 18 bytes, determine its route, and few of them
+are in use at a time. Their routes are cached, so that the usual frame costs one slice and one look-up. Second, a flood
+consists of many frames of one length with one header. Then each of the 18 bytes is compared over the whole run in one
+strided slice, at less than a nanosecond per frame and byte.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ HEADER_BYTES: Final = LENGTH_BYTES + ETHERNET_HEADER_BYTES
 # The longest frame that qemu's stream netdev takes: NET_BUFSIZE in its include/net/net.h.
 MAX_FRAME_BYTES: Final = 4096 + 65536
 
-# Routes below zero are not ranks. These are common to all; others are their resolver's.
+# Negative routes are not ranks. These are common to all resolvers; others belong to one resolver.
 TOO_SHORT: Final = -1
 BROKEN: Final = -2
-TOO_LONG: Final = -3  # not from here, as it is broken framing on a stream, but from a link of datagrams
+TOO_LONG: Final = -3  # not set here, as it is broken framing on a stream, but by a link of datagrams
 
 _MAX_REMEMBERED = 8192
 _STRIDE_FROM_FRAMES = 32  # the strided comparison costs about as much as looking up this many frames
 
 
-# Frames, one behind the other in the buffer, with one route: (route, start, end, number of frames). A plain tuple, as a
-# named one takes ten times as long to make.
+# Consecutive frames in the buffer with one route: (route, start, end, number of frames). A plain tuple, as a named one
+# takes ten times as long to create.
 Run = tuple[int, int, int, int]
 
 
 class Splitter:
-    """Cuts buffers into runs. `resolve` says the route of a header: 4 bytes length and 14 bytes Ethernet header."""
+    """Cut buffers into runs. `resolve` returns the route of a header: 4 bytes length and 14 bytes Ethernet header."""
 
     def __init__(self, resolve: Callable[[bytes], int], max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._resolve = resolve
@@ -44,14 +44,17 @@ class Splitter:
         self._known: dict[bytes, tuple[int, int]] = {}
 
     def split(self, buffer: bytearray, end: int) -> tuple[list[Run], int]:
-        """The runs in `buffer[:end]`, and where the last whole frame ends (what follows is the start of the next).
+        """Cut `buffer[:end]` into runs.
 
-        A length that no frame can have ends the list with an empty run of route BROKEN: nothing after it can be
+        A length that no frame can have ends the list with an empty run of route BROKEN, as nothing after it can be
         trusted. Frames shorter than an Ethernet header have the route TOO_SHORT, which neighbouring runs may share.
+
+        Returns:
+            The runs, and the end of the last whole frame (the start of the next one may follow).
         """
         known = self._known
         only = known.get(bytes(buffer[:HEADER_BYTES]))
-        if only is not None and only[0] == end:  # a frame alone, as in every exchange of question and answer
+        if only is not None and only[0] == end:  # a single frame, as in every request and reply
             return [(only[1], 0, end, 1)], end
         runs: list[Run] = []
         at = start = frames = 0
@@ -70,7 +73,7 @@ class Splitter:
                 current, start, frames = route, at, 0
             frames += 1
             at += step
-            # Worth a closer look only after two of a kind, and where one farther on is the same too.
+            # Compare the run only after two equal headers, and where one farther on is equal too.
             if found is last and end - at >= step * _STRIDE_FROM_FRAMES:
                 far = at + 8 * step
                 if buffer[far : far + HEADER_BYTES] == head:
@@ -86,7 +89,7 @@ class Splitter:
         length = int.from_bytes(head[:LENGTH_BYTES], "big")
         if length > self._max_frame_bytes:
             return 0, BROKEN
-        if length < ETHERNET_HEADER_BYTES:  # the slice holds some of the next frame: nothing to remember
+        if length < ETHERNET_HEADER_BYTES:  # the slice contains a part of the next frame: do not cache it
             return LENGTH_BYTES + length, TOO_SHORT
         if len(self._known) >= _MAX_REMEMBERED:
             self._known.clear()
@@ -94,7 +97,7 @@ class Splitter:
         return found
 
     def _tail(self, buffer: bytearray, at: int, end: int, runs: list[Run]) -> tuple[list[Run], int]:
-        """What is left is shorter than a header, an unfinished frame, or broken."""
+        """Add the end of the buffer, which is shorter than a header, an unfinished frame, or broken."""
         while end - at >= LENGTH_BYTES:
             length = int.from_bytes(buffer[at : at + LENGTH_BYTES], "big")
             if length > self._max_frame_bytes:
@@ -109,7 +112,7 @@ class Splitter:
 
 
 def _same_headers(buffer: bytearray, at: int, end: int, step: int, head: bytes) -> int:
-    """How many whole frames from `at` on, each `step` bytes with its length, start with exactly `head`."""
+    """Count the whole frames from `at` on, each `step` bytes with its length, that start with exactly `head`."""
     count = (end - at) // step
     for i in _MOST_TELLING_FIRST:
         column = buffer[at + i : at + (count - 1) * step + i + 1 : step]

@@ -1,12 +1,12 @@
-"""The socket between qemu and its rank: qemu's stream and dgram netdevs, by inherited descriptor or by unix path.
+"""Connect qemu to its rank by a socket: qemu's stream and dgram netdevs, by inherited descriptor or by unix path.
 
     kind     framing on the socket                    by descriptor           by path
     stream   4-byte big-endian length, then a frame   socket pair             we listen, qemu connects
-    dgram    a datagram a frame                       datagram socket pair    we bind ours and send to qemu's
+    dgram    one frame per datagram                   datagram socket pair    we bind ours and send to qemu's
 
-Both give their owner the same format, the stream's: see `frame`. Nothing here blocks, and nothing here grows without
-bound: what the guest does not take waits. From `queue_bytes` on the link is `full`, and should be brought no more;
-as messages are on their way by then, as much again is taken, and past that frames are refused.
+Both kinds give their owner the same format, that of the stream: see `frame`. No call blocks, and all memory is bounded.
+Frames that the guest does not take are queued. From `queue_bytes` on the link is `full`, and its owner should send no
+more. Messages are in flight by then, so the link accepts as much again before it refuses frames.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from mvpnet.dataplane.buffers import BufferSlice, Chunk, Pool
 from mvpnet.dataplane.frame import BROKEN, LENGTH_BYTES, MAX_FRAME_BYTES, TOO_LONG, Run, Splitter
 from mvpnet.dataplane.tuning import DATAGRAMS_A_TURN
 
-if TYPE_CHECKING:  # a plan, which needs a link's names, needs no MPI
+if TYPE_CHECKING:  # planning a job needs a link's names, and no MPI
     from mvpnet.dataplane.fastpath import FastPath
 
-# The kernel cuts it to net.core.wmem_max, and doubles it. More room means more frames a system call.
+# The kernel limits it to net.core.wmem_max, and doubles it. A larger buffer allows more frames per system call.
 _SOCKET_BUFFER_BYTES: Final = 1024 * 1024
 _IN_AND_OUT: Final = select.POLLIN | select.POLLOUT
-_RETRY_S: Final = 0.02  # between looks for qemu's datagram socket
+_RETRY_S: Final = 0.02  # between attempts to connect to qemu's datagram socket
 _LENGTHS: Final = [n.to_bytes(LENGTH_BYTES, "big") for n in range(2048)]
 
 
 class LinkLostError(Exception):
-    """The link is over; the message says why. The rank goes on without a guest."""
+    """The link has failed; the message gives the reason. The rank goes on without a guest."""
 
 
 class Link:
-    """What both kinds share. `qemu_fd` is the descriptor for qemu to inherit, or None where paths are used."""
+    """Base of both kinds of link. `qemu_fd` is the descriptor for qemu to inherit, or None where paths are used."""
 
     kind: str
 
@@ -47,7 +47,7 @@ class Link:
         self.qemu_fd: int | None = None
         self.connected = False
         self.backlog_bytes = 0
-        self.moved_at_s = 0.0  # time.monotonic() when the guest last took something
+        self.moved_at_s = 0.0  # time.monotonic() when the guest last read something
         self._queue_bytes = queue_bytes
         self._splitter = splitter
         self._pool = pool
@@ -60,43 +60,53 @@ class Link:
 
     @property
     def behind(self) -> bool:
-        """Something waits for the guest."""
+        """Return whether data is queued for the guest."""
         return bool(self._backlog)
 
     @property
     def compiled(self) -> bool:
-        """The compiled part reads and writes this link."""
+        """Return whether the compiled part reads and writes this link."""
         return self._fastpath is not None
 
     @property
     def full(self) -> bool:
-        """So much waits for the guest that no more should be brought. Up to twice as much is taken."""
+        """Return whether so much is queued for the guest that no more should be sent. Twice as much is accepted."""
         return self.backlog_bytes >= self._queue_bytes
 
     @property
     def interest(self) -> int:
-        """The poll events to wait for on `fileno()`."""
+        """Return the poll events to wait for on `fileno()`."""
         return _IN_AND_OUT if self._backlog else select.POLLIN
 
     def fileno(self) -> int:
         raise NotImplementedError
 
     def ready(self) -> int:
-        """The poll events that are there now, out of those of `interest`; sees to the connection being made, too."""
+        """Return the events of `interest` that are ready now, and complete a pending connection."""
         raise NotImplementedError
 
     def receive(self) -> tuple[Chunk, list[Run]]:
-        """Read what is there and cut it into runs. Call it only after `ready` said POLLIN or an error.
+        """Read available data and cut it into runs. Call it only after `ready` returned POLLIN or an error.
 
-        The runs lie in the chunk, and are good until the next call; hold the chunk to keep them longer.
-        Raises LinkLostError when qemu closed the link or broke its framing.
+        The runs lie in the chunk, and are valid until the next call; hold the chunk to keep them longer.
+
+        Raises:
+            LinkLostError: qemu closed the link or broke its framing.
         """
         raise NotImplementedError
 
     def transmit(self, view: memoryview, frames: int, chunk: Chunk, sent: int = 0) -> bool:
-        """Hand frames of `chunk` to the guest, or queue them; False if the queue is full and they were dropped.
+        """Write frames of `chunk` to the guest, or queue them.
 
-        So many bytes of them as `sent` says have been sent already."""
+        Args:
+            view: The frames.
+            frames: Number of frames in `view`.
+            chunk: Chunk that contains `view`.
+            sent: Number of bytes of `view` that were written already.
+
+        Returns:
+            False if the queue is full and the frames were dropped.
+        """
         if not self._backlog:
             sent += self._send(view[sent:] if sent else view)
             if sent == len(view):
@@ -108,7 +118,7 @@ class Link:
         return True
 
     def flush(self) -> bool:
-        """Go on with what is queued; True if the guest took any of it."""
+        """Write queued data; True if the guest took any of it."""
         moved = False
         while self._backlog:
             part = self._backlog[0]
@@ -126,15 +136,15 @@ class Link:
         return moved
 
     def _send(self, data: memoryview | bytes) -> int:
-        """Give the socket what it takes at once of `data`; how many bytes that were."""
+        """Write as much of `data` as the socket takes without blocking; return the number of bytes."""
         raise NotImplementedError
 
     def engage(self, fastpath: FastPath) -> None:
-        """Let the compiled part read and write this link; only once it is connected."""
+        """Let the compiled part read and write this link. Call it only once the link is connected."""
         raise NotImplementedError
 
     def _fresh_chunk(self) -> Chunk:
-        """The chunk to read into; the last one if nobody holds it any more."""
+        """Return the chunk to read into: the last one if it has no other holder."""
         if self._chunk.shared:
             self._chunk.release()
             self._chunk = self._pool.get()
@@ -142,7 +152,7 @@ class Link:
 
     @property
     def to_receive(self) -> bool:
-        """What there is to read is for `receive`: the compiled part, if it is at work, leaves it to Python."""
+        """Return whether `receive` has data to read: while the compiled part is at work, what it leaves to Python."""
         fastpath = self._fastpath
         return fastpath is None or bool(fastpath.shared.stuck or fastpath.shared.link_gone)
 
@@ -150,7 +160,7 @@ class Link:
         return select.POLLIN if self.compiled and self.to_receive else 0
 
     def _take(self, fastpath: FastPath) -> tuple[Chunk, int]:
-        """What the compiled part has read, or reads now."""
+        """Return the data that the compiled part has read, or reads now."""
         chunk = self._fresh_chunk()
         count = fastpath.take(chunk)
         gone = fastpath.shared.link_gone
@@ -160,14 +170,14 @@ class Link:
         return chunk, count
 
     def detach_qemu_end(self) -> None:
-        """Close our copy of qemu's end, once qemu runs and has its own; else the end of qemu goes unseen."""
+        """Close our copy of qemu's end, once qemu runs and has its own; otherwise the end of qemu goes unseen."""
         if self._qemu_end is not None:
             self._qemu_end.close()
             self._qemu_end = None
             self.qemu_fd = None
 
     def close(self) -> None:
-        """Close the sockets and unlink their paths. What is still queued is gone: see `queued_frames` first."""
+        """Close the sockets and unlink their paths. Queued data is lost: read `queued_frames` first."""
         self.connected = False
         if self._fastpath is not None:
             self._fastpath.leave_link()
@@ -201,7 +211,7 @@ class Link:
         self._watch(self.fileno())
 
     def _watch(self, fd: int) -> None:
-        """Let `ready` ask for what `interest` says now."""
+        """Make `ready` wait for the events of `interest`."""
         watched = fd, self.interest
         if watched != self._watched:
             if self._watched[0] == fd:
@@ -212,7 +222,7 @@ class Link:
 
 
 class StreamLink(Link):
-    """qemu's `-netdev stream`: by descriptor, or (with `path`) as the server that qemu connects to."""
+    """Link to qemu's `-netdev stream`: by descriptor, or (with `path`) as the server that qemu connects to."""
 
     kind = "stream"
 
@@ -320,9 +330,10 @@ class StreamLink(Link):
 
 
 class DgramLink(Link):
-    """qemu's `-netdev dgram`: by descriptor, or bound to `path` and connected to `qemu_path` once qemu has bound it.
+    """Link to qemu's `-netdev dgram`: by descriptor, or bound to `path` and connected to qemu's `qemu_path`.
 
-    A datagram pair tells no end: when qemu leaves, its owner must close the link.
+    It connects once qemu has bound `qemu_path`. A datagram pair does not report its end: when qemu exits, the owner
+    must close the link.
     """
 
     kind = "dgram"
@@ -352,8 +363,11 @@ class DgramLink(Link):
         return (events[0][1] if events else 0) | self._compiled_events()
 
     def _connect(self) -> None:
-        """Connected, nobody but qemu can send here, poll() tells when qemu takes more, and qemu may queue more than
-        net.unix.max_dgram_qlen."""
+        """Connect to qemu's socket.
+
+        Then only qemu can send to this socket, poll() reports when qemu takes more, and qemu may queue more than
+        net.unix.max_dgram_qlen.
+        """
         now = time.monotonic()
         if now < self._try_at_s:
             return
@@ -390,7 +404,7 @@ class DgramLink(Link):
                     too_long += 1
                     continue
                 buffer[at : at + LENGTH_BYTES] = _LENGTHS[count] if count < 2048 else count.to_bytes(4, "big")
-                # Asking costs less than an exception, so ask where there may well be no second one.
+                # A poll costs less than an exception, so poll where there may well be no second datagram.
                 if not at and not self._epoll.poll(0, 1):
                     at = LENGTH_BYTES + count
                     break
@@ -407,7 +421,7 @@ class DgramLink(Link):
         return chunk, runs
 
     def _send(self, data: memoryview | bytes) -> int:
-        """Send frame by frame; how many bytes of `data` that were."""
+        """Write frame by frame; return the number of bytes of `data` written."""
         send, end, at = self._socket.send, len(data), 0
         data = memoryview(data)
         try:
@@ -430,7 +444,7 @@ class DgramLink(Link):
 
 
 def _bound(kind: socket.SocketKind, path: Path) -> socket.socket:
-    """A non-blocking unix socket at `path`, for this user alone; a stale one there is replaced. Raises OSError."""
+    """Create a non-blocking unix socket at `path`, for this user alone, replacing a stale one. Raises OSError."""
     path.unlink(missing_ok=True)
     bound = socket.socket(socket.AF_UNIX, kind)
     try:

@@ -1,8 +1,8 @@
-"""Where a frame goes, decided from its length and Ethernet header alone: the resolvers that `frame.Splitter` asks.
+"""Route frames by length and Ethernet header alone: the resolvers for `frame.Splitter`.
 
-A route is a rank, or one of the negative numbers here. Outbound, from the guest, the rank is the one to send to;
-inbound, from a peer, it is the one that sent. What a resolver says of a header is remembered, so it may be slow, and
-must depend on nothing else.
+A route is a rank, or one of the negative numbers below. Outbound, from the guest, it is the destination rank; inbound,
+from a peer, it is the source rank. The result for a header is cached. So a resolver may be slow, and must depend on
+nothing else.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 
 from mvpnet.dataplane import address, arp
 
-# Outbound. Frames above the MTU have their own routes, so that they can be counted without looking at each.
+# Outbound. Frames above the MTU have their own routes, so that they are counted without looking at each.
 ABOVE_MTU: Final = 1 << 32  # added to a rank
 BROADCAST: Final = -10  # broadcast or multicast
 ARP: Final = -11
-SHUTDOWN: Final = -12  # perhaps: the frame is to be looked at
+SHUTDOWN: Final = -12  # possibly: the frame has to be inspected
 SOURCE_NOT_OWN: Final = -13
 NO_SUCH_RANK: Final = -14
 TO_ITSELF: Final = -15
@@ -25,22 +25,22 @@ UNKNOWN_DESTINATION: Final = -16
 FORGED: Final = -20
 
 _SHUTDOWN_HEAD: Final = len(address.SHUTDOWN_FRAME).to_bytes(4, "big") + address.SHUTDOWN_FRAME[:14]
-_VLAN_TAG_BYTES: Final = 4  # not part of what an MTU limits (IEEE 802.1Q)
+_VLAN_TAG_BYTES: Final = 4  # not counted by an MTU (IEEE 802.1Q)
 
 
 def longest_frame_bytes(mtu_bytes: int) -> int:
-    """The longest frame that an MTU allows: with an Ethernet header and a VLAN tag."""
+    """Return the length of the longest frame that an MTU allows, with Ethernet header and VLAN tag."""
     return mtu_bytes + 14 + _VLAN_TAG_BYTES
 
 
 def outbound(rank: int, world_size: int, mtu_bytes: int) -> Callable[[bytes], int]:
-    """The resolver for frames that the guest of `rank` sent."""
+    """Return the resolver for frames that the guest of `rank` sent."""
     own = address.mac(rank)
     longest = longest_frame_bytes(mtu_bytes)
 
     def resolve(head: bytes) -> int:
         to, source, ethertype = head[4:10], head[10:16], head[16:18]
-        if head == _SHUTDOWN_HEAD:  # whoever sends it, it claims to be from rank 0
+        if head == _SHUTDOWN_HEAD:  # its source claims to be rank 0, whichever guest sends it
             return SHUTDOWN
         if source != own:
             return SOURCE_NOT_OWN
@@ -61,7 +61,7 @@ def outbound(rank: int, world_size: int, mtu_bytes: int) -> Callable[[bytes], in
 
 
 def inbound_unicast(rank: int) -> Callable[[bytes], int]:
-    """The resolver for what a peer sent to `rank` alone: the rank whose guest is its source, or FORGED."""
+    """Return the resolver for unicasts to `rank`: the rank whose guest is the source, or FORGED."""
     own = address.mac(rank)
 
     def resolve(head: bytes) -> int:
@@ -72,7 +72,7 @@ def inbound_unicast(rank: int) -> Callable[[bytes], int]:
 
 
 def inbound_broadcast(world_size: int) -> Callable[[bytes], int]:
-    """The resolver for what comes down the tree: its root, or FORGED."""
+    """Return the resolver for broadcasts from the tree: the root, or FORGED."""
 
     def resolve(head: bytes) -> int:
         root = address.rank_of_mac(head[10:16])

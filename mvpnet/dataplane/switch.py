@@ -1,13 +1,14 @@
-"""The switch itself: what the guest sends goes to the other ranks, what they send goes to the guest.
+"""Forward frames of the guest to the other ranks, and frames of the other ranks to the guest.
 
     guest ⇄ link ⇄ Switch ⇄ fabric ⇄ the other ranks
 
-It is a worker of `WorkerLoop`. Nothing in it blocks, and a guest that does not read, or is gone, stops nobody else:
+The switch is a worker of `WorkerLoop`. None of its calls blocks, and a guest that does not read, or is gone, delays no
+other guest:
 
-- The guest sends more than a peer takes: it is read no more, until the peer has caught up (`Fabric.congested`).
-- The guest takes less than the peers send: their messages are left untaken, so that they in turn slow down. If it
-  takes nothing for net.drop_timeout_ms they are taken and dropped, until it takes something again.
-- Broadcasts and control messages are always taken, whatever the guest does, for others wait behind this rank.
+- The guest sends more than a peer takes: it is not read until the peer has caught up (`Fabric.congested`).
+- The guest takes less than the peers send: their messages are not received, so that the peers slow down in turn. If it
+  takes nothing for net.drop_timeout_ms they are received and dropped, until it reads again.
+- Broadcasts and control messages are always received, whatever the guest does, as other ranks depend on this one.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from mvpnet.dataplane.tuning import FRAME_COSTS_BYTES
 from mvpnet.dataplane.worker_loop import TURN, WorkerLoop
 from mvpnet.spec.schema import Net, NetKind
 
-_QUICK_NAP_S: Final = 1e-3  # while something of ours is on its way, and its arrival is not announced
-_LONG_NAP_S: Final = 1.0  # where everything that can happen wakes us
+_QUICK_NAP_S: Final = 1e-3  # while messages are in flight whose arrival is not announced
+_LONG_NAP_S: Final = 1.0  # where every possible event wakes the loop
 _UNCONNECTED_NAP_S: Final = 0.02
 _FINISH_NAP_MAX_S: Final = 10e-3
 
@@ -48,15 +49,22 @@ _REASONS: Final = {
 
 
 def loop_for(net: Net) -> WorkerLoop:
-    """The loop to run a switch in, with the spinning and sleeping that `net` asks for."""
+    """Return the loop to run a switch in, with the spinning and sleeping that `net` configures."""
     return WorkerLoop(spin_s=net.busy_poll_us / 1e6, max_spin_s=net.max_spin_us / 1e6, gather_s=net.coalesce_us / 1e6)
 
 
 def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None, qemu_path: Path | None = None) -> Link:
-    """The link of a rank, of the kind that `net.kind` says; by descriptor, or by unix socket where paths are given.
+    """Open the link of a rank, of kind `net.kind`: by descriptor, or by unix socket where paths are given.
 
-    `path` is the rank's socket, which this makes and unlinks; `qemu_path` (dgram only) is the one that qemu makes.
-    Raises OSError where a path is too long or cannot be made.
+    Args:
+        rank: Rank of the guest.
+        world_size: Number of ranks.
+        net: The `net` section of the configuration.
+        path: Socket of the rank, which the link creates and unlinks.
+        qemu_path: Socket that qemu creates (dgram only).
+
+    Raises:
+        OSError: A path is too long or cannot be created.
     """
     resolve = routes.outbound(rank, world_size, net.mtu)
     pool = Pool(net.chunk_bytes)
@@ -66,7 +74,7 @@ def open_link(rank: int, world_size: int, net: Net, *, path: Path | None = None,
 
 
 class Switch:
-    """One rank's switch, for one job. All ranks of `comm` make theirs, with or without a link, and all `finish`.
+    """Switch of one rank, for one job. All ranks of `comm` create theirs, with or without a link, and all `finish`.
 
     `comm` and `doorbell` may serve one job after another, but nothing else.
     """
@@ -82,8 +90,18 @@ class Switch:
         on_shutdown_request: Callable[[], object] | None = None,
         on_link_lost: Callable[[str], object] = lambda reason: None,
     ) -> None:
-        """`on_shutdown_request` is called when the guest asks for the shutdown address or sends the shutdown frame;
-        None ignores both. `on_link_lost` gets the reason, once, and the link is closed by then."""
+        """Create the switch.
+
+        Args:
+            comm: Communicator for the data path.
+            doorbell: Wakes sleeping ranks.
+            link: Link to the guest; None for a rank without one.
+            net: The `net` section of the configuration.
+            on_control: Called with source rank and payload of each control message.
+            on_shutdown_request: Called when the guest asks for the shutdown address or sends the shutdown frame. None
+                ignores both.
+            on_link_lost: Called once with the reason, after the link has been closed.
+        """
         self._counters = Counters()
         self.link = link
         self._on_control = on_control
@@ -102,7 +120,7 @@ class Switch:
         self._rung = False
         self._comm = comm
         self._net = net
-        self._awake_s = net.busy_poll_us / 2e6  # half of its spin: what it did last may be earlier than we heard of it
+        self._awake_s = net.busy_poll_us / 2e6  # half the spin time: peers may fall silent before we hear of it
         self._fastpath: FastPath | None = None
         self._compile = net.compiled and fastpath.available()
         self._fabric = Fabric(
@@ -114,49 +132,52 @@ class Switch:
             credits=net.credits,
             peer_queue_bytes=net.peer_queue_bytes,
             queue_bytes=net.queue_bytes,
-            patience_s=2 * self._patience_s,  # the peer may be patient with its guest in the meantime
+            patience_s=2 * self._patience_s,  # the peer may wait for its own guest in the meantime
             awake_s=self._awake_s,
             compiled=self._compile,
         )
 
     @property
     def counters(self) -> Counters:
-        """All that was counted, up to now."""
+        """Return the counters, up to date."""
         if self._fastpath is not None:
             self._fastpath.count_into(self._counters)
         return self._counters
 
     @property
     def link_ready(self) -> bool:
-        """qemu is connected."""
+        """Return whether qemu is connected."""
         return self.link is not None and self.link.connected
 
     def close_link(self) -> None:
-        """The guest is gone. Messages are taken, and broadcasts passed on, all the same."""
+        """Stop using the link of a guest that is gone. Messages are still received, and broadcasts still forwarded."""
         link, self.link = self.link, None
         if link is not None:
             self._drop("guest_gone", link.queued_frames)
             link.close()
-            self._fabric.take_arrived()  # the next guest must not get the rest of a frame of which this one had a part
+            self._fabric.take_arrived()  # the next guest must not get the rest of a frame that this one took in part
 
     def send_control(self, to: int, payload: bytes) -> bool:
-        """Send a small message to a rank, also to this one; False once this rank has ended its part in the job."""
+        """Send a small message to a rank, possibly to this one; False once this rank has ended its part in the job."""
         return self._fabric.send_control(to, payload)
 
     def finish(self, on_done: Callable[[], object]) -> None:
-        """End the job together with all other ranks: close the link, send what is on its way, go on taking messages,
-        and call `on_done` when no message of this job is left anywhere."""
+        """End the job together with all other ranks.
+
+        Close the link, send what is queued, and go on receiving messages. Call `on_done` when no message of this job is
+        left on any rank.
+        """
         self.close_link()
         self._on_done = on_done
 
     @property
     def compiled(self) -> bool:
-        """The compiled part is at work."""
+        """Return whether the compiled part is at work."""
         return self._fastpath is not None
 
     @property
     def compiles(self) -> bool:
-        """The compiled part is at work as soon as all ranks know how to ring each other."""
+        """Return whether the compiled part is used, possibly only once all ranks can ring each other."""
         return self._compile
 
     # -- the compiled part ---------------------------------------------------------------------------------------------
@@ -180,7 +201,7 @@ class Switch:
         return slept_s
 
     def _flags(self, compiled: FastPath) -> int:
-        """What the compiled part may do now."""
+        """Return the flags of what the compiled part may do now."""
         mpi, link = self._fabric, self.link
         flags = fastpath.SPARSE if mpi.sparse else 0
         if mpi.has_work or self._on_done is not None:
@@ -196,7 +217,7 @@ class Switch:
         return flags
 
     def _engage(self) -> FastPath | None:
-        """Begin with the compiled part, as soon as all know how to ring each other."""
+        """Start to use the compiled part, as soon as all ranks can ring each other."""
         if not self._compile or self._on_done is not None or not self._fabric.may_engage:
             return None
         net = self._net
@@ -255,7 +276,7 @@ class Switch:
 
     def before_sleep(self) -> float:
         mpi, bell = self._fabric, self._doorbell
-        if self._rung:  # now that there is time for it; once more round before we sleep, for what came before
+        if self._rung:  # not urgent before a sleep; one more round, for earlier messages
             self._rung = False
             bell.silence()
             return 0.0
@@ -286,7 +307,7 @@ class Switch:
         for fd, events in ready:
             if link is None or fd != link.fileno():
                 self._rung = True
-            elif link.connected and (events & select.POLLOUT or not link.compiled):  # else it comes next anyway
+            elif link.connected and (events & select.POLLOUT or not link.compiled):  # otherwise it comes next anyway
                 try:
                     self._serve(link, events)
                 except LinkLostError as lost:
@@ -411,7 +432,7 @@ class Switch:
             self._drop("guest_full", frames)
 
     def _wants_more(self) -> bool:
-        """Whether to take messages for the guest: not while it is behind, but for no longer than our patience."""
+        """Return whether to receive unicasts: not while the guest is behind, unless it has been for too long."""
         link = self.link
         return link is None or not link.full or time.monotonic() - link.moved_at_s > self._patience_s
 
@@ -425,7 +446,7 @@ class Switch:
 
 
 def _frames(chunk: Chunk, run: Run) -> list[tuple[int, int]]:
-    """Where each frame of a run starts (its length, that is) and ends."""
+    """Return start (of its length) and end of each frame of a run."""
     _, at, end, _ = run
     found = []
     while at < end:

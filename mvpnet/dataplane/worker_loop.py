@@ -1,13 +1,13 @@
-"""The event loop of a rank: descriptors, timers and signals, as in `runtime.loop`, and a worker that moves frames.
+"""Run a rank's event loop: descriptors, timers and signals, as in `runtime.loop`, and a worker that moves frames.
 
-While the worker has something to do it is called again and again, and everything else gets a look once a millisecond.
-When it has nothing to do, all sleep in poll(2) until a descriptor, a timer or a signal wakes them. How long to spin
-before that follows the traffic, as KVM's halt polling does: some sleeps in a row that were shorter than `max_spin_s`
-would better have been spent spinning. A longer one ends this, and then it is not spun at all: on a shared core the
-scheduler may well not heed sched_yield(2), and let those wait that this rank has just woken.
+While the worker has work it is called again and again, and everything else is polled once a millisecond. When it has
+none, the loop sleeps in poll(2) until a descriptor, a timer or a signal wakes it. How long to spin before that adapts
+to the traffic, as KVM's halt polling does: after several consecutive sleeps shorter than `max_spin_s`, spinning would
+have been better. A longer sleep turns spinning off: on a shared core the scheduler may well ignore sched_yield(2), and
+delay the processes that this rank has just woken.
 
-Under bulk traffic it spins less: whoever spins takes a core from the guests where cores are scarce, and what gathers
-in the meantime moves in fewer and bigger batches.
+Under bulk traffic the loop spins less. A spinning rank takes a core from the guests where cores are scarce, and frames
+that gather in the meantime move in fewer and larger batches.
 """
 
 from __future__ import annotations
@@ -20,60 +20,91 @@ from typing import Final, Protocol
 from mvpnet.dataplane.tuning import BULK_BYTES, BULK_LASTS_S, LONGEST_NAP, WORTH_A_NAP_BYTES
 from mvpnet.runtime.loop import Loop
 
-_LOOK_EVERY_S: Final = 1e-3  # at descriptors and timers, while the worker is busy
-_SHORT_SLEEPS: Final = 3  # so many in a row, and spinning pays
+_LOOK_EVERY_S: Final = 1e-3  # interval of polling descriptors and timers, while the worker is busy
+_SHORT_SLEEPS: Final = 3  # consecutive ones after which spinning pays
 
-# What a worker's `spin` ended with.
+# Results of a worker's `spin`.
 LOOK: Final = 0
 SLEEP: Final = 1
 TURN: Final = 2
 
 
 class Worker(Protocol):
-    """Something that is called in turns, and says how it wants to be woken when there is nothing to do."""
+    """Work to be done in turns between the events of a loop."""
 
     def spin(self, until_s: float, busy_at_s: float, window_s: float) -> tuple[int, float]:
-        """Do what can be done without the loop: turns of a kind of its own, spinning, and naps under bulk traffic.
+        """Do the work that needs no loop: its own turns, spinning, and naps under bulk traffic.
 
-        Until `until_s`, until nothing was to do for `window_s` (the last time having been at `busy_at_s`), or until a
-        `turn` is called for. Returns LOOK, SLEEP or TURN, and when there was something to do last. A worker that can
-        do nothing of the kind returns TURN and `busy_at_s`."""
+        Args:
+            until_s: When to return, by time.monotonic().
+            busy_at_s: When there was work last.
+            window_s: Return after this long without work.
+
+        Returns:
+            LOOK, SLEEP or TURN (call `turn` next), and when there was work last. A worker that cannot spin returns TURN
+            and `busy_at_s`.
+        """
         ...
 
     def doze(self, fds: dict[int, int], timeout_s: float, long_s: float) -> float | None:
-        """Sleep until one of these descriptors has one of its poll(2) events, or for `timeout_s`, and do at once what
-        there is to do then; after sleeps of `long_s` and more, go on. Returns how long the last sleep was that ended
-        with something to do, -1.0 if none did; and None, without having slept, from a worker that can't."""
+        """Sleep until a descriptor is ready or `timeout_s` has passed, and do the work at once.
+
+        It goes on sleeping after long sleeps.
+
+        Args:
+            fds: poll(2) events to wait for, by descriptor.
+            timeout_s: Longest time to sleep.
+            long_s: Go on after sleeps of this length or more.
+
+        Returns:
+            How long the last sleep was that ended with work, -1.0 if none did. None, without a sleep, from a worker
+            that cannot doze.
+        """
         ...
 
     def turn(self, now_s: float) -> int:
-        """Do a bounded amount of work without blocking: how much it was, in bytes, and 0 if there was none.
+        """Do a bounded amount of work without blocking.
 
-        `now_s` is time.monotonic().
+        Args:
+            now_s: time.monotonic().
+
+        Returns:
+            The amount of work in bytes, and 0 if there was none.
         """
         ...
 
     def before_sleep(self) -> float:
-        """The loop is about to sleep: the longest time to do so, in seconds."""
+        """Prepare for a sleep of the loop; return its longest duration in seconds."""
         ...
 
     def interests(self) -> list[tuple[int, int]]:
-        """Descriptors and poll(2) events that are to end the sleep."""
+        """Return descriptors and poll(2) events that end the sleep."""
         ...
 
     def after_sleep(self, now_s: float, ready: list[tuple[int, int]], spins: bool) -> None:
-        """Some of those descriptors, with these events, have ended it; `turn` comes next. `spins`: the next sleep is
-        not to come at once."""
+        """Take the events that ended the sleep; `turn` comes next.
+
+        Args:
+            now_s: time.monotonic().
+            ready: Descriptors of `interests`, with their events.
+            spins: The loop spins before its next sleep.
+        """
         ...
 
 
 class WorkerLoop(Loop):
-    """A loop that runs a worker too, in the same thread. What the worker raises comes out of `run`."""
+    """Loop that also runs a worker, in the same thread. Exceptions of the worker propagate from `run`."""
 
     def __init__(self, *, spin_s: float = 0.0, max_spin_s: float = 0.0, gather_s: float = 0.0) -> None:
-        """Under dense traffic sleep after `spin_s` to `max_spin_s` without work, else at once; under bulk traffic for
-        `gather_s` at a time, or up to four times that where little gathers, after 2 x `gather_s` without work. 0 for
-        `gather_s`: never."""
+        """Set the times of spinning and napping.
+
+        Args:
+            spin_s: Shortest time to spin without work before a sleep, under dense traffic. Otherwise the loop sleeps at
+                once.
+            max_spin_s: Longest time to spin.
+            gather_s: Length of a nap under bulk traffic, after 2 x `gather_s` without work. Up to LONGEST_NAP times
+                that where few bytes gather; 0 for no naps.
+        """
         super().__init__()
         self.worker: Worker | None = None
         self._spin_s = spin_s
@@ -82,9 +113,9 @@ class WorkerLoop(Loop):
         self._busy_at_s = 0.0
         self._max_spin_s = max(spin_s, max_spin_s)
         self._gather_s = gather_s
-        self._sleep_poll = select.poll()  # what is watched, and what the worker waits for
+        self._sleep_poll = select.poll()  # the watched descriptors, and those the worker waits for
         self._interests: dict[int, int] = {}
-        self._sleep_fds: dict[int, int] = {}  # all of _sleep_poll
+        self._sleep_fds: dict[int, int] = {}  # all descriptors of _sleep_poll
 
     def _run_some(self) -> None:
         if self.worker is None:
@@ -93,10 +124,10 @@ class WorkerLoop(Loop):
             self._work(self.worker)
 
     def _work(self, worker: Worker) -> None:
-        """Run as long as this is the worker."""
+        """Run the worker until the loop stops or gets another one."""
         turn, spin, clock, sched_yield = worker.turn, worker.spin, time.monotonic, os.sched_yield
         gather_s = nap_s = self._gather_s
-        gathered = 0  # bytes, since the last nap
+        gathered = 0  # bytes since the last nap
         self._busy_at_s = clock()
         look_at = self._busy_at_s
         bulk_until = 0.0
@@ -134,7 +165,7 @@ class WorkerLoop(Loop):
                 look_at = self._busy_at_s + _LOOK_EVERY_S
 
     def _adapt(self, idle_s: float) -> None:
-        """The worker was woken after so much idle time: would spinning have been better?"""
+        """Adapt the spinning to an idle time of the worker that has just ended."""
         if idle_s >= self._max_spin_s:
             self._short_sleeps = 0
             self._window_s = 0.0
@@ -144,13 +175,13 @@ class WorkerLoop(Loop):
             self._window_s = min(max(2 * self._window_s, self._spin_s), self._max_spin_s)
 
     def _sleep(self, worker: Worker) -> None:
-        """Sleep until anything happens. The worker comes first then, as every step is slow after a sleep."""
+        """Sleep until any event. The worker comes first then, as every step is slow after a sleep."""
         limit_s = worker.before_sleep()
         wanted = dict(worker.interests())
         for fd in self._interests.keys() - wanted.keys():
             self._sleep_poll.unregister(fd)
             del self._sleep_fds[fd]
-            if fd in self._callbacks:  # the number has been given to another since
+            if fd in self._callbacks:  # the number has been reused since
                 self._register_for_sleep(fd)
         for fd, events in wanted.items():
             if self._interests.get(fd) != events:
