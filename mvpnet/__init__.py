@@ -1,6 +1,6 @@
 """mvpnet: virtual machines as one MPI job, joined by an Ethernet that MPI messages carry.
 
-The public API, loaded when it is used first: `compose`, `open_run`, and what they return and raise.
+The public API is loaded at its first use: `compose`, `open_run`, and the types that they return and raise.
 """
 
 from __future__ import annotations

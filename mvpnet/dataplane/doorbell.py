@@ -112,7 +112,7 @@ class Doorbell:
         return self._far.fileno(), address
 
     def silence(self) -> None:
-        """Discard the rings received so far, so that the next one is seen. Call it when awake, before polling messages."""
+        """Discard the rings received so far, so that the next one is seen. Call it before polling messages."""
         for bell in (self._near, self._far):
             try:
                 while bell is not None:

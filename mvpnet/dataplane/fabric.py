@@ -468,7 +468,7 @@ class Fabric:
         return moved
 
     def _take(self, unicast: bool) -> bool:
-        """Match one message and receive it, or start to. Without `unicast`, match broadcast and control messages only."""
+        """Match one message and receive it, or start to; without `unicast` only broadcast and control messages."""
         if len(self._arriving) >= MESSAGES_A_TURN:
             return False
         status = self._status

@@ -1,1 +1,1 @@
-"""What a host has: programs, KVM, ports, names, resources, and what the batch system lets a job take of them."""
+"""Find out what a host offers: programs, KVM, ports, names, and the resources that a job may use."""

@@ -1,8 +1,8 @@
-"""What of this host's memory and CPUs a process may use: the host's own, control groups' limits, and its CPU mask.
+"""Read a process's memory and CPU limits: those of the host, of its control groups, and its CPU mask.
 
 Control groups are those of a batch system's job or of a container, version 1 and 2 (the kernel's
-Documentation/admin-guide/cgroup-v1/memory.rst, …/scheduler/sched-bwc.rst and admin-guide/cgroup-v2.rst). A limit holds
-for all that is in its group, so each is given with the group's name.
+Documentation/admin-guide/cgroup-v1/memory.rst, …/scheduler/sched-bwc.rst and admin-guide/cgroup-v2.rst). A limit
+applies to all processes in its group together, so each is reported with the group's name.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pathlib import Path
 
 from mvpnet.host.mounts import Mount, read_mounts
 
-_UNLIMITED_BYTES = 2**60  # version 1 says the largest number that it has
+_UNLIMITED_BYTES = 2**60  # version 1 reports no limit as the largest number that it can represent
 _ALWAYS, _STRICT = 1, 2  # vm.overcommit_memory: the kernel's Documentation/mm/overcommit-accounting.rst
 
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Of a control group, for all processes in it together."""
+    """Memory limit of a control group, for all processes in it together."""
 
     group: str
     limit_bytes: int
-    used_bytes: int  # without cached files, which go when memory is short
+    used_bytes: int  # without the page cache, which is reclaimed when memory is short
 
 
 @dataclass(frozen=True)
 class CpuLimit:
-    """Of a control group: CPU time a second, in seconds, for all processes in it together."""
+    """CPU time limit of a control group, in seconds per second, for all processes in it together."""
 
     group: str
     cpus: float
@@ -41,11 +41,11 @@ class Limits:
     ram_bytes: int
     swap_bytes: int
     available_bytes: int  # MemAvailable: without swapping
-    any_promise: bool  # the kernel promises memory that there is not (vm.overcommit_memory=1)
-    promisable_bytes: int | None  # what it promises yet, where it promises only what there is (=2)
-    memory: tuple[MemoryLimit, ...]  # of all groups that limit it, the innermost first
+    any_promise: bool  # the kernel promises more memory than it has (vm.overcommit_memory=1)
+    promisable_bytes: int | None  # memory that the kernel can still promise, where it promises no more than it has (=2)
+    memory: tuple[MemoryLimit, ...]  # of all groups with a limit, the innermost first
     cpu_time: tuple[CpuLimit, ...]
-    cpus: frozenset[int]  # numbers of the CPUs that it may run on: its affinity mask, cpusets included
+    cpus: frozenset[int]  # numbers of the CPUs in its affinity mask, cpusets included
 
     @property
     def most_bytes(self) -> int:
@@ -53,7 +53,7 @@ class Limits:
 
 
 def limits(root: Path = Path("/")) -> Limits:
-    """Those of this process. `root` is where /proc is looked for; what it mounts is looked for there too."""
+    """Read the limits of this process. /proc, and the file systems that it lists, are looked up below `root`."""
     proc = root / "proc"
     meminfo = _text(proc / "meminfo")
     groups, mounts = _text(proc / "self/cgroup"), read_mounts(_text(proc / "self/mountinfo"))
@@ -72,10 +72,14 @@ def limits(root: Path = Path("/")) -> Limits:
 
 
 def control_groups(groups: str, mounts: Sequence[Mount], controller: str) -> list[Path]:
-    """The folders of a process's groups for a controller, the innermost first, up to where they are mounted.
+    """Return the folders of a process's control groups for a controller, from the innermost to the mount point.
 
-    `groups` is the text of /proc/PID/cgroup (cgroups(7)). A group above what is mounted, as in a container that sees
-    a part of the tree, cannot be looked at.
+    A group above the mount point, as in a container that sees a part of the tree, cannot be read.
+
+    Args:
+        groups: Text of /proc/PID/cgroup (cgroups(7)).
+        mounts: The process's mounts.
+        controller: Name of the controller.
     """
     folders: list[Path] = []
     for line in groups.splitlines():
@@ -94,7 +98,7 @@ def control_groups(groups: str, mounts: Sequence[Mount], controller: str) -> lis
 
 
 def _inside(path: str, root: str) -> Path:
-    """The group's path below its mount, of which `root` is mounted."""
+    """Return the group's path relative to its mount, of which `root` is mounted."""
     group = Path(path)
     if ".." in group.parts:
         return Path()

@@ -1,4 +1,4 @@
-"""What a check found: a line of the doctor's table."""
+"""Describe the result of a check, one line of the doctor's table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 class Level(Enum):
     ok = "ok"
-    warning = "warning"  # it works, and not as might be expected
+    warning = "warning"  # a job works, with a limitation
     failure = "failure"  # a job would be refused, or fail
 
 
@@ -24,7 +24,7 @@ class Finding:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that say the same of one host as one, with the ranks of all; in the order in which they came first."""
+    """Merge equal findings of one host into one with the ranks of all, in the order of the first of each."""
     ranks: dict[Finding, set[int]] = {}
     for finding in findings:
         ranks.setdefault(replace(finding, ranks=()), set()).update(finding.ranks)

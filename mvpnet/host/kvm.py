@@ -1,4 +1,4 @@
-"""Whether this host has KVM, and which accelerator a guest gets."""
+"""Find out whether this host has KVM, and select the accelerator of a guest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,22 @@ from mvpnet.spec.schema import Accel
 
 
 def choose_accel(wanted: Accel, cpuinfo: str, kvm_trouble: str | None, host: str, guest: str) -> tuple[Accel, str]:
-    """KVM or TCG, and why. Looks at nothing: `cpuinfo` is the text of /proc/cpuinfo, `kvm_trouble` says why /dev/kvm
-    does not open (None: it does), `host` and `guest` are the architectures of this host and of the machine.
+    """Select KVM or TCG. This function is pure.
 
-    KVM that is asked for is taken whenever /dev/kvm opens, also where auto would not take it.
-    Raises HostError when KVM is asked for and impossible.
+    A request for KVM is granted whenever /dev/kvm opens, even where `auto` would not select it.
+
+    Args:
+        wanted: The accelerator of the configuration.
+        cpuinfo: Text of /proc/cpuinfo.
+        kvm_trouble: Reason why /dev/kvm does not open; None if it opens.
+        host: Architecture of this host.
+        guest: Architecture of the guest.
+
+    Returns:
+        The accelerator, and the reason.
+
+    Raises:
+        HostError: KVM is requested and not possible.
     """
     if wanted is Accel.tcg:
         return Accel.tcg, "vm.accel asks"
@@ -43,29 +54,29 @@ def choose_accel(wanted: Accel, cpuinfo: str, kvm_trouble: str | None, host: str
 
 
 def lacks_virtualization(cpuinfo: str, host: str) -> bool:
-    """Whether the CPU of a host of this architecture says by its flags that KVM cannot work; only those of x86 do."""
+    """Return whether the CPU's flags rule out KVM. Only x86 has such flags."""
     return host in ("x86_64", "i686") and not re.search(r"^flags\s*:.*\b(vmx|svm)\b", cpuinfo, re.MULTILINE)
 
 
 def resolve_accel(wanted: Accel, binary: str = "qemu-system-x86_64") -> tuple[Accel, str]:
-    """`choose_accel` for this host and this qemu."""
+    """Select the accelerator, as `choose_accel`, for this host and this qemu."""
     cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
     return choose_accel(wanted, cpuinfo, look_at_kvm().trouble, platform.machine(), architecture(binary))
 
 
 @dataclass(frozen=True)
 class KvmDevice:
-    """/dev/kvm: whether it opens and, where it is and does not, who may open it."""
+    """State of /dev/kvm: whether it opens and, where it exists and does not open, who may open it."""
 
-    error: int | None = None  # errno; None: it opens
-    mode: str = ""  # as ls -l has it
+    error: int | None = None  # errno; None if it opens
+    mode: str = ""  # in the format of ls -l
     owner: str = ""
     group: str = ""
-    in_group: bool = False  # whether this process is
+    in_group: bool = False  # whether this process is in the group
 
     @property
     def trouble(self) -> str | None:
-        """Why it cannot be used, in words."""
+        """Return the reason why it cannot be used, as text for people."""
         if self.error is None:
             return None
         if self.error == errno.ENOENT:

@@ -1,4 +1,4 @@
-"""Which file system a path is on, read from the kernel's own list: /proc/PID/mountinfo (proc(5))."""
+"""Find the file system of a path in the kernel's list of mounts, /proc/PID/mountinfo (proc(5))."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# File systems of which other hosts have a part, as mountinfo names them; behind "fuse." where they run as programs.
+# File systems shared between hosts, as mountinfo names them; behind "fuse." where they run as programs.
 _SHARED = (
     *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "fhgfs", "ceph", "cifs", "smb3", "smbfs", "afs", "panfs", "wekafs"),
     *("pvfs2", "orangefs", "glusterfs", "sshfs", "9p", "gfs2", "ocfs2", "quobyte", "juicefs", "daos", "dfuse"),
@@ -25,7 +25,7 @@ class Mount:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other hosts see it too, as far as its type tells."""
+        """Return whether other hosts see it too, as far as its type tells."""
         return self.fs_type.removeprefix("fuse.") in _SHARED
 
     @property
@@ -34,7 +34,7 @@ class Mount:
 
 
 def read_mounts(mountinfo: str) -> list[Mount]:
-    """The mounts in mountinfo's text, in its order; lines that are none are left out."""
+    """Parse mountinfo's text in its order, and skip invalid lines."""
     found = []
     for line in mountinfo.splitlines():
         own, dash, of_the_file_system = line.partition(" - ")
@@ -46,7 +46,7 @@ def read_mounts(mountinfo: str) -> list[Mount]:
 
 
 def mount_of(path: Path, mounts: Iterable[Mount]) -> Mount | None:
-    """The mount that an absolute path without links is in: the deepest, and of several at one place the last."""
+    """Return the mount of an absolute path without links: the deepest one, and of several at one place the last."""
     best: Mount | None = None
     for mount in mounts:
         if path.is_relative_to(mount.point) and (best is None or len(mount.point) >= len(best.point)):
@@ -55,13 +55,13 @@ def mount_of(path: Path, mounts: Iterable[Mount]) -> Mount | None:
 
 
 def file_system(folder: Path) -> Mount | None:
-    """The mount that a folder is in, or would be made in; None where the kernel does not tell."""
+    """Return the mount of an existing or future folder; None where the kernel does not list it."""
     try:
         return mount_of(folder.resolve(), read_mounts(Path("/proc/self/mountinfo").read_text(errors="replace")))
-    except (OSError, RuntimeError):  # the latter for a circle of links
+    except (OSError, RuntimeError):  # RuntimeError for a loop of links
         return None
 
 
 def _plain(text: str) -> str:
-    r"""Without mountinfo's escapes: a space is written \040."""
+    r"""Decode mountinfo's escapes: a space is written \040."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

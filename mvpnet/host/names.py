@@ -1,4 +1,4 @@
-"""Names of users and domains, as the host has them or the config gives them."""
+"""Validate and look up names of users and domains, from the host or from the configuration."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")  # useradd(8), with the 
 
 
 def search_domains(resolv_conf: str) -> list[str]:
-    """The host's DNS search domains: those of the last search or domain line (resolv.conf(5)), without ".".
+    """Return the host's DNS search domains: those of the last search or domain line (resolv.conf(5)), without ".".
 
-    What is no domain name is left out: it could not be put on qemu's command line.
+    Invalid domain names are left out, as they cannot be put on qemu's command line.
     """
     lines = [words for line in resolv_conf.splitlines() if (words := line.split()) and words[0] in ("search", "domain")]
     return [domain for domain in lines[-1][1:] if domain != "." and _DOMAIN.fullmatch(domain)] if lines else []
 
 
 def check_domains(domains: Sequence[str], key: str = "net.domains") -> None:
-    """Raises ConfigError, naming `key`, for what is no domain name."""
+    """Refuse invalid domain names with a ConfigError that names `key`."""
     for domain in domains:
         if not _DOMAIN.fullmatch(domain):
             raise ConfigError(f"{key}: {domain!r} is no domain name", hint="letters, digits, dots and dashes")
 
 
 def check_user(user: str, key: str = "image.user") -> None:
-    """Raises ConfigError, naming `key`, for what is no user's name."""
+    """Refuse an invalid user name with a ConfigError that names `key`."""
     if not _USER.fullmatch(user):
         raise ConfigError(f"{key}: {user!r} is no user's name", hint="letters, digits, dot, dash and underscore")
 
 
 def default_user() -> str:
-    """The name of the user who runs this. Raises HostError when the host does not know it."""
+    """Return the name of the user who runs this program. Raises HostError when the host does not know it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError) as error:

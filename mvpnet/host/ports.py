@@ -1,4 +1,4 @@
-"""The TCP port by which a guest's ssh server is reached on this host."""
+"""Reserve the TCP port on this host that leads to a guest's ssh server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ _LAST_PORT = 65535
 
 
 def reserve_ssh_port(rank: int, base: int, most_ranks_on_one_host: int) -> tuple[int, socket.socket]:
-    """A port on 127.0.0.1 that is free: base + rank, else the next in strides that no other rank here tries.
+    """Reserve a free port on 127.0.0.1: base + rank, or the next one in strides that no other rank here tries.
 
-    The stride is the most ranks on one host, rounded up to 100, as the C program has it. qemu is to bind the port
-    itself, so what holds it until then against other jobs of mvpnet is a socket, for the caller to close, with an
-    abstract name (unix(7)), which lives in the same network namespace. Raises HostError when none is free.
+    The stride is the number of ranks on the fullest host, rounded up to 100, as in the C program.
+
+    Args:
+        rank: Rank of the guest.
+        base: Port for rank 0.
+        most_ranks_on_one_host: Number of ranks on the fullest host.
+
+    Returns:
+        The port, and a socket that reserves it against other jobs of mvpnet until qemu binds it. The socket has an
+        abstract name (unix(7)), which is bound to the same network namespace. The caller closes it.
+
+    Raises:
+        HostError: No port is free.
     """
     tried = list(_ssh_ports(rank, base, most_ranks_on_one_host))
     for port in tried:
@@ -36,7 +46,7 @@ def _reserved(port: int) -> socket.socket | None:
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         holder.bind(f"\0mvpnet.ssh.{port}")
-    except OSError:  # by another rank
+    except OSError:  # reserved by another rank
         holder.close()
         return None
     if _is_free(port):

@@ -1,4 +1,4 @@
-"""What this host has: programs, KVM, free ports, search domains, and what the qemu on it can do."""
+"""Find programs and folders on this host."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from mvpnet.errors import HostError
 
 
 def architecture(qemu_binary: str) -> str:
-    """Of the machine that this qemu makes, by its name: x86_64 of qemu-system-x86_64; this host's for another name."""
+    """Return the architecture of a qemu's machine: x86_64 for qemu-system-x86_64, this host's for any other name."""
     match = re.fullmatch(r"qemu-system-(\w+)", Path(qemu_binary).name)
     return match[1] if match else platform.machine()
 
 
 def find_program(name: str, key: str) -> Path:
-    """The program's full path, by PATH unless `name` has a slash. Raises HostError, naming `key`."""
+    """Return the full path of a program, found on PATH unless `name` has a slash.
+
+    Raises:
+        HostError: There is no such program. Names `key`.
+    """
     if found := shutil.which(name):
         return Path(found).absolute()
     if "/" in name:
@@ -37,7 +41,7 @@ def _near_programs(name: str, folders: Sequence[str]) -> str | None:
     names = {entry for folder in folders if Path(folder).is_dir() for entry in _entries(folder)}
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
     if name.startswith("qemu") and Path("/usr/libexec/qemu-kvm").exists():
-        near.append("/usr/libexec/qemu-kvm")  # where RHEL and its kin keep it, off PATH
+        near.append("/usr/libexec/qemu-kvm")  # its place off PATH on RHEL and relatives
     return f"there is {', '.join(near)}" if near else None
 
 
@@ -49,7 +53,16 @@ def _entries(folder: str) -> list[str]:
 
 
 def check_folder(path: Path, key: str, *, write: bool = False) -> None:
-    """Raises HostError, naming `key`, unless there is a folder that we may enter and read, or write too."""
+    """Refuse a folder that is not accessible.
+
+    Args:
+        path: The folder.
+        key: Key of the configuration to name.
+        write: It has to be writable too.
+
+    Raises:
+        HostError: There is no such folder, or we may not enter, read or write it.
+    """
     if not path.is_dir():
         raise HostError(f"{key}: {path} is {'no folder' if path.exists() else 'not there'}")
     if not os.access(path, os.R_OK | os.X_OK | (os.W_OK if write else 0)):

@@ -1,6 +1,6 @@
-"""Memory, CPUs and scratch of a host against what its ranks ask for together: cheap enough for every job to look at.
+"""Compare a host's memory, CPUs and scratch with what its ranks ask for together. Cheap enough for every job.
 
-What `Resources` says of a rank was looked up where the rank is; the checks are pure.
+`Resources` are collected on a rank's host; the checks are pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOPOLOGY = ("sockets", "dies", "clusters", "cores", "threads")  # qemu's -smp
 
 @dataclass(frozen=True)
 class Resources:
-    """What one rank's guest is to get, and what there is where the rank runs."""
+    """Resources that one rank's guest asks for, and the limits of its host."""
 
     rank: int
     host: str
@@ -35,7 +35,7 @@ class Resources:
 
 
 def resources(spec: RankSpec, host: str) -> Resources:
-    """For a rank on this host, by this process's own limits."""
+    """Collect the resources of a rank on this host, by this process's own limits."""
     folder = scratch_base(spec.scratch_dir)
     return Resources(
         rank=spec.rank,
@@ -49,7 +49,7 @@ def resources(spec: RankSpec, host: str) -> Resources:
 
 
 def virtual_cpus(vm: Vm) -> int:
-    """How many the guest gets: vm.smp as qemu reads it (a number, cpus=N, or the topology's product), else vm.cpus."""
+    """Return the guest's number of CPUs: vm.smp as qemu reads it (a number, cpus=N, or a product), else vm.cpus."""
     if vm.smp is None:
         return vm.cpus
     first, *rest = vm.smp.split(",")
@@ -63,7 +63,7 @@ def virtual_cpus(vm: Vm) -> int:
 
 
 def resource_findings(ranks: Iterable[Resources]) -> list[Finding]:
-    """A line for memory, CPUs and scratch's file system of each host."""
+    """Check memory, CPUs and the scratch file system of each host."""
     by_host: dict[str, list[Resources]] = defaultdict(list)
     for one in ranks:
         by_host[one.host].append(one)
@@ -71,9 +71,9 @@ def resource_findings(ranks: Iterable[Resources]) -> list[Finding]:
 
 
 def memory(ranks: Sequence[Resources]) -> Finding:
-    """Of the ranks on one host. A failure is what cannot be: a guest that is promised more than there can ever be.
+    """Check the memory of the ranks on one host. It is a failure if a guest asks for more than there can ever be.
 
-    Guests together may be promised more than there is, as they rarely touch all of it.
+    Guests together may ask for more than there is, as they rarely touch all of it.
     """
     here = ranks[0].limits
     asked, most = sum(one.memory_bytes for one in ranks), max(one.memory_bytes for one in ranks)
@@ -89,7 +89,7 @@ def memory(ranks: Sequence[Resources]) -> Finding:
 
 
 def _in_groups(ranks: Sequence[Resources]) -> Finding | None:
-    """What is short in a control group; the worst of it."""
+    """Return the worst shortage in a control group."""
     found: list[Finding] = []
     for limit in dict.fromkeys(limit for one in ranks for limit in one.limits.memory):
         inside = [one for one in ranks if any(other.group == limit.group for other in one.limits.memory)]
@@ -100,7 +100,7 @@ def _in_groups(ranks: Sequence[Resources]) -> Finding | None:
 
 
 def _short_in(limit: MemoryLimit, wanted: Sequence[int]) -> tuple[Level, str] | None:
-    """What the guests in a control group, each with the memory that it wants, find short there."""
+    """Return what the guests in a control group lack, given the memory that each asks for."""
     asked, named = sum(wanted), f"the limit of {size_text(limit.limit_bytes)} on {limit.group}"
     if max(wanted) > limit.limit_bytes:
         return Level.failure, f"{_one_guest(max(wanted))}, over {named}"
@@ -130,7 +130,7 @@ def _all_guests(size_bytes: int) -> str:
 
 
 def cpus(ranks: Sequence[Resources]) -> Finding:
-    """Of the ranks on one host. More virtual CPUs than there are is slow, and works."""
+    """Check the CPUs of the ranks on one host. More virtual CPUs than real ones are slow, but work."""
     asked = sum(one.cpus for one in ranks)
     allowed = len(frozenset[int]().union(*(one.limits.cpus for one in ranks)))
     seen = f"the guests ask for {_cpus(asked)}, and may run on {allowed}"
@@ -149,7 +149,7 @@ def cpus(ranks: Sequence[Resources]) -> Finding:
 
 
 def scratch(ranks: Sequence[Resources]) -> list[Finding]:
-    """A line for each scratch folder of one host, about the file system that it is on."""
+    """Check the file system of each scratch folder of one host."""
     found: dict[str, list[Resources]] = defaultdict(list)
     for one in ranks:
         found[one.scratch].append(one)
@@ -169,7 +169,7 @@ def _scratch(folder: str, ranks: Sequence[Resources]) -> Finding:
 
 
 def warning_lines(findings: Iterable[Finding]) -> list[str]:
-    """The warnings, a line a host."""
+    """Return the warnings, one line per host."""
     of_host: dict[str, list[str]] = defaultdict(list)
     for finding in findings:
         if finding.level is Level.warning:

@@ -1,1 +1,1 @@
-"""What a guest boots: images fetched, built or given by the user, and how they are made ready."""
+"""Provide the images that guests boot: fetched, built, or given by the user."""

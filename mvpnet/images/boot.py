@@ -1,4 +1,4 @@
-"""What a guest boots: a disk, or a kernel and initrd, built where they are not there yet."""
+"""Provide the disk, or the kernel and initrd, that a guest boots; build them where they do not exist yet."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mvpnet.util.text import Say
 
 @dataclass(frozen=True)
 class BootFiles:
-    """What a guest boots by -kernel, and the files that it reads from fw_cfg; empty for a guest that boots a disk."""
+    """Files that a guest boots by -kernel, and those it reads from fw_cfg; empty for a guest that boots a disk."""
 
     kernel: Path | None = None
     initrd: Path | None = None
     kernel_args: str | None = None
     fw_cfg: tuple[str, ...] = ()
-    emulated_kernel_args: str | None = None  # before the others, under TCG
+    emulated_kernel_args: str | None = None  # put before the others, under TCG
 
 
 def provide_boot(
@@ -35,20 +35,28 @@ def provide_boot(
 ) -> tuple[RankSpec, BootFiles]:
     """Provide what the guest boots: the files beside its disk, and the spec with its disk's path.
 
-    Images are built or fetched where they are not there yet. `stack` holds them in use.
+    Missing images are built or fetched.
+
+    Args:
+        spec: The rank's spec.
+        key_files: Public and private ssh key.
+        stack: Keeps the images from being removed until it closes.
+        say: Called with a line of text at each step.
 
     Raises:
-        ImageError: an image cannot be built, fetched or used.
-        ConfigError: a kernel or initrd is not there.
+        ImageError: An image cannot be built, fetched or used.
+        ConfigError: A kernel or initrd does not exist.
     """
     boot = boot_files(spec, key_files, say)
     return provide_image(with_built_disk(spec), stack, say), boot
 
 
 def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> BootFiles:
-    """What the guest boots from outside its disk; images that mvpnet builds are built here if they are not yet.
+    """Return the files that the guest boots besides its disk, after building mvpnet's own images where needed.
 
-    Raises ImageError when it cannot be built, ConfigError for a kernel or initrd that is not there.
+    Raises:
+        ImageError: An image cannot be built.
+        ConfigError: A kernel or initrd does not exist.
     """
     image = spec.image
     cache = cache_base(image.cache_dir)
@@ -62,16 +70,16 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> BootFi
 
 
 def check_kernel(boot: BootFiles) -> None:
-    """Raises ConfigError for a kernel or initrd of the user's that is not there."""
+    """Refuse a kernel or initrd of the user's that does not exist, with a ConfigError."""
     for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
         if path and not path.is_file():
             raise ConfigError(f"{key}: there is no file {path}")
 
 
 def with_built_disk(spec: RankSpec) -> RankSpec:
-    """The spec with the disk that mvpnet builds as its boot disk, where it does, built or not.
+    """Return the spec with the disk that mvpnet builds as its boot disk, whether built yet or not.
 
-    A prepared one is in the store.
+    A prepared disk is in the image store instead.
     """
     if spec.image.kind is not ImageKind.debian or is_asked(spec.image):
         return spec

@@ -1,7 +1,7 @@
-"""A cache of things that are built on this machine: a folder each, put in place by one rename, built once.
+"""Cache builds made on this machine: one folder each, built once and put in place by one rename.
 
-CACHE/<digest>/…, build.json     whole builds: build.json has the size of every file
-CACHE/.build-*/                  a build under way, or what a killed one left: the next build removes it
+CACHE/<digest>/…, build.json     complete builds: build.json has the size of every file
+CACHE/.build-*/                  a build in progress, or the rest of a killed one: the next build removes it
 CACHE/.lock                      locked while building, so that ranks and jobs that start at once build once
 """
 
@@ -23,19 +23,19 @@ _BUILD_PREFIX = ".build-"
 
 
 def find(cache: Path, digest: str) -> Path | None:
-    """The folder of a whole build; None when there is none, or one with a file missing or cut short."""
+    """Return the folder of a complete build; None when there is none, or a file of it is missing or truncated."""
     return cache / digest if _record(cache / digest) else None
 
 
 def whole_builds(cache: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folders of all whole builds, each with its build.json."""
+    """Yield the folders of all complete builds, each with its build.json."""
     for path in cache.glob("[!.]*/build.json"):
         if record := _record(path.parent):
             yield path.parent, record
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """build.json, if the files that it lists have the sizes that they were built with."""
+    """Return build.json, if the files that it lists have their original sizes."""
     try:
         record: dict[str, Any] = json.loads((folder / "build.json").read_text())
         sizes = record["size_bytes"]
@@ -46,10 +46,17 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def ensure(cache: Path, digest: str, what: str, build: Callable[[Path], Mapping[str, Any]], say: Say) -> Path:
-    """The folder of the build `digest`; `build(folder)` makes its files there if there is none yet.
+    """Return the folder of the build `digest`, after building it if it does not exist yet.
 
-    What `build` returns is kept in build.json. `what` names the thing in messages. Raises what `build` does, OSError
-    when the cache cannot be written.
+    Args:
+        cache: Folder of the cache.
+        digest: Digest of the build's inputs.
+        what: Name of the build for messages.
+        build: Called with an empty folder to create the files in. Its result is kept in build.json.
+        say: Called with a line of text at each step.
+
+    Raises:
+        OSError: The cache cannot be written. Errors of `build` propagate too.
     """
     if folder := find(cache, digest):
         return folder
@@ -63,9 +70,9 @@ def ensure(cache: Path, digest: str, what: str, build: Callable[[Path], Mapping[
 
 @contextmanager
 def building(cache: Path, what: str, say: Say) -> Iterator[Path]:
-    """Be the only one who builds; gives an empty folder to build in, which is removed in the end.
+    """Lock the cache for building, and provide an empty folder, which is removed in the end.
 
-    What killed builds left is removed first. Raises OSError when the cache cannot be written.
+    The rests of killed builds are removed first. Raises OSError when the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as file:
@@ -77,7 +84,9 @@ def building(cache: Path, what: str, say: Say) -> Iterator[Path]:
 
 
 def put_in_place(new: Path, folder: Path, facts: Mapping[str, Any], what: str, say: Say) -> Path:
-    """Give the built folder `new` its name: it appears with all its files or not at all. Only while `building`.
+    """Rename the built folder `new` to its final name, so that it appears complete or not at all.
+
+    Call it only while `building`.
 
     Returns:
         `folder`.
@@ -85,7 +94,7 @@ def put_in_place(new: Path, folder: Path, facts: Mapping[str, Any], what: str, s
     sizes = {path.name: path.stat().st_size for path in new.iterdir()}
     record = {"built_at": time.time(), "size_bytes": sizes, **facts}
     (new / "build.json").write_text(json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)  # one that is not whole, or no longer
+    shutil.rmtree(folder, ignore_errors=True)  # an incomplete build
     new.rename(folder)
     say(f"{what}: built {folder} ({megabytes(sum(sizes.values()))})")
     return folder

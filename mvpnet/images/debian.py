@@ -1,8 +1,9 @@
-"""A Debian 12 cloud image made on this machine from Debian's own packages, where no vendor's image can be fetched.
+"""Build a Debian 12 cloud image from Debian's own packages, where no vendor's image can be fetched.
 
-mmdebstrap makes the file system, without root where the kernel lets users have namespaces; mke2fs packs it; qemu
-boots it by -kernel and -initrd, as it has no boot loader. Like a vendor's image it is set up by cloud-init: netplan and
-systemd-networkd render the network, openssh-server lets people in. Its initrd is ours, as the machine is known.
+mmdebstrap creates the file system, without root where the kernel lets users create namespaces. mke2fs packs it. qemu
+boots it by -kernel and -initrd, as it has no boot loader. Like a vendor's image it is configured by cloud-init: netplan
+and systemd-networkd configure the network, openssh-server accepts logins. Its initrd is mvpnet's, as the machine is
+known.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ PACKAGES = [
 #: The disk is one file system without partitions; ds=nocloud spares cloud-init a search for its seed.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 ds=nocloud"
 
-# Where the CPU is emulated, it does not speculate, its special instructions are the slower ones, and what udev would
-# load for it takes longer than anything gains. modprobe(8) still loads them when asked.
+# An emulated CPU does not speculate, its special instructions are the slower ones, and the modules that udev would load
+# for it cost more time than they save. modprobe(8) still loads them on request.
 _NOT_LOADED = (
     *("kvm_amd", "kvm_intel", "aesni_intel", "ghash_clmulni_intel", "crct10dif_pclmul", "crc32_pclmul"),
     *("sha512_ssse3", "sha256_ssse3", "sha1_ssse3", "powernow_k8", "acpi_cpufreq"),
@@ -44,7 +45,7 @@ _NOT_LOADED = (
 )
 EMULATED_KERNEL_ARGS = f"mitigations=off modprobe.blacklist={','.join(_NOT_LOADED)}"
 
-_RECIPE_VERSION = 4  # raise it when something else about the image changes
+_RECIPE_VERSION = 4  # increment it when anything else about the image changes
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _DISK_BYTES = 2 * 2**30  # sparse; image.size grows the overlay
 _SLOW_AND_USELESS = (
@@ -52,8 +53,8 @@ _SLOW_AND_USELESS = (
     "getty@tty1.service modprobe@drm.service modprobe@efi_pstore.service systemd-pstore.service "
     "systemd-update-utmp-runlevel.service"
 )
-# What costs cloud-init most where qemu emulates the CPU: an RSA and a DSA key, and questions to a boot loader that
-# there is none of. A user's own cloud_init.user_data comes after this, and wins.
+# The slowest parts of cloud-init where qemu emulates the CPU: an RSA and a DSA key, and probing for a boot loader that
+# does not exist. A user's own cloud_init.user_data comes later, and takes precedence.
 _CLOUD_CONFIG = [
     "ssh_genkeytypes: [ed25519, ecdsa]",
     "ssh: {emit_keys_to_console: false}",
@@ -74,7 +75,7 @@ class DebianImage:
 
 
 def image_digest(packages: Sequence[str]) -> str:
-    """Stands for how the image is made and what is in it, not for the packages' versions."""
+    """Return a digest of the image's recipe and package names. It does not cover the packages' versions."""
     made_of = [_RECIPE_VERSION, _DISK_BYTES, mmdebstrap_argv(Path("root.tar"), sorted(set(packages)), [])]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
 
@@ -84,9 +85,10 @@ def image_in(folder: Path) -> DebianImage:
 
 
 def ensure(cache: Path, packages: Sequence[str], say: Say) -> DebianImage:
-    """The image with these packages besides its own, built first if the cache has none: about two minutes.
+    """Return the image with these packages besides its own, built first if not cached: about two minutes.
 
-    Raises ImageError, which says what is missing and what to use instead.
+    Raises:
+        ImageError: It cannot be built. Names what is missing and an alternative.
     """
     try:
         return image_in(
@@ -97,15 +99,18 @@ def ensure(cache: Path, packages: Sequence[str], say: Say) -> DebianImage:
 
 
 def mmdebstrap_argv(target: Path, packages: Sequence[str], sources: Sequence[Path]) -> list[str]:
-    """The command that makes the file system as a tar archive; without `sources` mmdebstrap takes Debian's own."""
+    """Return the command that builds the file system as a tar archive.
+
+    Without `sources` mmdebstrap uses Debian's own.
+    """
     argv = ["mmdebstrap", "--variant=minbase"]
     argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNWANTED]
     argv += [f"--include={','.join([*PACKAGES, *packages])}"]
     argv += [f'--customize-hook=chroot "$1" systemctl -q mask {_SLOW_AND_USELESS}']
     lines = " ".join(f'"{line}"' for line in _CLOUD_CONFIG)
     argv += [f"--customize-hook=printf '%s\\n' {lines} > \"$1\"/etc/cloud/cloud.cfg.d/90_mvpnet.cfg"]
-    # A machine id and host keys are each guest's own; the name comes from the seed. An empty file is made an id at boot
-    # as "uninitialized" is, but spares systemd looking at the presets of all units (machine-id(5), "First Boot").
+    # Machine id and host keys belong to each guest, and the name comes from the seed. An empty file becomes an id at
+    # boot, as "uninitialized" does, without systemd's look at the presets of all units (machine-id(5), "First Boot").
     argv += ['--customize-hook=rm -f "$1"/etc/ssh/ssh_host_*']
     argv += ['--customize-hook=: > "$1"/etc/machine-id']
     argv += ['--customize-hook=echo localhost > "$1"/etc/hostname']
@@ -121,7 +126,7 @@ def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
     say("debian: packing the disk")
     tree.mkdir()
     raw = new.parent / "disk.raw"
-    # xattrs: file capabilities, such as ping's
+    # xattrs: file capabilities, such as those of ping
     script = (
         'tar --xattrs --xattrs-include="*" -xf "$1" -C "$2" && '
         'mke2fs -q -t ext4 -F -L root -d "$2" "$3" "$4" && chmod -R u+rwX "$2/boot"'
@@ -144,12 +149,12 @@ def _build(new: Path, packages: Sequence[str], say: Say) -> dict[str, Any]:
 
 
 def _as_root_inside() -> list[str]:
-    """What makes a command see itself as root over mmdebstrap's files, for a user who is not."""
+    """Return the prefix that makes a command see itself as root over mmdebstrap's files, for any other user."""
     return [] if os.geteuid() == 0 else ["mmdebstrap", "--unshare-helper"]
 
 
 def _host_sources() -> list[Path]:
-    """This host's own package sources where it is a Debian 12: they are what its network reaches."""
+    """Return this host's own package sources if it is a Debian 12, as its network reaches them."""
     release = Path("/etc/os-release")
     if not release.is_file() or f"VERSION_CODENAME={SUITE}" not in release.read_text():
         return []
@@ -158,7 +163,7 @@ def _host_sources() -> list[Path]:
 
 
 def check_tools() -> None:
-    """Raises ImageError where this host lacks a program that a build needs."""
+    """Refuse a host that lacks a program for the build, with an ImageError."""
     missing = sorted(package for tool, package in _TOOLS.items() if not shutil.which(tool, path=_path()))
     if missing:
         raise ImageError(

@@ -1,4 +1,4 @@
-"""Disk image files: which format one has, and how one is copied without filling its holes."""
+"""Detect the format of disk image files, and copy them without filling their holes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ _SIGNATURES = (
     ("vdi", 64, b"\x7f\x10\xda\xbe"),
 )
 _FICLONE = 0x40049409  # ioctl_ficlone(2): _IOW(0x94, 9, int)
-_CHUNK = 64 * 2**20  # bytes a copying call, so that progress can be told
+_CHUNK = 64 * 2**20  # bytes per system call of a copy, so that progress can be reported
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RANGE_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def image_format(path: Path, key: str) -> str:
-    """The format of a disk image by its first bytes, as qemu names it; raw when nothing else fits.
+    """Detect the format of a disk image by its first bytes, as qemu names it; raw when no signature matches.
 
-    A guest that owns a raw disk can write another format's signature on it: for a raw image that guests write
-    in place, and that is used again, format=raw is the safe thing to say.
-    Raises ImageError, naming `key`, when it cannot be read.
+    A guest that owns a raw disk can write another format's signature on it. For a raw image that guests write in place,
+    and that is used again, set format=raw.
+
+    Raises:
+        ImageError: The file cannot be read. Names `key`.
     """
     check_readable(path, key)
     try:
@@ -50,7 +52,7 @@ def image_format(path: Path, key: str) -> str:
 
 
 def check_readable(path: Path, key: str) -> None:
-    """Raises ImageError unless there is a file or block device that we may read."""
+    """Refuse a path that is no readable file or block device, with an ImageError."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -74,7 +76,7 @@ def _near_miss(path: Path) -> str | None:
 
 
 class Progress:
-    """Tells how far a copy is, once it takes longer than two seconds, and then every five."""
+    """Report the progress of a copy, first after two seconds, and then every five."""
 
     def __init__(self, what: str, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self._what, self._total, self._say, self._pace = what, max(total, 1), say, Pace(clock)
@@ -88,10 +90,12 @@ class Progress:
 
 
 def copy_image(source: Path, target: Path, key: str, say: Callable[[str], None]) -> None:
-    """Copy an image over `target`: cloned where the file system can, else with its holes kept.
+    """Copy an image over `target`: cloned where the file system supports it, else with its holes preserved.
 
-    Raises ImageError, naming `key`, for a full disk (file, folder and bytes needed) and for anything else; what
-    there was of the copy is removed.
+    An incomplete copy is removed.
+
+    Raises:
+        ImageError: The copy failed. Names `key`, and for a full disk the file, the folder and the bytes needed.
     """
     try:
         with source.open("rb") as old, target.open("wb") as new:
@@ -109,7 +113,7 @@ def copy_image(source: Path, target: Path, key: str, say: Callable[[str], None])
 
 
 def no_space(source: Path, folder: Path, needed: int, key: str) -> ImageError:
-    """The error of an image, or an overlay of it, that does not fit into a folder; `needed` is in bytes."""
+    """Return the error of an image, or an overlay of it, that does not fit into a folder; `needed` is in bytes."""
     stat_ = os.statvfs(folder)
     free = stat_.f_bavail * stat_.f_frsize
     return ImageError(
@@ -119,7 +123,7 @@ def no_space(source: Path, folder: Path, needed: int, key: str) -> ImageError:
 
 
 def copy_error(error: OSError, source: Path, target: Path, key: str) -> ImageError:
-    """What a failed copy of an image is told as."""
+    """Return the error that reports a failed copy of an image."""
     if error.errno in _NO_SPACE:
         return no_space(source, target.parent, source.stat().st_size, key)
     return ImageError(f"{key}: copying {source} to {target} failed: {error.strerror}")
@@ -135,7 +139,7 @@ def _cloned(old: int, new: int) -> bool:
     try:
         fcntl.ioctl(new, _FICLONE, old)
     except OSError:
-        return False  # not this file system, or not between these two: then the bytes are copied
+        return False  # not supported by this file system, or between these two: the bytes are copied then
     return True
 
 
@@ -158,7 +162,7 @@ def _copy_data(old: int, new: int, size: int, progress: Progress) -> None:
 
 
 def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file that are no holes (lseek(2), SEEK_DATA); a device is one part."""
+    """Yield the ranges of a file that are no holes (lseek(2), SEEK_DATA); a device is one range."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         yield 0, size
         return
@@ -167,7 +171,7 @@ def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+            if error.errno == errno.ENXIO:  # only a hole up to the end
                 return
             raise
         at = os.lseek(fd, start, os.SEEK_HOLE)
@@ -183,7 +187,7 @@ def _copy_by_hand(old: int, new: int, at: int, count: int) -> int:
 
 
 def to_disk(path: Path) -> None:
-    """Have the data on the disk before the name says that it is whole."""
+    """Write the data to the disk, before a rename marks it as complete."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,7 +1,8 @@
-"""A small initrd for an image that is booted by -kernel: it loads what the disk needs, mounts it, and starts its init.
+"""Build a small initrd for an image booted by -kernel: it loads the disk's drivers, mounts it, and starts its init.
 
-A distribution's own finds any disk of any machine, with udev and a hundred modules, and keeps an emulated CPU busy for
-seconds. This one is not compressed, as the tiny guest's is not. `root=` may name a device, and `init=` a program.
+A distribution's own initrd finds any disk of any machine, with udev and a hundred modules, and keeps an emulated CPU
+busy for seconds. This one is not compressed, as the tiny guest's is not. `root=` may name a device, and `init=` a
+program.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ exec $b switch_root /root $init
 
 
 def initrd(modules: Path, busybox: Path) -> bytes:
-    """The archive, from a kernel's folder lib/modules/RELEASE and a busybox without shared libraries.
+    """Return the archive, from a kernel's folder lib/modules/RELEASE and a static busybox.
 
-    Raises TinyBuildError for a kernel that lacks one of MODULES.
+    Raises:
+        TinyBuildError: The kernel lacks one of MODULES.
     """
     loaded = modules_in_order(modules, MODULES)
     return cpio.archive(

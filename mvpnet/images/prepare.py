@@ -1,7 +1,7 @@
-"""Prepares an image (image.prepare): boots one guest from its source, has cloud-init in it do what is asked, seals the
-disk, and keeps it in the image store. The same declaration made from the same source is done once.
+"""Prepare an image (image.prepare): boot one guest from its source, run cloud-init, generalize the disk, and store it.
 
-The guest is a job of its own, run as a program: what jobs know of images, seeds, waiting and stopping holds for it too.
+The same declaration from the same source is prepared once. The guest is a job of its own, run as a program, so that
+everything about images, seeds, waiting and stopping applies to it too.
 """
 
 from __future__ import annotations
@@ -41,17 +41,24 @@ _SECTIONS = ("job", "image", "vm", "qemu", "net", "cloud_init", "logging", "boot
 
 
 def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
-    """The prepared image that `config.image` declares, made first if the store has none of this source.
+    """Return the prepared image that `config.image` declares, after preparing it if it is not in the store.
 
-    `refresh` asks the source again, and makes it anew. Raises ConfigError for a declaration that cannot be, HostError,
-    and ImageError when the guest fails; the store is then as it was.
+    Args:
+        config: The configuration.
+        say: Called with a line of text at each step.
+        refresh: Fetch the source again, and prepare the image anew.
+
+    Raises:
+        ConfigError: The declaration is invalid.
+        HostError: The host cannot prepare it.
+        ImageError: The guest failed; the store is unchanged then.
     """
     image = config.image
     check_architecture(image, config.qemu.binary)
     want = parse_request(image)
     assert want and want.is_prepared
     base = _base(config, say, refresh=refresh)
-    want = dataclasses.replace(want, sha256=None)  # what it has to be is asked of what comes of it
+    want = dataclasses.replace(want, sha256=None)  # the digest is compared with that of the prepared image
     with want.store.transfers.locked(want.address, want.name, say):
         had = find(want)
         if had and not refresh and (had.made_from or {}).get("base") == base:
@@ -70,7 +77,7 @@ def prepare(config: Config, say: Say, *, refresh: bool = False) -> StoredImage:
 
 
 def _base(config: Config, say: Say, *, refresh: bool) -> str:
-    """What stands for the source's bytes: its digest, or that of how it is built."""
+    """Return what identifies the source's bytes: their digest, or that of the build."""
     source = parse_request(source_of(config.image))
     if source:
         return ensure(source, say, refresh=refresh).sha256
@@ -79,9 +86,10 @@ def _base(config: Config, say: Say, *, refresh: bool) -> str:
 
 
 def preparing(config: Config, work: Path) -> Config:
-    """The job that prepares: one guest, with a copy of the source in the folder `work` as its disk. Pure.
+    """Return the configuration of the job that prepares one guest, whose disk is a copy of the source in `work`.
 
-    Its only user is root, with the job's key; nothing of the job that asks for the image goes in but the proxy.
+    Its only user is root, with the job's key. Of the requesting job's settings only the proxy is used. This function is
+    pure.
     """
     asked = config.image.prepare
     script = [f"chmod 700 {_SCRIPT_IN_GUEST} && {_SCRIPT_IN_GUEST}"] if asked.script else []
@@ -93,10 +101,10 @@ def preparing(config: Config, work: Path) -> Config:
         hosts=False,
         packages=asked.packages,
         files={_SCRIPT_IN_GUEST: asked.script} if asked.script else {},
-        runcmd=["set -e", *runcmd] if runcmd else [],  # cloud-init makes one script of them
+        runcmd=["set -e", *runcmd] if runcmd else [],  # cloud-init joins them into one script
         proxy=config.cloud_init.proxy,
         no_proxy=config.cloud_init.no_proxy,
-        # root stands for itself, as it is: without users the distribution's own would be made
+        # root is listed unchanged: without users cloud-init would create the distribution's own
         user_data={"users": [{"name": "root", "lock_passwd": False}], **asked.user_data},
     )
     image = dataclasses.replace(
@@ -122,13 +130,17 @@ def preparing(config: Config, work: Path) -> Config:
         cloud_init=cloud_init,
         boot=dataclasses.replace(config.boot, wait_for=WaitFor.cloud_init, timeout_s=asked.timeout_s),
         app=App(command=seal_command),
-        shutdown=Shutdown(),  # standard input, say, is nobody's
+        shutdown=Shutdown(),  # the guest does not depend on standard input, for example
         ranks={},
     )
 
 
 def _boot_once(config: Config, say: Say) -> Path:
-    """Run the job; its run folder. Raises ImageError unless the guest powered itself off, as it was asked to."""
+    """Run the job and return its run folder.
+
+    Raises:
+        ImageError: The guest did not power itself off, as it was asked to.
+    """
     run_dir = Path.cwd() / "runs" / f"prepare-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{config.job.name}"
     say(f"preparing in one guest: {run_dir}")
     with tempfile.TemporaryDirectory(prefix="mvpnet-prepare-") as folder:
@@ -151,7 +163,10 @@ def _boot_once(config: Config, say: Say) -> Path:
 
 
 def _run_job(command: list[str]) -> int:
-    """Run a job that ends with us; its exit code. Results, and no job's words, go to standard output."""
+    """Run a job that ends with this process, and return its exit code.
+
+    Standard output is for results alone, so the job's goes to standard error.
+    """
     job = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=_STDERR_FD, preexec_fn=lambda: die_with_parent(signal.SIGTERM)
     )
@@ -163,7 +178,7 @@ def _run_job(command: list[str]) -> int:
 
 
 def write_recipe(config: Config, folder: Path) -> None:
-    """Write the job as a recipe into a config folder: it composes to `config` again."""
+    """Write the job as a recipe into a config folder, such that it composes to `config` again."""
     recipe = folder / "recipe" / f"{_RECIPE}.yaml"
     recipe.parent.mkdir(parents=True)
     sections = {key: plain(getattr(config, key)) for key in _SECTIONS}
@@ -171,7 +186,10 @@ def write_recipe(config: Config, folder: Path) -> None:
 
 
 def _quoted(value: Any) -> Any:
-    """The same with every text in quotes: OmegaConf reads some as numbers that YAML's writer does not."""
+    """Return the value with all text in quotes.
+
+    OmegaConf reads some text as numbers that YAML's writer leaves unquoted.
+    """
     if isinstance(value, str):
         return Quoted(value)
     if isinstance(value, dict):
@@ -180,15 +198,16 @@ def _quoted(value: Any) -> Any:
 
 
 def _record(config: Config, base: str, run_dir: Path) -> dict[str, Any]:
-    """What the image was made from. Nothing of a proxy's."""
+    """Return what the image was made from, without anything of a proxy."""
     _, what = declaration(config.image)
     return {**what, "base": base, "run_folder": str(run_dir)}
 
 
 def _sealed(want: ImageRequest, work: Path, qemu_binary: str) -> dict[str, Any]:
-    """Pack the guest's disk, the only file in `work`, into `disk` beside that: what image.json says.
+    """Pack the guest's disk, the only file in `work`, into `disk` beside it; return the content of image.json.
 
-    Raises ImageError.
+    Raises:
+        ImageError: The disk cannot be packed.
     """
     disk = work.with_name("disk")
     [used] = work.iterdir()

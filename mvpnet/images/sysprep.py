@@ -1,9 +1,9 @@
-"""Makes a guest ready to be an image, and powers it off: the app of the job that `mvpnet image prepare` runs.
+"""Generalize a guest so that it can become an image, and power it off: the app of `mvpnet image prepare`'s job.
 
-A program of its own, run as a file on the host with the environment that mvpnet gives an app, while one guest runs in
-which cloud-init is done. What would make all guests of the image one and the same goes: what cloud-init did and knows,
-the machine id, host keys, the job's own keys, the random seed. Ends with 1 when that fails or the guest stays on;
-otherwise it waits to be ended with the job, when the guest has gone.
+It is a program of its own, run as a file on the host with the environment that mvpnet gives an app, while one guest
+runs in which cloud-init is done. It removes all that would be the same in every guest of the image: cloud-init's state
+and logs, the machine id, host keys, the job's own keys, the random seed. It exits with 1 when that fails or the guest
+stays on; otherwise it waits to be ended with the job, once the guest is gone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-TIMEOUT_S = 300.0  # for each of the two, the script and the power-down; TCG is slow
+TIMEOUT_S = 300.0  # for the script and for the power-down, each; TCG is slow
 
-# uninitialized is what systemd's machine-id(5) has for images, and what `cloud-init clean --machine-id` writes; the
-# option itself is newer than some images. Network files are made anew for the next guest's MACs.
+# "uninitialized" is systemd's value for images (machine-id(5)), and that of `cloud-init clean --machine-id`, an option
+# newer than some images. Network files are created again for the next guest's MACs.
 SCRIPT = r"""
 set -e
 cloud-init clean --logs --seed
@@ -31,14 +31,14 @@ echo localhost >/etc/hostname
 if command -v apt-get >/dev/null; then apt-get clean; elif command -v dnf >/dev/null; then dnf clean all; fi
 """
 
-# What cloud_init.proxy put there, which may have a password in it.
+# Written by cloud_init.proxy, possibly with a password.
 WITHOUT_PROXY = r"""
 rm -f /etc/apt/apt.conf.d/90cloud-init-aptproxy
 sed -i -E '/^(https?|no)_proxy=/Id' /etc/environment
 if [ -f /etc/dnf/dnf.conf ]; then sed -i '/^proxy=/d' /etc/dnf/dnf.conf; fi
 """
 
-# Behind the session, so that ssh ends in order.
+# In the background, so that ssh ends normally.
 POWER_OFF = "sync; nohup sh -c 'sleep 1; systemctl poweroff || shutdown -h now' >/dev/null 2>&1 </dev/null &"
 
 

@@ -1,1 +1,1 @@
-"""The launch: which launcher started us, the world of its ranks, and what every rank of a verb gets."""
+"""Start MPI: the launcher that started this rank, the world of all ranks, and the context of a verb."""

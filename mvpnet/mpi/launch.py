@@ -1,4 +1,4 @@
-"""What a verb that all ranks run gets from the launch: the world, and the signals that stop it."""
+"""Provide a verb that all ranks run with the world, and with the signals that stop it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mvpnet.runtime.signals import StopSignals
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """Rank 0's launch, for the verb to run in."""
+    """Launch of rank 0, in which the verb runs."""
 
     world: World
     signals: StopSignals

@@ -1,6 +1,6 @@
-"""Who started us as a rank, as far as the environment tells, and whether that is of the same MPI as the library.
+"""Identify the launcher from the environment, and detect one that belongs to another MPI than the library.
 
-A launcher of one MPI and the library of another leave every rank alone in a world of one, or end in MPI_Init.
+A launcher of one MPI and the library of another leave every rank alone in a world of one, or fail in MPI_Init.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SAME_MPI = (
 
 @dataclass(frozen=True)
 class Launcher:
-    variable: str  # that it puts into its ranks' environment
+    variable: str  # set in the environment of its ranks
     name: str
-    foreign: str | None = None  # a pattern: the libraries that it is known not to start; None: it may start any
+    foreign: str | None = None  # pattern of libraries that it is known not to start; None if it may start any
 
     def is_foreign_to(self, library: str) -> bool:
         return self.foreign is not None and re.search(self.foreign, library) is not None
@@ -38,9 +38,10 @@ _LAUNCHERS = (
 
 
 def launcher(environment: Mapping[str, str], library: str) -> Launcher | None:
-    """The one that started us, None when none is known to have; where one started another, that which fits.
+    """Return the launcher that started this rank; None when no known one did.
 
-    A launcher of some MPI may speak PMIx, or run under Slurm: what that leaves in the environment says nothing then.
+    A launcher of some MPI may use PMIx, or run under Slurm: their variables say nothing then. Where one launcher
+    started another, the one that fits the library is returned.
     """
     present = [one for one in _LAUNCHERS if one.variable in environment]
     of_some_mpi = [one for one in present if one.foreign] or present
@@ -48,7 +49,7 @@ def launcher(environment: Mapping[str, str], library: str) -> Launcher | None:
 
 
 def launched_size(environment: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher says it started; None when no launcher is known to have started us."""
+    """Return the number of ranks that the launcher started; None for an unknown launcher."""
     for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "PMIX_SIZE"):
         if variable in environment:
             return int(environment[variable])
@@ -58,15 +59,18 @@ def launched_size(environment: Mapping[str, str]) -> int | None:
 
 
 def launched_rank(environment: Mapping[str, str]) -> int | None:
-    """Which rank the launcher says that we are; None when it does not."""
+    """Return this rank's number according to the launcher; None when it gives none."""
     names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
     return next((int(environment[name]) for name in names if environment.get(name, "").isdecimal()), None)
 
 
 def refuse_foreign_launcher(environment: Mapping[str, str], library: str) -> None:
-    """Raises SplitWorldError where the launcher is known to be of another MPI than the library.
+    """Refuse a launcher that is known to belong to another MPI than the library.
 
-    To be asked before MPI_Init: MPICH 5 ends the process there, without saying what to do.
+    Call it before MPI_Init: MPICH 5 ends the process there without an explanation.
+
+    Raises:
+        SplitWorldError: Launcher and library do not fit.
     """
     known = launcher(environment, library)
     if known and known.is_foreign_to(library):
@@ -77,7 +81,11 @@ def refuse_foreign_launcher(environment: Mapping[str, str], library: str) -> Non
 
 
 def refuse_split_world(size: int, environment: Mapping[str, str], library: str) -> None:
-    """Raises SplitWorldError when a launcher started several ranks and each finds itself alone."""
+    """Refuse a launch of several ranks in which each rank is alone in its world.
+
+    Raises:
+        SplitWorldError: The launcher started several ranks.
+    """
     launched = launched_size(environment)
     if size == 1 and launched is not None and launched > 1:
         raise SplitWorldError(
@@ -88,6 +96,6 @@ def refuse_split_world(size: int, environment: Mapping[str, str], library: str) 
 
 
 def short_name(library: str) -> str:
-    """The beginning of what a library says of itself (MPI_Get_library_version): its name and version."""
+    """Return name and version of an MPI library, from the beginning of MPI_Get_library_version's text."""
     lines = library.strip("\0 \n").splitlines()
     return " ".join(lines[0].split(",")[0].split()) if lines else "an unknown one"

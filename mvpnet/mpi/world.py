@@ -1,7 +1,7 @@
-"""The MPI world: its start, what its ranks tell each other outside the data path, and its abort.
+"""Start the MPI world, exchange values between its ranks outside the data path, and abort it.
 
-Nothing here waits inside MPI: a blocking call burns a core and holds back Python's signal handlers, so requests
-are tested with growing sleeps between. Importing this module does not start MPI; `World.start` does.
+No call waits inside MPI: a blocking call would keep a core busy and delay Python's signal handlers. So requests are
+tested, with growing sleeps in between. Importing this module does not start MPI; `World.start` does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ABORT_S = 10
 
 
 def patiently(request: Request, between: Callable[[], None] | None = None) -> None:
-    """Wait for an MPI request without waiting inside MPI; `between` is called after every look."""
+    """Wait for an MPI request without waiting inside MPI. Call `between` after every test."""
     pause_s = _SHORTEST_SLEEP_S
     while not request.Test():
         if between:
@@ -45,7 +45,7 @@ def patiently(request: Request, between: Callable[[], None] | None = None) -> No
 class World:
     """All ranks of the launch, seen from one of them.
 
-    `comm` and `fabric` are duplicates of MPI's own world: one for what is said here, one for the data path.
+    `comm` and `fabric` are duplicates of MPI_COMM_WORLD: one for this class, one for the data path.
     """
 
     comm: Intracomm
@@ -54,20 +54,21 @@ class World:
     rank: int
     size: int
     hosts: list[str] = field(default_factory=list)  # host name of each rank
-    versions: list[str] = field(default_factory=list)  # mvpnet's, of each rank
+    versions: list[str] = field(default_factory=list)  # version of mvpnet on each rank
 
     @classmethod
     def start(cls) -> World:
-        """Start MPI and meet the other ranks.
+        """Start MPI and connect to the other ranks.
 
-        Raises MpiError when there is no MPI library, or when the launcher's MPI is another one than mpi4py's.
+        Raises:
+            MpiError: There is no MPI library, or the launcher belongs to another MPI than mpi4py's library.
         """
         import mpi4py
 
-        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # before MPI starts there is something to look at
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # initialized below, after the checks of the library
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "suspicious MPI execution environment")  # we say so ourselves
+                warnings.filterwarnings("ignore", "suspicious MPI execution environment")  # see refuse_split_world
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise MpiError(
@@ -77,8 +78,8 @@ class World:
         from mvpnet.dataplane.doorbell import Doorbell
 
         refuse_foreign_launcher(os.environ, MPI.Get_library_version())
-        if not MPI.Is_initialized():  # by whoever runs us inside of python -m mpi4py
-            MPI.Init_thread(MPI.THREAD_SINGLE)  # one thread talks to MPI; locks for more would cost on the data path
+        if not MPI.Is_initialized():  # python -m mpi4py may have done it
+            MPI.Init_thread(MPI.THREAD_SINGLE)  # only one thread calls MPI; locks for more would cost time per message
         comm = MPI.COMM_WORLD
         refuse_split_world(comm.Get_size(), os.environ, MPI.Get_library_version())
         ours, fabric = _duplicate(comm), _duplicate(comm)
@@ -90,7 +91,7 @@ class World:
 
     @contextmanager
     def part(self, size: int) -> Iterator[World | None]:
-        """The first `size` ranks as a world of their own, for one job; None on the others, which wait for nobody."""
+        """Provide the first `size` ranks as a world of their own for one job; None on the others, which do not wait."""
         from mpi4py import MPI
 
         from mvpnet.dataplane.doorbell import Doorbell
@@ -107,13 +108,13 @@ class World:
         world = World(comm, fabric, Doorbell(fabric), self.rank, size, self.hosts[:size], self.versions[:size])
         try:
             yield world
-        except MvpnetError:  # orderly: the other ranks are on their way here too; after any other error all are ended
+        except MvpnetError:  # orderly: the other ranks get here too; any other error aborts all ranks
             world.close()
             raise
         world.close()
 
     def close(self) -> None:
-        """Give back what `part` made. All its ranks call it."""
+        """Free what `part` created. All its ranks call it."""
         while not self.doorbell.settled():
             time.sleep(_SHORTEST_SLEEP_S)
         self.doorbell.close()
@@ -121,7 +122,7 @@ class World:
         self.comm.Free()
 
     def broadcast(self, value: Any = None) -> Any:
-        """What rank 0 passes in, on every rank."""
+        """Return rank 0's value on every rank."""
         data = pickle.dumps(value) if self.rank == 0 else b""
         length = bytearray(len(data).to_bytes(8, "big"))
         patiently(self.comm.Ibcast(length))
@@ -130,7 +131,7 @@ class World:
         return pickle.loads(buffer)
 
     def allgather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank, on every rank."""
+        """Return the values of all ranks, by rank, on every rank."""
         data = pickle.dumps(value)
         mine = len(data).to_bytes(8, "big")
         lengths = bytearray(8 * self.size)
@@ -141,7 +142,7 @@ class World:
         return _cut(whole, counts)
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Every rank's value, by rank, on rank 0; None on the others."""
+        """Return the values of all ranks, by rank, on rank 0; None on the others."""
         data = pickle.dumps(value)
         lengths = bytearray(8 * self.size) if self.rank == 0 else None
         patiently(self.comm.Igather(len(data).to_bytes(8, "big"), lengths))
@@ -154,7 +155,7 @@ class World:
         return _cut(whole, counts)
 
     def abort(self, code: int) -> None:
-        """End all ranks at once; this one in some seconds also where MPI waits for a host that it cannot reach."""
+        """End all ranks at once. This rank ends after some seconds even where MPI waits for an unreachable host."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_ABORT_S)
         self.comm.Abort(code)
@@ -163,7 +164,11 @@ class World:
         return max(self.hosts.count(host) for host in set(self.hosts))
 
     def refuse_mixed_versions(self) -> None:
-        """Raises HostError unless all ranks run the same mvpnet: what they tell each other has no other form."""
+        """Refuse ranks with different versions of mvpnet, as their messages have no common format.
+
+        Raises:
+            HostError: Names the first rank with another version than rank 0's.
+        """
         if other := next((rank for rank, version in enumerate(self.versions) if version != self.versions[0]), None):
             raise HostError(
                 f"rank {other} on {self.hosts[other]} runs mvpnet {self.versions[other]}, "

@@ -1,1 +1,1 @@
-"""The qemu programs of a host: which they are, what they can do, and how they are run."""
+"""Find and run the qemu programs of a host, and query their features."""

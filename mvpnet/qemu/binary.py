@@ -1,4 +1,4 @@
-"""What a qemu program is and can do: its version, netdevs, sandbox and devices, asked of itself."""
+"""Query a qemu program for its version, netdevs, sandbox and devices."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from mvpnet.spec.schema import NetKind
 
 # No obsolete system calls, no other user or group, no programs, no priorities (qemu's invocation, -sandbox).
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-_ASK_TIMEOUT_S = 30  # for a program that is asked about itself
+_ASK_TIMEOUT_S = 30  # for a program to answer a query
 
 
 def qemu_version(binary: str) -> tuple[int, ...] | None:
-    """(7, 2, 22) as the program says it, None for a program that is no qemu."""
+    """Return the version that the program prints, as (7, 2, 22); None for a program other than qemu."""
     match = re.search(r"QEMU emulator version (\d+(?:\.\d+)+)", _ask(binary, "--version"))
     return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 def netdevs(binary: str) -> frozenset[str]:
-    """What -netdev help lists: a heading, then a name a line. Empty for a program that gives no list."""
+    """Return the names listed by -netdev help; empty for a program that prints no list."""
     _, heading, names = _ask(binary, "-netdev", "help").partition("netdev backend types:")
     return frozenset(names.split()) if heading else frozenset()
 
 
 def supports_netdev(binary: str, kind: NetKind) -> bool:
-    """Whether this qemu has the netdev. True of a program that gives no list at all, such as a stand-in for qemu."""
+    """Return whether this qemu has the netdev. True for a program that prints no list, such as a stand-in for qemu."""
     listed = netdevs(binary)
     return not listed or kind.name in listed
 
 
 def check_netdev(binary: str, kind: NetKind) -> None:
-    """Raises HostError, naming net.kind, for a qemu without the netdev."""
+    """Refuse a qemu without the netdev.
+
+    Raises:
+        HostError: Names net.kind.
+    """
     if not supports_netdev(binary, kind):
         version = ".".join(map(str, qemu_version(binary) or ()))
         raise HostError(
@@ -43,14 +47,14 @@ def check_netdev(binary: str, kind: NetKind) -> None:
 
 
 def supports_sandbox(binary: str) -> bool:
-    """Whether this qemu has its seccomp sandbox, with these options. It reads its options in order up to -version."""
+    """Return whether this qemu has its seccomp sandbox with these options. It reads options in order up to -version."""
     return "QEMU emulator version" in _ask(binary, "-sandbox", SANDBOX, "-version")
 
 
 def panic_device(binary: str) -> str | None:
-    """The device by which a guest's kernel tells this qemu that it panicked; None for a qemu without one.
+    """Return the device by which a guest's kernel reports a panic to this qemu; None for a qemu without one.
 
-    On x86 that on the ISA bus, which older kernels know too (docs/specs/pvpanic.rst of qemu).
+    On x86 it is the one on the ISA bus, which older kernels support too (docs/specs/pvpanic.rst of qemu).
     """
     devices = _ask(binary, "-device", "help")
     return next((name for name in ("pvpanic", "pvpanic-pci") if f'name "{name}"' in devices), None)

@@ -1,4 +1,4 @@
-"""Run qemu-img: what an image is, and overlays, copies and sizes of images."""
+"""Run qemu-img: query images, and create, copy, resize and rebase them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from mvpnet.errors import HostError, ImageError
 
-_CHECKED_WHOLE = (0, 3, 63)  # qemu-img(1), check: whole; whole with leaked clusters; a format that has no check
+_CHECKED_WHOLE = (0, 3, 63)  # exit codes of qemu-img check: intact; intact with leaked clusters; format without a check
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class QemuImgError(ImageError):
-    """qemu-img refused; the message is its complaint, in one line."""
+    """qemu-img failed; the message is its own, in one line."""
 
     def __init__(self, complaint: str) -> None:
         super().__init__(complaint)
@@ -27,16 +27,20 @@ class QemuImgError(ImageError):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What qemu-img tells of an image."""
+    """Properties of an image, as qemu-img reports them."""
 
     virtual_bytes: int  # of the disk, as the guest sees it
     backing: str | None  # full path of the backing file
-    backing_as_written: str | None  # the same as the image has it, perhaps relative to its folder
+    backing_as_written: str | None  # the same as written in the image, perhaps relative to its folder
     backing_format: str | None
 
 
 def find_qemu_img(qemu_binary: str) -> Path:
-    """qemu-img beside this qemu, else on PATH: a qemu with a prefix of its own comes with its own. Raises HostError."""
+    """Return qemu-img beside this qemu, else on PATH, as a qemu with its own prefix has its own qemu-img.
+
+    Raises:
+        HostError: There is no qemu-img.
+    """
     qemu = shutil.which(qemu_binary)
     if qemu and (beside := shutil.which(str(Path(qemu).resolve().parent / "qemu-img"))):
         return Path(beside)
@@ -50,10 +54,9 @@ def find_qemu_img(qemu_binary: str) -> Path:
 
 @dataclass(frozen=True)
 class QemuImg:
-    """The qemu-img that belongs to a qemu.
+    """The qemu-img that belongs to a qemu, looked up at its first use.
 
-    Its program is looked for when it is needed first. All methods raise QemuImgError when it refuses, and HostError
-    when there is none.
+    All methods raise QemuImgError when it fails, and HostError when there is none.
     """
 
     qemu_binary: str = "qemu-system-x86_64"
@@ -70,15 +73,15 @@ class QemuImg:
             return False
 
     def info(self, image: Path, format_name: str) -> ImageInfo:
-        """What the image is. Its backing file is not opened."""
+        """Return the properties of an image. Its backing file is not opened."""
         return _info(json.loads(self._run(*_INFO, "-f", format_name, image)))
 
     def info_of_chain(self, image: Path, format_name: str) -> ImageInfo:
-        """What the image is; all that it is backed by is opened too."""
+        """Return the properties of an image, after opening all of its backing files too."""
         return _info(json.loads(self._run(*_INFO, "--backing-chain", "-f", format_name, image))[0])
 
     def damage(self, image: Path, format_name: str) -> str | None:
-        """The first thing that is wrong with the image; None for one that is whole, or whose format has no check."""
+        """Return the first error that a check of the image finds; None for an intact one, or without a check."""
         done = self._done("check", "-q", "-f", format_name, image)
         if done.returncode in _CHECKED_WHOLE:
             return None
@@ -86,18 +89,18 @@ class QemuImg:
         return _complaint(first, done.returncode)
 
     def create_overlay(self, overlay: Path, backing: Path, backing_format: str) -> None:
-        """Make an empty qcow2 image backed by another."""
+        """Create an empty qcow2 overlay of a backing file."""
         self._run("create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, overlay)
 
     def convert(self, image: Path, target: Path) -> None:
-        """Write the image, whose format is told by its first bytes, as a whole qcow2 image."""
+        """Convert an image of any format, which qemu-img detects, to a qcow2 image without a backing file."""
         self._run("convert", "-O", "qcow2", image, target)
 
     def resize(self, image: Path, format_name: str, size_bytes: int) -> None:
         self._run("resize", "-q", "-f", format_name, image, str(size_bytes))
 
     def rename_backing(self, image: Path, format_name: str, backing: str, backing_format: str | None) -> None:
-        """Have the image name its backing file otherwise; neither's content is looked at."""
+        """Change the name of the backing file in the image. The content of neither is read."""
         form = ["-F", backing_format] if backing_format else []
         self._run("rebase", "-u", "-f", format_name, "-b", backing, *form, image)
 
@@ -117,7 +120,7 @@ class QemuImg:
         )
 
 
-# -U: others may have the image open. The answer is JSON since qemu 1.3.
+# -U: other processes may have the image open. JSON output exists since qemu 1.3.
 _INFO = ("info", "-U", "--output=json")
 
 

@@ -1,1 +1,1 @@
-"""What a rank's program runs on: its event loop, signals, child processes, and scratch folder."""
+"""Provide what a rank's program runs on: event loop, signals, child processes, and scratch folder."""

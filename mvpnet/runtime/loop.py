@@ -1,6 +1,6 @@
-"""One thread's event loop: descriptors, timers and signals.
+"""Run one thread's event loop over descriptors, timers and signals.
 
-All sleep in poll(2) until a descriptor, a timer or a signal wakes them.
+It sleeps in poll(2) until a descriptor, a timer or a signal wakes it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Timer:
 
     @property
     def pending(self) -> bool:
-        """Neither run nor cancelled."""
+        """Return whether it has neither run nor been cancelled."""
         return self._callback is not None
 
     def cancel(self) -> None:
-        """Forget the callback; nothing happens if it has run."""
+        """Cancel the callback, unless it has run."""
         self._callback = None
 
     def fire(self) -> None:
@@ -42,16 +42,16 @@ class Timer:
 
 
 class Loop:
-    """Runs callbacks, all in the calling thread. What a callback raises comes out of `run`."""
+    """Event loop that runs callbacks in the calling thread. Their exceptions propagate from `run`."""
 
     def __init__(self) -> None:
         self._stopping = False
         self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
-        self._poll = select.poll()  # what is watched
+        self._poll = select.poll()  # the watched descriptors
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
 
-    # -- what to wait for ----------------------------------------------------------------------------------------------
+    # -- registration --------------------------------------------------------------------------------------------------
 
     def watch(self, fd: int, callback: Callback, *, write: bool = False) -> None:
         """Call `callback` whenever `fd` is readable (or at its end), or with `write` writable, until `unwatch`."""
@@ -60,7 +60,7 @@ class Loop:
         self._register(fd)
 
     def unwatch(self, fd: int) -> None:
-        """Forget a descriptor, before it is closed; nothing happens if it is not watched."""
+        """Stop watching a descriptor, before it is closed. A descriptor that is not watched is ignored."""
         if self._callbacks.pop(fd, None) is not None:
             self._unregister(fd)
 
@@ -71,24 +71,24 @@ class Loop:
         return timer
 
     def stop(self) -> None:
-        """Make `run` return, or the next one at once if none runs; for callbacks and signal handlers."""
+        """Make `run` return, or the next `run` if none is active. For callbacks and signal handlers."""
         self._stopping = True
 
     def run(self) -> None:
-        """Run until `stop`. Signal handlers of Python run at once, also while all sleep."""
+        """Run until `stop`. Python's signal handlers run at once, even during a sleep."""
         with self._signals_wake():
             while not self._stopping:
                 self._run_some()
         self._stopping = False
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------
 
     def _run_some(self) -> None:
-        """Run what there is to run, after waiting for it; `run` calls it again and again until `stop`."""
+        """Wait for events and handle them; `run` calls it again and again until `stop`."""
         self._look(None)
 
     def _look(self, timeout_s: float | None) -> None:
-        """Run what is due, at most `timeout_s` from now; None waits for something to happen."""
+        """Handle due events after waiting up to `timeout_s`; None waits without limit."""
         if timeout_s is None:
             timeout_s = self._until_timer()
         for fd, events in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
@@ -99,7 +99,7 @@ class Loop:
         reader, writer = self._callbacks.get(fd, (None, None))
         if reader is not None and events & ~select.POLLOUT:
             reader()
-        # The first may have unwatched the descriptor.
+        # An earlier callback may have unwatched the descriptor.
         if writer is not None and events & ~select.POLLIN and self._callbacks.get(fd, (None, None))[1] is writer:
             writer()
 
@@ -109,13 +109,13 @@ class Loop:
             heapq.heappop(self._timers)[2].fire()
 
     def _until_timer(self) -> float | None:
-        """Seconds until the next timer is due; None without one."""
+        """Return the seconds until the next timer is due; None without one."""
         while self._timers and not self._timers[0][2].pending:
             heapq.heappop(self._timers)
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
     def _events_of(self, fd: int) -> int:
-        """The poll(2) events that a watched descriptor is watched for."""
+        """Return the poll(2) events that a descriptor is watched for."""
         reader, writer = self._callbacks[fd]
         return (select.POLLIN if reader else 0) | (select.POLLOUT if writer else 0)
 
@@ -127,8 +127,11 @@ class Loop:
 
     @contextmanager
     def _signals_wake(self) -> Iterator[None]:
-        """Let signals end poll(2): the interpreter writes each to a socket that the loop watches. Without it poll
-        would be resumed after the handler (PEP 475), and what the handler changed would go unseen."""
+        """Let signals end poll(2): the interpreter writes each to a socket that the loop watches.
+
+        Without it poll would be resumed after the handler (PEP 475), and changes made by the handler would go
+        unnoticed.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return

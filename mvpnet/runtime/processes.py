@@ -1,4 +1,4 @@
-"""Programs that run while the guests do, side by side, watched by the rank's loop."""
+"""Run programs beside the guests, watched by the rank's loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mvpnet.runtime.signals import GROUP_SIGNALS, die_with_parent, held_back
 _CHUNK_BYTES = 65536
 _TERM_S = 10.0  # for a program that was asked to stop, before SIGKILL
 
-# Ends a process group when its standard input does: when we are no more, whatever ended us. Usage: sh -c … sh GROUP
+# Ends a process group when its own standard input ends, that is when this process has died for any reason. Usage: sh -c
+# … sh GROUP
 _GUARD = f"""
 cat
 kill -TERM -$1
@@ -42,10 +43,13 @@ def start_apart(
     env: Mapping[str, str] | None = None,
     umask: int = -1,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own, which outlives a signal to our process group, as mpiexec sends it.
+    """Start a program in a session of its own, so that signals to our process group, as mpiexec sends them, spare it.
 
-    Signals of `held` are held back until it has left our group; it begins with them held back. The other arguments are
-    those of subprocess.Popen.
+    The other arguments are those of subprocess.Popen.
+
+    Args:
+        argv: Program and arguments.
+        held: Signals that are blocked until it has left our group. It starts with them blocked.
 
     Raises:
         OSError: It cannot be started.
@@ -65,16 +69,16 @@ def start_apart(
 
 
 def signal_group(leader_pid: int, number: signal.Signals) -> None:
-    """Signal a process group; nothing happens where it is gone."""
+    """Send a signal to a process group, if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader_pid, number)
 
 
 class Program:
-    """One program that was started. `on_end` is called once with its exit code, 128 + n when signal n ended it.
+    """A started program. `on_end` is called once with its exit code, 128 + n when signal n ended it.
 
-    It leads a process group of its own. When it has ended it is not reaped before `close`: so the group's number
-    stays its own, and what it left behind can be ended without hitting another's processes.
+    It leads a process group of its own. When it has ended it is not reaped before `close`. So the group's number stays
+    reserved, and the rest of the group can be ended without hitting other processes.
     """
 
     def __init__(
@@ -92,15 +96,15 @@ class Program:
         loop.watch(self._output_fd, self._take_output)
 
     def guard(self) -> None:
-        """End what it started with it when we are killed; by itself the kernel ends only the program."""
+        """End its whole process group if this process is killed; by itself the kernel ends only the program."""
         assert self._process
         guard = ["sh", "-c", _GUARD, "sh", str(self._process.pid)]
         self._guard = start_apart(guard, stdin=subprocess.PIPE)
 
     def stop(self) -> None:
-        """Ask it and what it started to end; kill them when they do not. `on_end` follows.
+        """Ask its process group to end, and kill it when it does not. `on_end` follows.
 
-        A program that was given a standard input is asked by the end of that: ssh passes it on to the guest.
+        A program with a standard input is asked by closing it: ssh passes the end of file on to the guest.
         """
         if self._process and self._process.stdin:
             self._process.stdin.close()
@@ -109,10 +113,10 @@ class Program:
         self._loop.call_later(_TERM_S, lambda: self._signal(signal.SIGKILL))
 
     def close(self) -> None:
-        """Leave nothing of it running, whatever happened."""
+        """End all that is left of its process group, in any state."""
         self._signal(signal.SIGKILL)
         if self._guard:
-            # before the program is reaped: until then its group's number is no other's
+            # before the program is reaped: until then its group's number is not reused
             signal_group(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
             assert self._guard.stdin
@@ -126,7 +130,7 @@ class Program:
             self._process = None
 
     def look(self) -> None:
-        """Look whether it has ended, and call `on_end` if so."""
+        """Check whether it has ended, and call `on_end` if so."""
         if not self.running or not self._process:
             return
         if end := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -139,7 +143,7 @@ class Program:
             signal_group(self._process.pid, number)
 
     def _take_output(self) -> None:
-        """Pass on all the output that is there; at its end look no more."""
+        """Pass on all available output; stop reading at its end."""
         while True:
             try:
                 data = os.read(self._output_fd, _CHUNK_BYTES)
@@ -159,7 +163,7 @@ class Program:
 
 
 class Programs:
-    """The programs of one purpose, watched by one loop. SIGCHLD, which all instances share, tells of their ends."""
+    """Programs of one purpose, watched by one loop. SIGCHLD, which all instances share, reports their ends."""
 
     _at_work: ClassVar[set[Programs]] = set()
 
@@ -177,13 +181,23 @@ class Programs:
         with_stdin: bool = False,
         guarded: bool = False,
     ) -> Program:
-        """Standard input is /dev/null, or `with_stdin` a pipe that stays silent until `stop` closes it; such a program
-        is deaf to SIGUSR1, which Slurm may send to all processes of a job: it is to run on until then.
+        """Start a program.
 
-        Should we be killed, the program gets a SIGTERM; `guarded` so does all that it started, and then a SIGKILL.
-        Raises HostError when it cannot be started.
+        If this process is killed, the program gets a SIGTERM.
+
+        Args:
+            argv: Program and arguments.
+            environment: Its environment.
+            on_output: Called with its output.
+            on_end: Called with its exit code.
+            with_stdin: Give it a pipe as standard input, silent until `stop` closes it, instead of /dev/null. It then
+                ignores SIGUSR1, which Slurm may send to all processes of a job, as it should run on until `stop`.
+            guarded: If this process is killed, its whole process group gets a SIGTERM, and then a SIGKILL.
+
+        Raises:
+            HostError: It cannot be started.
         """
-        # SIGCHLD and not a pidfd: kernels before 5.3, as on RHEL 8, have none
+        # SIGCHLD rather than a pidfd, which kernels before 5.3, as on RHEL 8, do not have
         Programs._at_work.add(self)
         signal.signal(signal.SIGCHLD, lambda *_: Programs._look_all())
         try:
@@ -205,12 +219,12 @@ class Programs:
         return program
 
     def forget(self, program: Program) -> None:
-        """Close a program that has ended, and whatever it left behind."""
+        """Close a program that has ended, and end the rest of its process group."""
         program.close()
         self._programs.remove(program)
 
     def close(self) -> None:
-        """Leave nothing running; `start` may follow all the same."""
+        """End all programs. `start` may be called again."""
         Programs._at_work.discard(self)
         if not Programs._at_work:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

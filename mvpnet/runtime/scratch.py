@@ -1,8 +1,8 @@
-"""A rank's scratch folder: sockets, overlays and keys on local disk, private, gone when the job ends.
+"""Manage a rank's scratch folder: private, on local disk, with sockets, overlays and keys, removed with the job.
 
-A lock file beside each folder is held (flock) by the rank and by its monwrap. A lock that nobody holds marks the
-leftovers of a job that was killed; the next start removes them and says so. Sockets that have to be elsewhere are
-listed in the lock file, a path a line, and removed with the rest.
+A lock file beside each folder is held (flock) by the rank and by its monwrap. An unlocked lock file marks the rest of a
+killed job; the next start removes it and says so. Sockets outside the folder are listed in the lock file, one path per
+line, and removed with the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scratch:
     lock_fd: int
 
     def own_socket(self, path: Path) -> None:
-        """A socket at this path, outside the folder, is to go with it."""
+        """Register a socket outside the folder, to be removed with it."""
         os.write(self.lock_fd, os.fsencode(path) + b"\n")
 
 
@@ -36,9 +36,16 @@ class Scratch:
 def scratch_folder(
     base: Path, name: str, say: Callable[[str], None], key: str = "job.scratch_dir"
 ) -> Iterator[Scratch]:
-    """A new private folder `base/name` while inside.
+    """Provide a new private folder `base/name`.
 
-    Raises HostError, naming the key, when `base` is not ours alone, or cannot be written.
+    Args:
+        base: Parent folder.
+        name: Name of the folder.
+        say: Called with a line of text about removed folders.
+        key: Key of the configuration to name in errors.
+
+    Raises:
+        HostError: `base` is not private to this user, or cannot be written. Names the key.
     """
     try:
         lock_fd = _lock_in(base, name, say, key)
@@ -57,25 +64,25 @@ def scratch_folder(
         scratch.lock.unlink(missing_ok=True)
         os.close(lock_fd)
         with contextlib.suppress(OSError):
-            base.rmdir()  # the last one out; others' folders keep it
+            base.rmdir()  # if this was the last folder in it
 
 
 def remove_stale(base: Path, say: Callable[[str], None], locks: str = "*.lock") -> None:
-    """Remove what killed jobs of this user left in `base`, as far as the names of their lock files match."""
+    """Remove the rests of this user's killed jobs in `base`, as far as the names of their lock files match `locks`."""
     for lock in sorted(base.glob(locks)):
         try:
             lock_fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
             continue
         try:
-            if try_lock(lock_fd):  # else its job is alive
+            if try_lock(lock_fd):  # otherwise its job is alive
                 _remove_leftovers(lock, lock_fd, say)
         finally:
             os.close(lock_fd)
 
 
 def _remove_leftovers(lock: Path, lock_fd: int, say: Callable[[str], None]) -> None:
-    """Remove what a lock file that we hold stands for, and the file."""
+    """Remove the folder and sockets of a lock file that this process holds, and the lock file."""
     folder = lock.with_suffix("")
     if folder.exists():
         say(f"removing {folder}, left by a job that was killed")
@@ -86,9 +93,9 @@ def _remove_leftovers(lock: Path, lock_fd: int, say: Callable[[str], None]) -> N
 
 
 def _remove_sockets(lock_fd: int) -> list[Path]:
-    """Unlink the sockets that a lock file lists; those that were there and ours.
+    """Unlink the sockets that a lock file lists; return those that existed and were ours.
 
-    It is read by descriptor: another cleaner may have been first, and have unlinked it.
+    The file is read by descriptor, as another process may have unlinked it meanwhile.
     """
     removed = []
     for line in os.pread(lock_fd, os.fstat(lock_fd).st_size, 0).splitlines():
@@ -101,9 +108,9 @@ def _remove_sockets(lock_fd: int) -> list[Path]:
 
 
 def _lock_in(base: Path, name: str, say: Callable[[str], None], key: str) -> int:
-    """Make `base` ready, and hold a lock file in it, which keeps it from being removed as empty."""
+    """Create `base` if needed, and lock a file in it, which keeps it from being removed as empty."""
     for _ in range(_TRIES - 1):
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # another job was the last one out, just now
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # another job has just removed the folder
             _private(base, key)
             remove_stale(base, say)
             return open_locked(base / f"{name}.lock")

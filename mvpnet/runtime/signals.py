@@ -1,7 +1,7 @@
-"""Signals that ask a job to stop: SIGTERM, SIGINT and SIGUSR1, taken without an exception out of nowhere.
+"""Handle the signals that ask a job to stop, SIGTERM, SIGINT and SIGUSR1, at safe points.
 
-While a job prepares, a signal raises InterruptedJobError there and then (`raising`); while its loop runs, the loop is
-told (`on_signal`); in between it is only remembered, so that no collective call is left half done.
+While a job prepares, a signal raises InterruptedJobError at once (`raising`). While its loop runs, the loop is notified
+(`on_signal`). In between it is only recorded, so that no collective call is left half done.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from types import FrameType
 from mvpnet.errors import InterruptedJobError
 
 ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # what launchers send to a group
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # sent by launchers to a process group
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _AGAIN_AFTER_S = 0.01
 
 
 class StopSignals:
-    """The signals that came, and who is told of them."""
+    """Stop signals received so far, and their handlers."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.on_signal: Callable[[signal.Signals], None] | None = None
-        self._interrupt: Callable[[signal.Signals, FrameType | None], None] | None = None  # also told where we are
+        self._interrupt: Callable[[signal.Signals, FrameType | None], None] | None = None  # gets the frame too
 
     def install(self) -> None:
-        """Take the signals from now on."""
+        """Handle the signals from now on."""
         for number in ASK_TO_STOP:
             signal.signal(number, self._got)
 
     def over(self) -> None:
-        """Ignore the signals from now on: one sent once more is not to kill the interpreter while it ends.
+        """Ignore the signals from now on: a repeated one must not kill the interpreter while it exits.
 
-        SIGTERM still may: it is what the kernel sends us should mpirun be gone, and MPI's end hang for it.
+        SIGTERM still may: the kernel sends it when mpirun dies, and MPI's end could hang then.
         """
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
@@ -51,15 +51,15 @@ class StopSignals:
             self.on_signal(signal.Signals(number))
 
     def check(self) -> None:
-        """Raise InterruptedJobError if a signal came."""
+        """Raise InterruptedJobError if a signal was received."""
         if self.received:
             raise _interrupted(self.received)
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Make signals raise InterruptedJobError at once, also one that came before.
+        """Make signals raise InterruptedJobError at once, including one received before.
 
-        While a program is being started it waits until somebody knows of the program, who can then end it.
+        While a program is being started the signal waits until the caller knows of the program, and can end it.
         """
         self.check()
         again: list[threading.Timer] = []
@@ -80,13 +80,13 @@ class StopSignals:
                 timer.cancel()
                 timer.join()
             if again:
-                self.check()  # also where something failed meanwhile: the signal may have ended the program too
+                self.check()  # even after another failure: the signal may have ended the program too
 
 
 def _starts_a_program(frame: FrameType | None) -> bool:
-    """Whether `subprocess` is starting a program there: an exception would leave a process that nobody knows of."""
+    """Return whether `subprocess` is starting a program in this frame: an exception would leave an unknown process."""
     if frame and frame.f_code in (subprocess.run.__code__, subprocess.Popen.__enter__.__code__):
-        return True  # between two of its steps; once it waits for the program it is in others of its functions
+        return True  # between two of its steps; while it waits for the program it is in other functions
     while frame and frame.f_code is not subprocess.Popen.__init__.__code__:
         frame = frame.f_back
     return frame is not None
@@ -98,10 +98,10 @@ def _interrupted(number: signal.Signals) -> InterruptedJobError:
 
 @contextlib.contextmanager
 def held_back(numbers: Iterable[signal.Signals] = GROUP_SIGNALS) -> Iterator[None]:
-    """A child that is started inside begins with these signals held back, and so do we until it is started.
+    """Block these signals while a child is started inside; the child starts with them blocked.
 
-    For one that is to outlive a signal to our process group: between fork(2) and setsid(2) it is in that group, and
-    would die of it before it could lead one of its own.
+    This is for a child that has to survive a signal to our process group. Between fork(2) and setsid(2) it is in that
+    group, and would die before it leads a group of its own.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -111,5 +111,5 @@ def held_back(numbers: Iterable[signal.Signals] = GROUP_SIGNALS) -> Iterator[Non
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send us `number` when the process that started us ends: prctl(2), PR_SET_PDEATHSIG."""
+    """Make the kernel send `number` to this process when its parent ends: prctl(2), PR_SET_PDEATHSIG."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

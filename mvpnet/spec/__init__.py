@@ -1,1 +1,1 @@
-"""The resolved intent: what a job is to be, as frozen data. Standard library only: no I/O, no MPI, no qemu."""
+"""Describe a job's resolved intent as frozen data. Standard library only: no I/O, no MPI, no qemu."""

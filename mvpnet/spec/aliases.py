@@ -1,7 +1,7 @@
-"""Old names of keys and options, and their names of today.
+"""Map old names of keys and options to their current names.
 
-The tables stand here and nowhere else. Command lines, config files, saved specs and digests are read through them.
-Old names go on working; a job that was given some says so in one line.
+The tables are in this module alone. Command lines, config files, saved specs and digests are read through them. Old
+names go on working; a job that was given any reports them in one line.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ RENAMED_KEYS: Names = {
     "net.sample_s": "net.sample_interval_s",
     "net.spin_us": "net.busy_poll_us",
 }
-#: the same the other way round
+#: the reverse of RENAMED_KEYS
 OLD_KEYS: Names = {new: old for old, new in RENAMED_KEYS.items()}
 
 #: config group → old option → option
 RENAMED_OPTIONS: Mapping[str, Names] = {"cloud_init": {"default": "always"}}
 
-# Keys below these have the name that they have without: of rank overrides, and of Hydra's sweeper.
+# Keys below these prefixes are named as without them: those of rank overrides, and of Hydra's sweeper.
 _PREFIXED = re.compile(r"(ranks\.[^.]+\.|hydra\.sweeper\.params\.)(.+)")
 _OF_A_STEP = re.compile(r"(app\.steps\.[^.]+\.)([^.]+)")
 _REFERENCE = re.compile(rf"(?<=\$\{{)({'|'.join(map(re.escape, RENAMED_KEYS))})(?=\}})")
@@ -48,7 +48,7 @@ class OldNames:
         self._found[old] = new
 
     def warning(self) -> str | None:
-        """Return one line about all names that no earlier line was about; None where there are none."""
+        """Return one line about all names that no earlier line mentioned; None if there are none."""
         untold = {old: new for old, new in self._found.items() if old not in self._told}
         self._told |= untold.keys()
         if not untold:
@@ -57,7 +57,7 @@ class OldNames:
 
 
 def new_key(key: str, names: Names = RENAMED_KEYS) -> str:
-    """Return a dotted key with its name of today, also below `ranks.NAME` and `app.steps.NAME`."""
+    """Return a dotted key with its current name, also below `ranks.NAME` and `app.steps.NAME`."""
     if found := _PREFIXED.fullmatch(key):
         return found[1] + new_key(found[2], names)
     if found := _OF_A_STEP.fullmatch(key):
@@ -66,10 +66,10 @@ def new_key(key: str, names: Names = RENAMED_KEYS) -> str:
 
 
 def refuse_both(given: Iterable[str], where: str = "") -> None:
-    """Refuse a key that is given by its old name and by its new one.
+    """Refuse a key that is given by both its old and its new name.
 
     Raises:
-        ConfigError: names both, and `where` they stand.
+        ConfigError: Names both, and the place given by `where`.
     """
     keys = set(given)
     for old in sorted(keys):
@@ -91,16 +91,16 @@ def keys_of(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def renamed(tree: Mapping[Any, Any], prefix: str = "", names: Names = RENAMED_KEYS, where: str = "") -> dict[Any, Any]:
-    """Return a copy of a tree of mappings with the names of today.
+    """Return a copy of a tree of mappings with the current names.
 
     Args:
-        tree: mappings below mappings; anything else in it stays as it is.
-        prefix: where the tree stands in the config, with a dot at the end.
-        names: what is renamed to what.
-        where: the file that it is from, for messages.
+        tree: Nested mappings; all other values stay unchanged.
+        prefix: Place of the tree in the config, with a dot at the end.
+        names: New names by old names.
+        where: File of the tree, for messages.
 
     Raises:
-        ConfigError: the tree has a key by its old name and by its new one.
+        ConfigError: The tree has a key by both its old and its new name.
     """
     new: dict[Any, Any] = {}
     for key, value in tree.items():
@@ -114,10 +114,10 @@ def renamed(tree: Mapping[Any, Any], prefix: str = "", names: Names = RENAMED_KE
 
 
 def renamed_spec(plain: Mapping[str, Any], names: Names = RENAMED_KEYS, where: str = "") -> dict[str, Any]:
-    """Return a job's spec, as `plain` gives it, with the names of today. What is no spec stays as it is.
+    """Return a job's spec, in the form of `plain`, with the current names. Anything but a spec stays unchanged.
 
     Raises:
-        ConfigError: as `renamed`.
+        ConfigError: As `renamed`.
     """
     spec = dict(plain)
     if isinstance(config := spec.get("config"), Mapping):
@@ -134,7 +134,7 @@ def _renamed_override(entry: Any, names: Names, where: str) -> Any:
 
 
 def renamed_references(text: str, met: OldNames) -> str:
-    """Return a text that refers to keys, as `${net.mtu}`, with the names of today."""
+    """Return a text with references to keys, such as `${net.mtu}`, with the current names."""
 
     def today(found: re.Match[str]) -> str:
         met.add(found[0], RENAMED_KEYS[found[0]])

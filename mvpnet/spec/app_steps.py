@@ -1,4 +1,4 @@
-"""What the app is asked to do: its steps, resolved and checked. No I/O but a look whether named files are there."""
+"""Resolve and check the steps of the app. The only I/O is a check whether named files exist."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from mvpnet.spec import schema
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import AppKind
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # it goes into file names
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # used in file names
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _GUEST_ONLY = ("script", "on", "user", "push", "collect")
-_NOT_OF_ALL_STEPS = ("command", "script", "push", "collect")  # what each step says for itself
-SCRIPT_FOLDER = ".mvpnet"  # in the guest user's home
+_NOT_OF_ALL_STEPS = ("command", "script", "push", "collect")  # set by each step for itself
+SCRIPT_FOLDER = ".mvpnet"  # in the home of the guest's user
 
 
 @dataclass(frozen=True)
 class Step:
-    """One program of the app, as resolved. Without `argv` a guest step only copies files."""
+    """One program of the app, resolved. A guest step without `argv` only copies files."""
 
-    name: str | None  # None: the app has no named steps
-    key: str  # where it stands in the config, for messages: app, app.steps.NAME
+    name: str | None  # None if the app has no named steps
+    key: str  # its place in the config, for messages: app, app.steps.NAME
     kind: AppKind
     argv: tuple[str, ...]
     on: RankSet
     user: str | None
     push: Mapping[str, Path]  # path in the guest: file or folder on the host
-    executable: str | None  # the one of them that is the script
+    executable: str | None  # the pushed file that is the script
     collect: tuple[str, ...]
     timeout_s: float | None
     login_timeout_s: float
@@ -41,14 +41,15 @@ class Step:
     show_output: bool
 
     def ranks(self, world_size: int) -> list[int]:
-        """The guests that it is for; none for a step on the host."""
+        """Return the ranks of its guests; none for a step on the host."""
         return [rank for rank in range(world_size) if self.kind is AppKind.guest and self.on.holds(rank, world_size)]
 
 
 def steps_of(app: schema.App) -> list[Step]:
-    """The app's steps in order; none where nothing is asked for.
+    """Return the app's steps in order; none if the app is empty.
 
-    Raises ConfigError, naming the key, for what cannot be.
+    Raises:
+        ConfigError: A step is invalid. Names the key.
     """
     if not app.steps:
         own = {field.name: getattr(app, field.name) for field in fields(schema.Step)}
@@ -62,7 +63,7 @@ def steps_of(app: schema.App) -> list[Step]:
 
 
 def check_steps(steps: list[Step], world_size: int) -> None:
-    """Raises ConfigError where a step is for no rank of this world, or a file that it names is not there."""
+    """Refuse steps for no rank of this world, or with a missing file, with a ConfigError."""
     for step in steps:
         if step.kind is AppKind.guest and step.on.is_empty_in(world_size):
             raise ConfigError(
@@ -76,9 +77,10 @@ def check_steps(steps: list[Step], world_size: int) -> None:
 
 
 def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
-    """A command as a list of arguments: a list as it is, a string split as a shell would; None for no command.
+    """Return a command as a list of arguments: a string is split as a shell would; None for no command.
 
-    Raises ConfigError, naming `key`, for anything else.
+    Raises:
+        ConfigError: The command is neither a list nor a string. Names `key`.
     """
     if command is None:
         return None
@@ -97,9 +99,10 @@ def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
 
 
 def absolute(section: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What of a step's keys names files on the host, with relative paths taken from `folder`.
+    """Return a step's keys that name files on the host, with relative paths resolved against `folder`.
 
-    Raises ConfigError for a script that is no command line.
+    Raises:
+        ConfigError: A script is no valid command line.
     """
     changes: dict[str, Any] = {}
     if section.get("push"):
@@ -112,7 +115,7 @@ def absolute(section: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _laid_over(shared: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The step's own keys over the app's; a step on the host takes none that are for guests only."""
+    """Merge the step's own keys over the app's; a step on the host inherits none that are for guests only."""
     kind = entry.get("kind", shared["kind"])
     if AppKind(getattr(kind, "value", kind)) is AppKind.host:
         shared = {key: value for key, value in shared.items() if key not in _GUEST_ONLY}
@@ -120,7 +123,7 @@ def _laid_over(shared: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, An
 
 
 def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
-    """A step from the keys that were given, in JSON's types or the schema's."""
+    """Return the step for the given keys, in JSON's types or the schema's."""
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigError(f"{key}: {name!r} cannot be used in file names", hint="letters, digits, dash, underscore")
     default = schema.Step()
@@ -168,7 +171,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
 
 
 def _target(key: str, path: str, source: str) -> str:
-    """Where a pushed file goes; `DIR/` means into that folder."""
+    """Return the destination of a pushed file; `DIR/` means into that folder."""
     if path.endswith("/"):
         path += Path(source).name
     if not path.strip("/") or ".." in PurePosixPath(path).parts:
@@ -177,7 +180,7 @@ def _target(key: str, path: str, source: str) -> str:
 
 
 def _collected(key: str, paths: list[str]) -> tuple[str, ...]:
-    """Raises ConfigError for a path without a last name, or two with the same: by it they are kept."""
+    """Refuse a path without a last name, or two with the same one, as collected files are stored by it."""
     names: dict[str, str] = {}
     for path in paths:
         name = PurePosixPath(path).name

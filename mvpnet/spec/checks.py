@@ -1,4 +1,4 @@
-"""Refuses values that cannot work whatever the host, naming their key."""
+"""Refuse values that cannot work on any host, naming their key."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def check_job(spec: JobSpec) -> None:
-    """Refuse what cannot work whatever the host.
+    """Refuse a job that cannot work on any host.
 
     Raises:
-        ConfigError: names the key.
+        ConfigError: Names the key.
     """
     if not 1 <= spec.world_size <= MAX_WORLD_SIZE:
         raise ConfigError(f"a world of {spec.world_size} ranks does not fit: at most {MAX_WORLD_SIZE} have addresses")
@@ -65,9 +65,9 @@ def _check_waits(prefix: str, config: Config) -> None:
 
 def _check_net(prefix: str, config: Config) -> None:
     net = config.net
-    if not 68 <= net.mtu <= 65521:  # RFC 791's least; the most that qemu's stream netdev carried (FACTS)
+    if not 68 <= net.mtu <= 65521:  # RFC 791's minimum; the most that qemu's stream netdev carried in tests
         raise ConfigError(f"{prefix}net.mtu: {net.mtu} is not between 68 and 65521 bytes")
-    # a read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES)
+    # A read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES).
     _at_least(f"{prefix}net.chunk_bytes", net.chunk_bytes, 140_000)
     _at_least(f"{prefix}net.credits", net.credits, 1)
     for key in ("peer_queue_bytes", "queue_bytes", "guest_queue_bytes", "drop_timeout_ms", "max_sleep_ms"):

@@ -1,8 +1,7 @@
-"""The way back from `spec.plain`: a job's spec from the JSON types in which its run folder keeps it.
+"""Decode a job's spec from the JSON types in which its run folder keeps it, the reverse of `spec.plain`.
 
-The annotations of the dataclasses say what is what; a key that they do not have, and a value of another type, are
-refused. Keys may have the names that they had in an older version; nobody is warned of those, as there is nobody to
-change them.
+The dataclasses' annotations give the types. An unknown key, and a value of another type, are refused. Keys may have
+their names of older versions, without a warning, as nobody would change a run folder.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _MISSING_HINT = "it was written by another version of mvpnet; the manifest says 
 
 
 def job_spec(plain: Mapping[str, Any], where: str) -> JobSpec:
-    """Return the checked spec of which `plain` is the image under `spec.plain`.
+    """Return the checked spec that `spec.plain` encoded as `plain`.
 
     Args:
-        plain: a spec as a run folder keeps it.
-        where: the file that it is from, for messages.
+        plain: A spec in the form of a run folder.
+        where: Its file, for messages.
 
     Raises:
-        ConfigError: it is no spec of this version. Names the file and the key.
+        ConfigError: It is no spec of this version. Names the file and the key.
     """
     hints = typing.get_type_hints(JobSpec)
     plain = renamed_spec(plain, where=where)
@@ -66,7 +65,7 @@ def _made(kind: Any, values: Any, place: str) -> Any:
 
 
 def _values(kind: Any, values: Any, place: str, *, partly: bool = False) -> dict[str, Any]:
-    """The fields of a dataclass; with `partly`, groups in it stay mappings of the keys that are given."""
+    """Decode the fields of a dataclass; with `partly`, its groups stay mappings of the given keys."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{place}: {values!r} is no group of keys")
     hints = typing.get_type_hints(kind)
@@ -82,7 +81,7 @@ def _values(kind: Any, values: Any, place: str, *, partly: bool = False) -> dict
 
 
 def _value(kind: Any, value: Any, place: str) -> Any:
-    """The value as the type `kind` wants it."""
+    """Decode a value as the type `kind`."""
     if kind is Any:
         return value
     arguments, origin = typing.get_args(kind), typing.get_origin(kind)

@@ -1,4 +1,4 @@
-"""How drives are written: qemu's -drive options with templates, as text."""
+"""Parse and write drives as text: qemu's -drive options with templates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PROPERTY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class DriveText:
-    """One drive as the user wrote it, cut up. Without a path, all of it goes to qemu as it is."""
+    """A parsed drive. Without a path, its whole text is passed to qemu unchanged."""
 
     path: str | None
     properties: Mapping[str, str]
@@ -37,7 +37,11 @@ class DriveText:
 
 
 def parse_drive(text: str, key: str) -> DriveText:
-    """Cut up one drive as written. Raises ConfigError, naming `key`, for what is no path and no property=value."""
+    """Parse the text of a drive.
+
+    Raises:
+        ConfigError: It is neither a path nor property=value. Names `key`.
+    """
     first, *rest = option_string.split(text)
     passed_through = _PROPERTY.fullmatch(first) is not None
     properties: dict[str, str] = {}
@@ -66,14 +70,14 @@ def parse_drive(text: str, key: str) -> DriveText:
 
 
 def drive_text(drive: DriveText) -> str:
-    """The drive as a user would write it: what `parse_drive` reads."""
+    """Return the text of a drive, such that `parse_drive` reads it back."""
     flags = [] if drive.mvpctl is None else [f"mvpctl={drive.mvpctl}"]
     path = [] if drive.path is None else [drive.path]
     return option_string.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
 
 
 def absolute_drive(text: str, folder: Path, key: str) -> str:
-    """The same drive with its path, where it has one, taken from `folder`. Raises ConfigError."""
+    """Return the drive's text with its path, if any, resolved against `folder`. Raises ConfigError."""
     drive = parse_drive(text, key)
     if drive.path is None:
         return text
@@ -81,9 +85,10 @@ def absolute_drive(text: str, folder: Path, key: str) -> str:
 
 
 def expand(text: str, spec: RankSpec, key: str) -> str:
-    """`text` with {rank} and {job} put in; {rank:04d} and other formats of a number work too.
+    """Expand {rank} and {job} in a text; {rank:04d} and other formats of a number work too.
 
-    Raises ConfigError, naming `key`, for any other name in braces.
+    Raises:
+        ConfigError: The text has any other name in braces. Names `key`.
     """
     try:
         for _, name, form, conversion in Formatter().parse(text):
@@ -97,7 +102,7 @@ def expand(text: str, spec: RankSpec, key: str) -> str:
 
 
 def growth(size: str) -> tuple[int, bool]:
-    """A size as qemu-img resize takes it: bytes, and whether they are added ("+3G"). Raises ConfigError."""
+    """Parse a size for qemu-img resize: bytes, and whether they are added ("+3G"). Raises ConfigError."""
     if size.startswith("-"):
         raise ConfigError(f"image.size: {size!r} would shrink the disk, which loses data; it can only grow")
     return parse_size(size.removeprefix("+"), "image.size"), size.startswith("+")

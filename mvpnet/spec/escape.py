@@ -1,4 +1,4 @@
-"""Text that was resolved already, escaped so that it stays as it is."""
+"""Escape text that is resolved already, so that it is not resolved again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def resolved_already(value: Any) -> Any:
-    """The same to be put into a config again, where ${…} would be resolved once more."""
+    """Return the value with every ${…} escaped, to be put into a config again."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):

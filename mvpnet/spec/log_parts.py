@@ -1,4 +1,4 @@
-"""The parts that `logging.levels` takes: packages and modules directly below mvpnet, and their old names."""
+"""List the parts that `logging.levels` accepts: packages and modules directly below mvpnet, and their old names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PARTS = (
     *("sweep", "util"),
 )
 
-#: old part → where its modules are now. Parts of these names that are left have messages of their own too.
+#: old part → current parts of its modules. An old name that still exists has messages of its own too.
 OLD_PARTS: Mapping[str, tuple[str, ...]] = {
     "access": ("job", "ssh"),
     "compose": ("config",),
@@ -40,10 +40,10 @@ OLD_PARTS: Mapping[str, tuple[str, ...]] = {
 
 
 def levels_by_part(levels: Mapping[str, str]) -> dict[str, str]:
-    """Return the level of each part that `logging.levels` says something about.
+    """Return the level of each part that `logging.levels` sets.
 
-    A part's own name goes before an old name, and an old name of few parts before one of many: with
-    `{guest: DEBUG, images: INFO}` all that was guest is at DEBUG, but images at INFO.
+    A current name takes precedence over an old one, and an old name of few parts over one of many. With `{guest: DEBUG,
+    images: INFO}` all parts of the old guest are at DEBUG, but images at INFO.
     """
     found: dict[str, str] = {}
     for name in sorted(levels, key=lambda name: -len(OLD_PARTS.get(name, ()))):

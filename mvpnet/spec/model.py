@@ -1,7 +1,6 @@
-"""The resolved intent of a job and of one rank: frozen, plain, without I/O.
+"""Model the resolved intent of a job and of one rank: frozen, plain, without I/O.
 
-`JobSpec` is what rank 0 resolved; `JobSpec.for_rank` gives the `RankSpec` in which the rank overrides are merged.
-Also here: how sizes ("2G") and rank sets ("0,3,7-9", "even", "last") are read.
+`JobSpec` is resolved on rank 0; `JobSpec.for_rank` returns the `RankSpec` with the rank overrides merged.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from mvpnet.spec.schema import Boot, CloudInit, Config, Image, ImageKind, Loggin
 
 @dataclass(frozen=True)
 class Override:
-    """One named rank override: what it changes, and where. `changes` holds only the keys that were given."""
+    """A named rank override: its changes, and its ranks. `changes` holds only the given keys."""
 
     name: str
     on: RankSet
@@ -29,7 +28,7 @@ class Override:
 
 @dataclass(frozen=True)
 class RankSpec:
-    """Everything that one rank is asked to do."""
+    """The complete configuration of one rank."""
 
     rank: int
     world_size: int
@@ -47,7 +46,7 @@ class RankSpec:
 
     @property
     def makes_seed(self) -> bool:
-        """Whether mvpnet makes this guest a cloud-init seed. A ready one, cloud_init.path, takes its place."""
+        """Return whether mvpnet creates a cloud-init seed for this guest. A ready one, cloud_init.path, replaces it."""
         asked = self.cloud_init.seed
         by_image = self.image.kind in (ImageKind.cloud, ImageKind.debian)
         return self.cloud_init.path is None and (asked is SeedMode.make or (asked is SeedMode.auto and by_image))
@@ -55,15 +54,15 @@ class RankSpec:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Everything that a job was asked to do, resolved on rank 0 and the same on every rank."""
+    """The complete configuration of a job, resolved on rank 0 and the same on every rank."""
 
     world_size: int
     run_dir: Path
     config: Config
     overrides: tuple[Override, ...] = ()
     typed: tuple[str, ...] = ()  # the command line's overrides, as typed
-    recipe: Path | None = None  # the file of the recipe that was asked for
-    repeat: int = 1  # which of a sweep's repeats of this spec it is
+    recipe: Path | None = None  # file of the requested recipe
+    repeat: int = 1  # number of the sweep's repeat of this spec
 
     @property
     def name(self) -> str:
@@ -91,7 +90,7 @@ class JobSpec:
         )
 
     def warnings(self) -> list[str]:
-        """What was asked for and has no effect, or is too little."""
+        """Return warnings about settings that have no effect, or are too low."""
         found = [
             f"ranks.{o.name}.on: no rank of this world of {self.world_size} is in {o.on.text!r}; nothing is overridden"
             for o in self.overrides
@@ -114,13 +113,13 @@ class JobSpec:
         return found
 
     def _log_levels(self) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """The levels of single parts, and where they were set."""
+        """Yield the levels of single parts, and the key that set them."""
         yield "", self.config.logging.levels
         for override in self.overrides:
             yield f"ranks.{override.name}.", override.changes.get("logging", {}).get("levels", {})
 
     def digest(self) -> str:
-        """SHA-256 of what was asked for, apart from where the run is kept: equal specs are the same experiment."""
+        """Return the SHA-256 of all settings, except where the run is kept: equal specs are the same experiment."""
         return digest_of(plain(self))
 
 

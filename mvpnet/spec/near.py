@@ -1,4 +1,4 @@
-"""Near misses: what somebody may have meant who wrote a word that is not known."""
+"""Suggest known words that are similar to an unknown one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def near(word: str, known: Iterable[str], place: str = "") -> str:
-    """Return ` (did you mean …?)`, empty where nothing is like the word.
+    """Return ` (did you mean …?)`, empty if no known word is similar.
 
     Args:
-        word: what was written, perhaps dotted.
-        known: what could have been written.
-        place: put before each of those, with a dot between.
+        word: The unknown word, possibly dotted.
+        known: The known words.
+        place: Put before each of those, with a dot between.
     """
     names = list(known)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)

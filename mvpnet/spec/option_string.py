@@ -1,4 +1,7 @@
-"""qemu's option strings, "value,name=value,…": a comma inside a value is doubled (qemu(1), "-drive" and "-netdev")."""
+"""Parse and write qemu's option strings, "value,name=value,…".
+
+A comma inside a value is doubled (qemu(1), "-drive" and "-netdev").
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ from pathlib import Path
 
 
 def escaped(value: str | Path) -> str:
-    """A value as it is written inside an option string."""
+    """Return a value with its commas doubled, for an option string."""
     return str(value).replace(",", ",,")
 
 
 def split(text: str) -> list[str]:
-    """The parts of an option string, each with its doubled commas made single again."""
+    """Split an option string into its parts, with their doubled commas made single."""
     return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
 
 
 def joined(parts: Iterable[str]) -> str:
-    """An option string of parts, none of which is escaped yet. A part after the first must not begin with a comma."""
+    """Join unescaped parts to an option string. A part after the first must not begin with a comma."""
     return ",".join(escaped(part) for part in parts)

@@ -1,4 +1,4 @@
-"""Frozen data as JSON's types, its digest, and changed copies."""
+"""Convert frozen data to JSON's types, digest it, and copy it with changes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ T = TypeVar("T")
 
 
 def digest_of(plain_spec: Mapping[str, Any]) -> str:
-    """Return `JobSpec.digest` of a spec as `plain` gives it, also of one that has not all of today's keys."""
-    # The names that keys had at first are digested: a renamed key makes no other experiment. So specs of versions from
-    # before and after a renaming have the same digest if they ask for the same with the same keys, an old run's spec
-    # still has the digest that was recorded with it, and a sweep of an older version is taken up.
+    """Return `JobSpec.digest` of a spec in the form of `plain`, even one without all of today's keys."""
+    # The original names of keys are digested, as a renamed key makes no other experiment. So specs of versions before
+    # and after a renaming have the same digest if they set the same keys to the same values. An old run's spec keeps
+    # the digest recorded with it, and a sweep of an older version can be resumed.
     plain_spec = renamed_spec(plain_spec, OLD_KEYS)
     asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
     config = {key: value for key, value in asked["config"].items() if key not in ("sweep", "recipe")}
-    # world_size has job.ranks
+    # job.ranks has the same value
     config["job"] = {key: value for key, value in config["job"].items() if key not in ("name", "ranks")}
     return hashlib.sha256(json.dumps({**asked, "config": config}, sort_keys=True).encode()).hexdigest()
 
 
 def changed(section: T, changes: Mapping[str, Any]) -> T:
-    """A copy of a dataclass with some fields replaced; nested dataclasses and dicts are merged."""
+    """Return a copy of a dataclass with some fields replaced; nested dataclasses and dicts are merged."""
     new: dict[str, Any] = {}
     for key, value in changes.items():
         old = getattr(section, key)
@@ -44,7 +44,7 @@ def changed(section: T, changes: Mapping[str, Any]) -> T:
 
 
 def plain(value: Any) -> Any:
-    """The same in JSON's types: dataclasses as dicts, enums by name, paths and rank sets as written."""
+    """Return the value in JSON's types: dataclasses as dicts, enums by name, paths and rank sets as written."""
     if isinstance(value, RankSet):
         return value.text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

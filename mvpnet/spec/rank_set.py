@@ -1,4 +1,4 @@
-"""Sets of ranks, as people write them: "0,3,7-9"."""
+"""Parse and write sets of ranks, such as "0,3,7-9"."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 
 from mvpnet.errors import RankSetError
 
-# 24 bits of host number; 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) are no guest's.
+# 24 bits of host number. 10.0.0.0, 10.255.255.254 (shutdown) and 10.255.255.255 (broadcast) belong to no guest.
 MAX_WORLD_SIZE: Final = 2**24 - 3
 
 
 @dataclass(frozen=True)
 class RankSet:
-    """Some ranks of a world, as written: comma-separated numbers, ranges a-b and a-, and all, even, odd, last."""
+    """Set of ranks as written: comma-separated numbers, ranges a-b and a-, and all, even, odd, last."""
 
     text: str
     ranges: tuple[tuple[int, int], ...]
@@ -25,7 +25,7 @@ class RankSet:
 
     @classmethod
     def parse(cls, text: str, key: str = "rank set") -> RankSet:
-        """Raises RankSetError, naming `key`, when a part is no number, range or word."""
+        """Parse a rank set. Raises RankSetError, naming `key`, when a part is no number, range or word."""
         ranges: list[tuple[int, int]] = []
         words: set[str] = set()
         for part in (piece.strip() for piece in text.split(",")):
@@ -54,7 +54,7 @@ class RankSet:
         )
 
     def is_empty_in(self, world_size: int) -> bool:
-        """Whether no rank of a world of this size is in it."""
+        """Return whether it has no rank of a world of this size."""
         named = "all" in self.words or "even" in self.words or "last" in self.words
         return not (
             named or ("odd" in self.words and world_size > 1) or any(first < world_size for first, _ in self.ranges)
@@ -62,12 +62,12 @@ class RankSet:
 
 
 def ranks_text(ranks: Iterable[int]) -> str:
-    """Ascending ranks as a rank set: 0, 1, 2, 5 → "0-2,5"."""
+    """Return ascending ranks as the text of a rank set: 0, 1, 2, 5 → "0-2,5"."""
     return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs_of(ranks))
 
 
 def runs_of(ranks: Iterable[int]) -> list[tuple[int, int]]:
-    """Ascending ranks as runs of the first and the last: 0, 1, 2, 5 → (0, 2), (5, 5)."""
+    """Return ascending ranks as runs of first and last: 0, 1, 2, 5 → (0, 2), (5, 5)."""
     runs: list[tuple[int, int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][1] + 1:

@@ -1,8 +1,8 @@
-"""Declares every configuration key once: its name, type, default and unit.
+"""Declare every configuration key once: its name, type, default and unit.
 
-Hydra composes YAML and command line against these classes (`config.sources` registers them). The spec that the ranks
-get is made of the same frozen classes. Sizes are strings with a unit suffix, read by `spec.sizes`. A key that gets
-another name keeps the old one in `spec.aliases`. This module knows nothing of qemu, MPI or Hydra.
+Hydra composes YAML and command line against these classes (`config.sources` registers them). The spec for the ranks
+consists of the same frozen classes. Sizes are strings with a unit suffix, parsed by `spec.sizes`. The old name of a
+renamed key is kept in `spec.aliases`. This module does not depend on qemu, MPI or Hydra.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 
 class ImageKind(Enum):
-    tiny = "tiny"  # the small guest that mvpnet builds itself
-    file = "file"  # disk images that already exist
-    debian = "debian"  # a Debian cloud image that mvpnet builds itself, set up by cloud-init
-    cloud = "cloud"  # a vendor's image, made to be set up by cloud-init; fetched into the image store
+    tiny = "tiny"  # the small guest that mvpnet builds
+    file = "file"  # existing disk images
+    debian = "debian"  # a Debian cloud image that mvpnet builds, set up by cloud-init
+    cloud = "cloud"  # a vendor's image, set up by cloud-init, fetched into the image store
 
 
 class Compression(Enum):
-    auto = "auto"  # told by the first bytes of what was fetched
+    auto = "auto"  # detected by the first bytes of the fetched file
     none = "none"
     xz = "xz"
     zstd = "zstd"
@@ -28,7 +28,7 @@ class Compression(Enum):
 
 
 class ImageUse(Enum):
-    overlay = "overlay"  # a qcow2 overlay in scratch takes the writes; the source is never written
+    overlay = "overlay"  # writes go to a qcow2 overlay in scratch; the source is never written
     snapshot = "snapshot"  # qemu's own temporary overlay (snapshot=on)
     copy = "copy"  # a full copy, in image.copy_dir or scratch
     direct = "direct"  # the image itself is written
@@ -41,8 +41,8 @@ class NetKind(Enum):
 
 
 class NetSocket(Enum):
-    fd = "fd"  # a socket pair, handed to qemu by descriptor
-    path = "path"  # unix sockets in net.socket_dir, named by job and rank as the C program does
+    fd = "fd"  # a socket pair, inherited by qemu as a descriptor
+    path = "path"  # unix sockets in net.socket_dir, named by job and rank as in the C program
 
 
 class Accel(Enum):
@@ -52,12 +52,12 @@ class Accel(Enum):
 
 
 class OnGuestExit(Enum):
-    keep = "keep"  # the other guests run on; the job ends when the last one is gone
-    stop = "stop"  # the first guest that leaves ends the job
+    keep = "keep"  # the other guests continue; the job ends with the last one
+    stop = "stop"  # the first guest that exits ends the job
 
 
 class SeedMode(Enum):
-    """Whether mvpnet makes a seed for cloud-init in the guest."""
+    """Whether mvpnet creates a cloud-init seed for the guest."""
 
     auto = "auto"  # for cloud images, unless cloud_init.path is given
     make = "make"
@@ -67,42 +67,42 @@ class SeedMode(Enum):
 class Validate(Enum):
     """Whether user-data is checked against cloud-init's own schema before a guest starts."""
 
-    auto = "auto"  # where the program cloud-init is on the PATH
+    auto = "auto"  # if the program cloud-init is on the PATH
     always = "always"  # refuse to start without it
     never = "never"
 
 
 class AppKind(Enum):
-    """Where an app, or one of its steps, runs."""
+    """Place where an app, or one of its steps, runs."""
 
     host = "host"  # on rank 0's host
     guest = "guest"  # inside guests, over ssh
 
 
 class WaitFor(Enum):
-    """When a guest counts as up."""
+    """Condition for a guest to count as up."""
 
     ssh = "ssh"  # its ssh server answers
-    cloud_init = "cloud_init"  # cloud-init in it is done; with errors, the guest has not come up
+    cloud_init = "cloud_init"  # cloud-init in it is done, without errors
 
 
 class Proof(Enum):
-    """What a recipe was last seen to do."""
+    """Last proof that a recipe works."""
 
     none = "none"
-    booted = "booted"  # its guests came up, and its app ended well
+    booted = "booted"  # its guests came up, and its app succeeded
     composed = "composed"  # composed, its seeds validated and its network-config rendered; never booted
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe says of itself, for `mvpnet recipes` and for the run folder. It changes nothing about a job."""
+    """A recipe's description of itself, for `mvpnet recipes` and for the run folder. It does not change a job."""
 
-    about: str | None = None  # what it does, in a line
-    ranks: int | None = None  # so many it is made for: mpirun -n RANKS mvpnet recipe=NAME
+    about: str | None = None  # its purpose, in a line
+    ranks: int | None = None  # intended number of ranks: mpirun -n RANKS mvpnet recipe=NAME
     proof: Proof = Proof.none
-    proven_on: str | None = None  # a day, as 2026-11-24
-    proven_how: str | None = None  # what was seen, and on what
+    proven_on: str | None = None  # a date, as 2026-11-24
+    proven_how: str | None = None  # the observation, and the system
 
 
 @dataclass(frozen=True)
@@ -113,32 +113,33 @@ class Job:
         "${mvpnet.default_job_name:}"  # in file, socket and log names; the batch system's job id where there is one
     )
     ranks: int | None = None  # how many ranks of the launch take part, from rank 0 on; default all
-    heartbeat_timeout_s: float = 300.0  # end the job when a rank was silent for so long, as after a cut link; 0: never
+    heartbeat_timeout_s: float = 300.0  # end the job when a rank is silent for so long, as after a cut link; 0: never
     scratch_dir: str | None = None  # local disk for sockets, overlays and seeds; default $TMPDIR, else /tmp
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """What is done to an image once, by `mvpnet image prepare`, before jobs use what came of it (docs/images.md).
+    """Changes made to an image once, by `mvpnet image prepare`, before jobs use the result (docs/images.md).
 
-    One guest is booted from the image, cloud-init in it does this as root, in this order, and the disk is sealed.
+    One guest is booted from the image, cloud-init in it makes these changes as root, in this order, and the disk is
+    generalized.
     """
 
     packages: list[Any] = field(default_factory=list)
-    runcmd: list[Any] = field(default_factory=list)  # as cloud-init's, but that the first that fails ends it
+    runcmd: list[Any] = field(default_factory=list)  # as cloud-init's, except that the first failure ends it
     script: str | None = None  # a file on the host, run last
-    user_data: dict[str, Any] = field(default_factory=dict)  # anything else that cloud-init takes
-    size: str | None = None  # grow the image first: to 20G, or by +3G; image.size counts from what came of it
-    timeout_s: float = 1800.0  # until all of it is done
+    user_data: dict[str, Any] = field(default_factory=dict)  # any other settings of cloud-init
+    size: str | None = None  # grow the image first: to 20G, or by +3G; image.size counts from the result
+    timeout_s: float = 1800.0  # for all of the preparation
     sha256: str | None = None  # of the prepared image; any other is refused
 
 
 @dataclass(frozen=True)
 class Image:
-    """What the guest boots. Paths may hold {rank} and {job}."""
+    """Image that the guest boots. Paths may hold {rank} and {job}."""
 
     kind: ImageKind = ImageKind.tiny
-    path: str | None = None  # the boot disk, used where it is; where this is given, image.source is not looked at
+    path: str | None = None  # the boot disk, used in place; takes precedence over image.source
     # From the image store, which fetches once, checks and keeps (docs/images.md):
     source: str | None = None  # the boot disk as a URL (https, http, file) or a path
     sha256: str | None = None  # of the file as it is fetched; any other is refused
@@ -154,15 +155,15 @@ class Image:
     size: str | None = None  # grow it to 20G, or by +3G, as qemu-img resize does; the overlay or copy, never the image
     use: ImageUse = ImageUse.overlay  # how the boot disk, and drives that do not say otherwise, are used
     properties: dict[str, str] = field(default_factory=dict)  # added to the boot disk's -drive, e.g. {cache: none}
-    # more drives: "PATH,property=value,…[,mvpctl=FLAGS]", or "file=…" to pass a -drive option through as it is;
-    # without image.path the first of them is the boot disk
+    # More drives: "PATH,property=value,…[,mvpctl=FLAGS]", or "file=…" to pass a -drive option through unchanged.
+    # Without image.path the first of them is the boot disk.
     drives: list[str] = field(default_factory=list)
     copy_dir: str | None = None  # folder for image copies; default the scratch folder
     keep_copies: bool = False  # leave copies in copy_dir when the job ends
-    kernel: str | None = None  # boot this kernel instead of what is on the disk
+    kernel: str | None = None  # boot this kernel instead of the one on the disk
     initrd: str | None = None  # with image.kernel
     kernel_args: str | None = None  # with image.kernel
-    user: str | None = None  # who logs in on the guest; default root on tiny, else your own name
+    user: str | None = None  # login name on the guest; default root on tiny, else your own name
     cache_dir: str | None = None  # built and fetched images; default $XDG_CACHE_HOME/mvpnet, else ~/.cache/mvpnet
 
 
@@ -176,7 +177,7 @@ class Vm:
     accel: Accel = Accel.auto
     cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM; under TCG max, on x86 max,-erms,-fsrm
     machine: str | None = None  # qemu's -machine; default qemu's own
-    restart: int = 0  # how often a guest that died is started again, on its disks as they are (docs/reliability.md)
+    restart: int = 0  # number of restarts of a guest that died, on its disks as they are (docs/reliability.md)
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,9 @@ class Qemu:
     """The programs that run the machine."""
 
     binary: str = "qemu-system-x86_64"
-    extra_args: list[str] = field(default_factory=list)  # put last on qemu's command line, an argument an item
+    extra_args: list[str] = field(default_factory=list)  # put last on qemu's command line, one argument per item
     monwrap: str = "monwrap"  # the program between rank and qemu
-    answer_timeout_s: float = 10.0  # a qemu that leaves a question (QMP) unanswered for so long is told as hung
+    answer_timeout_s: float = 10.0  # a qemu that does not answer QMP for this long is reported as hung
     sandbox: bool = True  # qemu's -sandbox, where this qemu has it: no programs, no other user (docs/security.md)
 
 
@@ -202,36 +203,36 @@ class Net:
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r
     sample_interval_s: float = 1.0  # while there is traffic, add counters to traffic.jsonl this often; 0: never
-    # Tuning of the data path; docs/dataplane.md says why the values are what they are.
-    chunk_bytes: int = 256 * 1024  # the most read from a guest, or sent in a message, at once
-    credits: int = 4  # messages on their way to one peer that it has not taken yet
-    peer_queue_bytes: int = 1024 * 1024  # waiting for one peer, before the guest is read no more
+    # Tuning of the data path; docs/dataplane.md gives the reasons for the values.
+    chunk_bytes: int = 256 * 1024  # most bytes read from a guest, or sent in a message, at once
+    credits: int = 4  # messages in flight to one peer
+    peer_queue_bytes: int = 1024 * 1024  # queued for one peer, before the guest is no longer read
     queue_bytes: int = 8 * 1024 * 1024  # the same for all peers together
-    guest_queue_bytes: int = 1024 * 1024  # waiting for the guest, before messages are left untaken
-    drop_timeout_ms: int = 100  # how long one who takes nothing may hold up others, before frames for it are dropped
-    busy_poll_us: int = 500  # look for work without sleeping for so long after the last
-    max_spin_us: int = 2000  # the same at most, where the traffic's gaps are that short
-    coalesce_us: int = 50  # under bulk traffic, sleep so long (up to 4 x) when nothing came for 2 x as long; 0: never
-    compiled: bool = True  # let the data path's compiled part take what it can, where it was built
-    max_sleep_ms: int = 10  # the longest sleep of a rank that ranks on other hosts may not be able to wake by datagram
+    guest_queue_bytes: int = 1024 * 1024  # queued for the guest, before messages are no longer received
+    drop_timeout_ms: int = 100  # how long a blocked receiver may hold up others, before frames for it are dropped
+    busy_poll_us: int = 500  # spin for this long after the last work before a sleep
+    max_spin_us: int = 2000  # upper limit of that, where the traffic's gaps are that short
+    coalesce_us: int = 50  # under bulk traffic, nap for so long (up to 4 x) after 2 x as long without work; 0: never
+    compiled: bool = True  # use the data path's compiled part, if it is built
+    max_sleep_ms: int = 10  # the longest sleep of a rank that other hosts' ranks may be unable to wake by datagram
 
 
 @dataclass(frozen=True)
 class CloudInit:
-    """What cloud-init in the guest is given: a seed that mvpnet makes, one a rank, or a ready one (docs/cloud-init.md).
+    """Seed for cloud-init in the guest, created by mvpnet for each rank, or a ready one (docs/cloud-init.md).
 
-    Texts may hold ${rank}, ${world_size}, ${host_name} and ${address}, each rank's own, beside ${job.name} and whatever
-    else Hydra resolves; a ${…} that is for a shell in the guest is written \\${…}.
+    Texts may hold ${rank}, ${world_size}, ${host_name} and ${address}, each rank's own, beside ${job.name} and all else
+    that Hydra resolves; a ${…} for a shell in the guest is written \\${…}.
     """
 
-    path: str | None = None  # a folder with user-data and meta-data, or an image of one, passed as it is
+    path: str | None = None  # a folder with user-data and meta-data, or an image of one, passed unchanged
     seed: SeedMode = SeedMode.auto
     validate: Validate = Validate.auto
-    # Who gets in. image.user is made, with sudo; root gets in with the job's own key.
-    user_keys: bool = True  # let in whom the starting user's ~/.ssh/*.pub and ~/.ssh/authorized_keys name
-    ssh_authorized_keys: list[str] = field(default_factory=list)  # more public keys, a line each
+    # Access. image.user is created, with sudo; root is accessible with the job's own key.
+    user_keys: bool = True  # authorize the starting user's ~/.ssh/*.pub and ~/.ssh/authorized_keys
+    ssh_authorized_keys: list[str] = field(default_factory=list)  # more public keys, one per line
     sudo: str | None = "ALL=(ALL) NOPASSWD:ALL"  # image.user's rule in sudoers; null for none
-    # What is done at the first boot.
+    # Actions at the first boot.
     hosts: bool = True  # write /etc/hosts and /etc/hosts.mpi with all ranks
     growpart: bool = True  # grow the root partition and file system to the size of the disk
     packages: list[Any] = field(default_factory=list)
@@ -242,7 +243,7 @@ class CloudInit:
     no_proxy: str | None = None  # with a proxy URL: hosts and domains that are reached without it, with commas
     timezone: str | None = None  # Europe/Berlin
     locale: str | None = "C.UTF-8"  # null leaves the image's
-    # Anything else, merged over what the above makes: mappings key by key, lists after ours, null removes.
+    # Other settings, merged over those from above: mappings key by key, lists appended, null removes.
     user_data: dict[str, Any] = field(default_factory=dict)
     meta_data: dict[str, Any] = field(default_factory=dict)  # {dsmode: local}
     network_config: dict[str, Any] = field(default_factory=dict)  # version 2; ours are ethernets `user` and `mvpnet`
@@ -250,9 +251,9 @@ class CloudInit:
 
 @dataclass(frozen=True)
 class Logging:
-    """What is written where."""
+    """Log files and their levels."""
 
-    dir: str | None = None  # log folder, in it one a job; default the run folder
+    dir: str | None = None  # log folder, with one folder per job in it; default the run folder
     console: bool = True  # rank-NNNN/console.log: what the guest prints on its serial console
     file: bool = True  # rank-NNNN/mvpnet.log
     wrapper: bool = False  # rank-NNNN/monwrap.log
@@ -266,15 +267,15 @@ class Logging:
 
 @dataclass(frozen=True)
 class Boot:
-    """The wait for the guests."""
+    """Wait for the guests at the start."""
 
-    wait_for: WaitFor = WaitFor.ssh  # what makes a guest count as up
+    wait_for: WaitFor = WaitFor.ssh  # condition for a guest to count as up
     timeout_s: float = 90.0  # until every guest is up
 
 
 @dataclass(frozen=True)
 class Shutdown:
-    """How a job ends."""
+    """End of a job."""
 
     on_guest_exit: OnGuestExit = OnGuestExit.keep
     ignore_address: bool = False  # guests cannot stop the job through 10.255.255.254 or the shutdown frame
@@ -290,40 +291,40 @@ class Step:
     kind: AppKind = AppKind.host
     command: Any = None  # a list of arguments, or one string split as a shell would; no shell runs it
     show_output: bool = False  # also on mvpnet's standard output, beside the log
-    timeout_s: float | None = None  # for the command; it is ended then, with exit code 124
+    timeout_s: float | None = None  # for the command, which is ended then, with exit code 124
     # In guests only:
     script: Any = None  # in place of command: a file on the host that is copied into the guest, and its arguments
     on: str | None = None  # the rank set of those guests; default "0"
-    user: str | None = None  # who runs it in the guest; default who logs in there
+    user: str | None = None  # the user in the guest who runs it; default the login user
     push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
     collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
-    # for being let in; a guest answers on its ssh port before it lets everybody in: pam_nologin(8), cloud-init
+    # for the login: a guest's ssh port answers before all users may log in: pam_nologin(8), cloud-init
     login_timeout_s: float = 60.0
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it
-    # so many guests are logged in to, sent to, started in or fetched from at once; 10 is from where an sshd on the way
-    # begins to hang up on some (MaxStartups in sshd_config(5))
+    # Largest number of guests with a login, copy or start in progress; at 10 an sshd on the way begins to refuse
+    # connections (MaxStartups in sshd_config(5)).
     max_parallel_ssh: int = 10
 
 
 @dataclass(frozen=True)
 class App(Step):
-    """What runs while the guests run: one program, or several in order."""
+    """Programs that run while the guests run: one, or several in order."""
 
-    # NAME: {the keys of a step}; kind, on, user and the like that a step does not have are the app's
+    # NAME: {the keys of a step}; keys such as kind, on and user that a step lacks are the app's
     steps: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `-m` runs beside each combination once (docs/experiments.md)."""
+    """Settings of a sweep (`-m`) beside its combinations (docs/experiments.md)."""
 
-    repeat: int = 1  # how often each combination runs
-    resume: str | None = None  # the folder of a sweep that was cut short: run what is missing there or failed
+    repeat: int = 1  # number of runs of each combination
+    resume: str | None = None  # the folder of an interrupted sweep: run its missing and failed jobs
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole. `ranks` holds rank overrides: NAME: {on: RANK SET, image|vm|qemu|cloud_init|logging: {...}}."""
+    """The whole configuration. `ranks` holds rank overrides: NAME: {on: RANK SET, image|vm|…|logging: {...}}."""
 
     job: Job = field(default_factory=Job)
     image: Image = field(default_factory=Image)

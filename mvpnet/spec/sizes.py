@@ -1,4 +1,4 @@
-"""Sizes as people write them: "4G"."""
+"""Parse sizes with units, such as "4G"."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_size(text: str, key: str, *, bare: str = "") -> int:
-    """The bytes in a size such as 512M, 4G or 1.5G (powers of 1024); `bare` is the unit of a number without one.
+    """Return the bytes of a size such as 512M, 4G or 1.5G (powers of 1024); `bare` is the unit of a bare number.
 
-    Raises ConfigError, naming `key`, for anything else and for sizes that are not whole bytes.
+    Raises:
+        ConfigError: It is no size, or no whole number of bytes. Names `key`.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:

@@ -1,1 +1,1 @@
-"""Small tools that know nothing of mvpnet."""
+"""General helpers that do not depend on the rest of mvpnet."""

@@ -1,4 +1,4 @@
-"""Files written whole, or not at all, and folders that one user alone enters."""
+"""Write files atomically, and create private folders."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_whole` of a JSON file."""
+    """Write a JSON file by `write_whole`."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole at once: whoever reads it finds the old one or the new one. Raises OSError."""
+    """Write a file atomically: a reader finds the old content or the new. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, newline="")
@@ -27,7 +27,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A new file that nobody else may read."""
+    """Create a file that no other user may read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
@@ -35,21 +35,21 @@ def write_private(path: Path, text: str) -> None:
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes that a file, or all files in a folder, take; a sparse one takes less than its size."""
+    """Return the bytes that a file, or all files in a folder, take on disk; a sparse file takes less than its size."""
     if not path.is_dir():
         return path.stat().st_blocks * 512
     return sum(one.lstat().st_blocks * 512 for one in path.rglob("*") if not one.is_dir())
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user enters; one that is there is left as it is. Raises OSError."""
+    """Create a folder that only this user may enter; an existing one is left unchanged. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

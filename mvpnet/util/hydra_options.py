@@ -1,4 +1,4 @@
-"""Hydra's options that print something and run no job."""
+"""Recognize Hydra's options that print something and run no job."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _INSPECTING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 
 
 def is_inspecting(argv: Iterable[str]) -> bool:
-    """Return whether one of these options is in a command line. Hydra refuses -m beside them."""
+    """Return whether a command line has one of these options. Hydra refuses -m beside them."""
     return any(word.partition("=")[0] in _INSPECTING for word in argv)

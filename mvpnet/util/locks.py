@@ -1,4 +1,4 @@
-"""File locks, those of flock(2). The kernel lets one go with the last descriptor of its file, however that closes."""
+"""Lock files by flock(2). The kernel releases a lock when the last descriptor of its open file is closed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 
 def try_lock(fd: int) -> bool:
-    """Lock the file unless somebody else has it locked. Raises OSError where the file system has no locks.
+    """Lock the file unless another process holds a lock. Raises OSError where the file system has no locks.
 
     Returns:
-        Whether it was done.
+        Whether the file was locked.
     """
     return _try(fd, fcntl.LOCK_EX)
 
 
 def lock(fd: int, on_wait: Callable[[], None] | None = None) -> None:
-    """Lock the file, and wait for whoever has it locked. Raises OSError where the file system has no locks.
+    """Lock the file, after waiting for any other holder. Raises OSError where the file system has no locks.
 
     Args:
         fd: A descriptor of the file.
@@ -33,12 +33,12 @@ def lock(fd: int, on_wait: Callable[[], None] | None = None) -> None:
 
 
 def lock_shared(fd: int) -> None:
-    """Lock the file for one of many who use it and do not change it. Raises OSError as `lock` does."""
+    """Take a shared lock, for a process that uses the file without changing it. Raises OSError as `lock` does."""
     fcntl.flock(fd, fcntl.LOCK_SH)
 
 
 def open_locked(path: Path) -> int:
-    """Open a lock file, made if it is not there, and lock it; again where a cleaner unlinked it in between.
+    """Open and lock a lock file, creating it if needed. Repeat if another process unlinked it in between.
 
     Returns:
         The descriptor, to be closed by the caller.
@@ -53,9 +53,9 @@ def open_locked(path: Path) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process has the file locked; false for one that is not there, or not ours to open.
+    """Return whether a living process holds the file's lock; false for a file that is missing or cannot be opened.
 
-    A shared lock is enough to see it. Others who look do not take it for an owner's.
+    The check takes a shared lock, so that two checks do not mistake each other for a holder.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)

@@ -1,4 +1,4 @@
-"""Tables as text, for a terminal, a file, or an error's message."""
+"""Format tables as text, for a terminal, a file, or an error's message."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-PLAIN_WIDTH = 160  # columns, where there is no terminal
+PLAIN_WIDTH = 160  # columns, without a terminal
 
 
 def table_text(table: Table, **options: Any) -> str:
-    """Its lines, without those that hold nothing; `options` are rich's Console's. What stands in it is no markup."""
+    """Return the table's lines, without blank ones. `options` are rich's Console's; cells are not parsed as markup."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, **options)

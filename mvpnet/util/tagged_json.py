@@ -1,4 +1,4 @@
-"""Dataclasses as JSON and back, each told by the name of its type under the key "is"."""
+"""Encode dataclasses as JSON, with the name of their type under the key "is", and decode them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _TAG = "is"
 
 
 class TaggedJson:
-    """Encodes and decodes dataclasses of the given types.
+    """Codec for dataclasses of the given types.
 
     Args:
-        types: the dataclasses. Values of their fields are JSON's types, but for those in `nested`.
-        nested: names of fields that hold such a dataclass themselves.
+        types: The dataclasses. Values of their fields are JSON's types, except for those in `nested`.
+        nested: Names of fields whose values are such dataclasses.
     """
 
     def __init__(self, types: Iterable[type], nested: Iterable[str] = ()) -> None:
@@ -23,11 +23,11 @@ class TaggedJson:
         self._nested = frozenset(nested)
 
     def encode(self, value: Any) -> bytes:
-        """Write a dataclass as JSON text."""
+        """Return a dataclass as JSON text."""
         return json.dumps(self._plain(value)).encode()
 
     def decode(self, text: bytes) -> Any:
-        """Read what `encode` wrote. Raises KeyError for a type that is none of these."""
+        """Return the dataclass that `encode` wrote. Raises KeyError for any other type."""
         return self._typed(json.loads(text))
 
     def _plain(self, value: Any) -> dict[str, Any]:

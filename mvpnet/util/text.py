@@ -1,11 +1,11 @@
-"""Words for people: counts, durations, sizes."""
+"""Format counts, durations and sizes for people."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-#: takes a line for the person at the terminal
+#: prints a line for the user at the terminal
 Say = Callable[[str], None]
 
 
@@ -14,23 +14,23 @@ def count(number: int, thing: str) -> str:
 
 
 def and_more(number: int, before: str = " ", after: str = "") -> str:
-    """` and 3 more`, for what a list leaves out; nothing where it is whole."""
+    """Return ` and 3 more`, for items that a list leaves out; empty for none."""
     return f"{before}and {number} more{after}" if number > 0 else ""
 
 
 def size_text(size_bytes: int) -> str:
-    """`512 MiB`, `1.5 GiB`."""
+    """Return a size as `512 MiB` or `1.5 GiB`."""
     number, unit = (size_bytes / 2**30, "GiB") if size_bytes >= 2**30 else (size_bytes / 2**20, "MiB")
     return f"{f'{number:.1f}'.removesuffix('.0')} {unit}"
 
 
 def megabytes(size_bytes: int) -> str:
-    """`12 MB`, of a million bytes each."""
+    """Return a size as `12 MB`, of a million bytes each."""
     return f"{size_bytes / 1e6:.0f} MB"
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Return a duration as `42 s`, `12 min`, `3 h 05 min`, or `2 d 4 h`."""
     minutes = int(seconds) // 60
     if minutes < 2:
         return f"{seconds:.0f} s"
@@ -42,5 +42,5 @@ def duration(seconds: float) -> str:
 
 
 def timestamp() -> str:
-    """Now, as in 2026-01-31T12:00:00+0000 (ISO 8601)."""
+    """Return the current time, as 2026-01-31T12:00:00+0000 (ISO 8601)."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

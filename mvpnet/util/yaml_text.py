@@ -1,4 +1,4 @@
-"""YAML as people write it: texts of several lines as blocks, mappings in their own order, no line folded."""
+"""Write YAML for people: text of several lines as blocks, mappings in their own order, no folded lines."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# Line breaks to YAML 1.1, which PyYAML would write as they are and read as blanks.
+# Line breaks in YAML 1.1. PyYAML would write them unchanged and read them as blanks.
 _OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 
 
 class Quoted(str):
-    """A text that is always written in quotes: a MAC address of digits alone is a number to YAML 1.1."""
+    """Text that is always quoted: a MAC address with only digits is a number in YAML 1.1."""
 
 
 def yaml_text(document: Any) -> str:
-    """The document, of JSON's types and `Quoted`, as YAML that reads back the same."""
+    """Return the document, of JSON's types and `Quoted`, as YAML that reads back the same."""
     return _writer()(document)
 
 
 @functools.cache
 def _writer() -> Callable[[object], str]:
-    import yaml  # a rank that writes no YAML starts without it
+    import yaml  # imported late: most ranks write no YAML
 
     class Dumper(yaml.SafeDumper):
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-            super().increase_indent(flow, False)  # lists stand out from the key that they belong to
+            super().increase_indent(flow, False)  # indents lists below their key
 
         def ignore_aliases(self, data: Any) -> bool:
-            return True  # anchors and aliases are for machines
+            return True  # no anchors and aliases, which are hard to read
 
     def text(dumper: Any, value: str) -> Any:
         style = '"' if _OTHER_BREAKS.search(value) else "|" if "\n" in value else None

@@ -1,6 +1,6 @@
-"""zstd as the standard library has it since Python 3.14, from the package backports.zstd for older ones.
+"""Provide zstd: from the standard library since Python 3.14, from the package backports.zstd before.
 
-It is imported when it is first needed: few jobs have anything packed by it.
+It is imported at its first use, as few jobs read or write zstd data.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import IO, Any, Literal
 
 
 def open_zstd(file: Path | IO[bytes], mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
-    """A file that packs what is written to it, or unpacks what is read. EOFError is raised for one that was cut."""
+    """Open a file that packs on writing and unpacks on reading. Reading a truncated one raises EOFError."""
     opened: IO[bytes] = _zstd().ZstdFile(file, mode)
     return opened
 
 
 def zstd_error() -> type[Exception]:
-    """What is raised for data that cannot be unpacked."""
+    """Return the exception for data that cannot be unpacked."""
     error: type[Exception] = _zstd().ZstdError
     return error
 

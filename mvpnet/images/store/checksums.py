@@ -1,8 +1,8 @@
-"""What a vendor says that a file's digest is: SHA256SUMS, SHA512SUMS and CHECKSUM files.
+"""Read the digest of a file from a vendor's checksum file: SHA256SUMS, SHA512SUMS or CHECKSUM.
 
-Both layouts of coreutils' sha256sum(1) are read, a line a file: "DIGEST  NAME" (or " *NAME", and a digest alone), and
---tag's "SHA256 (NAME) = DIGEST", which the BSDs and the Red Hat family use. All else in the file (comments, and the
-armour of an OpenPGP signature, which is not checked) is passed over. The stronger digest of a file wins.
+Both layouts of coreutils' sha256sum(1) are read, one line per file: "DIGEST  NAME" (or " *NAME", or a digest alone),
+and --tag's "SHA256 (NAME) = DIGEST", which the BSDs and the Red Hat family use. All other lines (comments, and the
+armour of an OpenPGP signature, which is not checked) are ignored. The stronger digest of a file takes precedence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from mvpnet.errors import ImageError
 
-_DIGEST_LENGTHS = {64: "sha256", 128: "sha512"}  # in hexadecimal digits; shorter ones (MD5, SHA-1) prove nothing
+_DIGEST_LENGTHS = {64: "sha256", 128: "sha512"}  # in hexadecimal digits; shorter digests (MD5, SHA-1) are not secure
 _TAGGED = re.compile(r"SHA(256|512)\s*\((.+)\)\s*=\s*([0-9A-Fa-f]+)")
 _PLAIN = re.compile(r"([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})(?:\s+\*?(\S.*))?")
 
@@ -28,11 +28,13 @@ class Published:
 
 
 def published_digest(text: str, file_name: str, listed_in: str) -> Published:
-    """The digest of `file_name` in the checksum file `listed_in`, whose content is `text`.
+    """Return the digest of `file_name` in the checksum file `listed_in`, whose content is `text`.
 
-    A checksum file that is named after the image (IMAGE.SHA256SUM) and holds one digest is taken at that, whatever
-    name stands beside it: vendors name the dated image there for which "latest" is another name.
-    Raises ImageError when there is none.
+    If a checksum file is named after the image (IMAGE.SHA256SUM) and has a single digest, that one is used, whatever
+    name is beside it: vendors write the name of the dated image there, of which "latest" is an alias.
+
+    Raises:
+        ImageError: There is no such digest.
     """
     entries = list(_entries(text))
     matching = [published for name, published in entries if name is not None and PurePosixPath(name).name == file_name]

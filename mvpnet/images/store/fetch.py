@@ -1,7 +1,7 @@
-"""How an image comes into the store: received, checked against its digest, unpacked, looked at, and only then named.
+"""Fetch an image into the store: receive, check its digest, unpack, inspect, and only then publish it.
 
-What a source stands for is decided in this order: image.sha256; the lock file; what the store had from the source
-before; the vendor's checksum file; what comes (trust on first use, which is said).
+The expected digest of a source is taken from the first of these: image.sha256; the lock file; the last result from the
+source in the store; the vendor's checksum file; the received file (trust on first use, which is reported).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def find(want: ImageRequest) -> StoredImage | None:
-    """The image, if it is in the store: by its digest where that is pinned, else what its source gave before."""
+    """Return the image, if it is in the store: by its digest where that is pinned, else by its source's last result."""
     if want.sha256:
         return want.store.find(want.sha256)
     record = want.store.source(want.address)
@@ -52,12 +52,19 @@ def find(want: ImageRequest) -> StoredImage | None:
 
 
 def ensure(want: ImageRequest, say: Say, *, refresh: bool = False, meter: Meter | None = None) -> StoredImage:
-    """The image, fetched first if the store does not have it; any number of processes may ask at once.
+    """Return the image, fetched first if it is not in the store. Any number of processes may call this at once.
 
-    `refresh` asks the source again even if it gave something before. Raises HostError for a store that cannot be
-    written, ImageError for what cannot be had or is not what it should be; the store is then as it was.
+    Args:
+        want: The image.
+        say: Called with a line of text at each step.
+        refresh: Fetch again from the source even if it has given something before.
+        meter: Shows the progress of long steps.
+
+    Raises:
+        HostError: The store cannot be written.
+        ImageError: The image cannot be fetched, or is not as expected; the store is unchanged then.
     """
-    refresh = refresh and want.sha256 is None  # what is pinned cannot have changed
+    refresh = refresh and want.sha256 is None  # a pinned image cannot have changed
     if not refresh and (image := find(want)):
         return image
     if want.is_prepared:
@@ -77,7 +84,7 @@ def ensure(want: ImageRequest, say: Say, *, refresh: bool = False, meter: Meter 
 
 
 def not_prepared(want: ImageRequest) -> ImageError:
-    """What to tell somebody who asks for an image that was to be prepared first."""
+    """Return the error for a request of an image that has to be prepared first."""
     which = f" with the digest {want.sha256}" if want.sha256 else ""
     return ImageError(
         f"image.prepare: {want.name}{which} is not in {want.root}",
@@ -86,7 +93,7 @@ def not_prepared(want: ImageRequest) -> ImageError:
 
 
 def _is_unchanged(want: ImageRequest, record: SourceRecord) -> bool:
-    """Whether a local source is still the file that was put in; what a server has is not asked for here."""
+    """Return whether a local source is unchanged since it was stored. A server is not asked here."""
     if want.local_path is None:
         return True
     try:
@@ -127,7 +134,11 @@ def _arrival(want: ImageRequest, image: StoredImage, checked_by: str) -> str:
 
 
 def _published(want: ImageRequest, say: Say) -> Published | None:
-    """What the vendor's checksum file says. Raises ImageError when it cannot be had, unless the image is pinned."""
+    """Return the digest in the vendor's checksum file.
+
+    Raises:
+        ImageError: The checksum file cannot be fetched, and the image is not pinned.
+    """
     if want.checksums is None:
         return None
     try:
@@ -148,14 +159,14 @@ def _text_of(source: str) -> str:
 
 
 def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:
-    """The whole file as the source has it, not checked yet, and what to remember of where it came from."""
+    """Receive the whole file from the source, unchecked, and a record of its origin."""
     part = want.store.transfers.part(want.address)
     if want.local_path is None:
         say(f"fetching {want.address}")
         download(want.url, part, meter, proven=proven, expected_bytes=want.size_bytes)
         return part, _record(want, "")
     check_readable(want.local_path, "image.source")
-    record = _record(want, "")  # before the copy: a file that changes meanwhile is another one next time
+    record = _record(want, "")  # before the copy, so that a file that changes meanwhile counts as another one next time
     try:
         copy_image(want.local_path, part, "image.source", say)
     except ImageError as error:
@@ -172,7 +183,11 @@ def _record(want: ImageRequest, sha256: str) -> SourceRecord:
 
 
 def _check_digest(want: ImageRequest, published: Published | None, part: Path, digest: str) -> str:
-    """What the file was checked by, "" for nothing. Raises ImageError for a wrong digest; the file is put aside."""
+    """Check the digest; return what it was compared with, "" for nothing.
+
+    Raises:
+        ImageError: The digest is wrong; the file is quarantined.
+    """
     if want.sha256:
         should, said_by, hint = Published("sha256", want.sha256), want.pinned_by, _NEW_HINT
     elif published:
@@ -202,7 +217,11 @@ def _moved_on(want: ImageRequest, published: Published) -> ImageError:
 def _made_ready(
     want: ImageRequest, part: Path, disk: Path, digest: str, checked_by: str, meter: Meter
 ) -> dict[str, Any]:
-    """Unpack the part into `disk` and look at it: what image.json says. Raises ImageError; the file is put aside."""
+    """Unpack the part into `disk` and inspect it; return the content of image.json.
+
+    Raises:
+        ImageError: It is no usable image; the file is quarantined.
+    """
     size = part.stat().st_size
     how = compression_of(part) if want.compression is Compression.auto else want.compression
     try:

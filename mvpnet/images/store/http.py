@@ -1,11 +1,11 @@
-"""Get a URL into a file by HTTP, going on where a broken transfer left off.
+"""Download a URL into a file by HTTP, and resume broken transfers.
 
-    NAME.part    what came so far
-    NAME.json    which version of the file on the server that is the beginning of: its ETag or Last-Modified, its size
+    NAME.part    the beginning of the file
+    NAME.json    the version of the file on the server that it belongs to: its ETag or Last-Modified, and its size
 
-A transfer goes on (RFC 9110, 14.2 and 13.1.5: Range and If-Range) only if the server says that the file is still the
-same one; else it starts anew. Proxies and passwords come from where requests takes them: the environment
-(https_proxy, no_proxy) and ~/.netrc.
+A transfer is resumed (RFC 9110, 14.2 and 13.1.5: Range and If-Range) only if the server confirms that the file is
+unchanged; otherwise it restarts. Proxies and passwords are found by requests: in the environment (https_proxy,
+no_proxy) and in ~/.netrc.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mvpnet.images.store.progress import Advance, Meter
 if TYPE_CHECKING:
     from requests import Response
 
-_TRIES = 5  # of one transfer that breaks off and gets somewhere each time
+_TRIES = 5  # for one transfer that breaks off, with progress each time
 _TIMEOUT_S = 30  # for the connection, and for silence on it
-_CHUNK = 64 * 1024  # bytes; what is lost of a transfer that breaks off is less than one
+_CHUNK = 64 * 1024  # bytes; a transfer that breaks off loses less than one
 _TEXT_BYTES = 4 * 2**20  # the longest checksum file that is read
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OFFLINE_HINT = (
@@ -39,25 +39,33 @@ _OFFLINE_HINT = (
 
 
 class _CutOffError(Exception):
-    """The transfer broke off after it began."""
+    """The transfer broke off after it had begun."""
 
 
 class _StalePartError(Exception):
-    """What came before is of no use to this server."""
+    """The partial file is of no use to this server."""
 
 
 def shown(url: str) -> str:
-    """The URL as it may be written down: without a user's name and password."""
+    """Return the URL without user name and password, for messages and files."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes: int | None = None) -> None:
-    """Get all of `url` into `part`; `proven` says that its digest is known and will be checked.
+    """Download all of `url` into `part`.
 
-    A file of another size than `expected_bytes` is refused before it is fetched. What came of a broken transfer is kept
-    for the next time, unless the disk was full.
-    Raises ImageError that says what the server, the connection or the disk did.
+    A partial transfer is kept for the next time, unless the disk was full.
+
+    Args:
+        url: The URL.
+        part: File for the data, which may have the beginning already.
+        meter: Shows the progress.
+        proven: The digest of the file is known and will be checked.
+        expected_bytes: Refuse a file of any other size before it is fetched.
+
+    Raises:
+        ImageError: Says what the server, the connection or the disk reported.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
@@ -75,7 +83,7 @@ def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes
 
 
 def download_text(url: str) -> str:
-    """A small text file. Raises ImageError."""
+    """Return the content of a small text file. Raises ImageError."""
     sink = io.BytesIO()
 
     def begin(response: Response) -> None:
@@ -105,7 +113,7 @@ def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: i
 
 
 class _Sink:
-    """Where a transfer goes: the part's file, and what is known of the whole."""
+    """File that a transfer is written to, and the known facts about the whole file."""
 
     def __init__(
         self,
@@ -139,7 +147,7 @@ class _Sink:
         return {"Range": f"bytes={self.size}-", "If-Range": self._validator}
 
     def begin(self, response: Response) -> None:
-        """Called with each answer before its body is read (requests' response hook)."""
+        """Handle an answer before its body is read (requests' response hook)."""
         _refuse_downgrade(self._url, response, proven=self._proven)
         if response.status_code == 416:
             raise _StalePartError
@@ -175,7 +183,12 @@ class _Sink:
 def _get(
     url: str, write: Callable[[bytes], object], begin: Callable[[Response], None], headers: dict[str, str]
 ) -> None:
-    """One request; `begin` gets each answer. Raises ImageError, _CutOffError for a connection lost in the middle."""
+    """Send one request and call `begin` with each answer.
+
+    Raises:
+        ImageError: The request failed.
+        _CutOffError: The connection was lost in the middle.
+    """
     import requests
 
     begun = False
@@ -185,7 +198,8 @@ def _get(
         nonlocal begun
         responses.callback(response.close)
         begin(response)
-        # Some servers call a .gz file gzip-encoded, and requests would unpack it: the digest is that of the file.
+        # Some servers declare a .gz file as gzip-encoded, and requests would unpack it. The digest is that of the
+        # packed file.
         response.raw.headers.pop("Content-Encoding", None)
         begun = response.ok and not response.is_redirect
 
@@ -211,7 +225,7 @@ def _refused(url: str, answer: Response) -> ImageError:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost of what requests, urllib3 and the system say: "Connection refused" rather than all wrappers."""
+    """Return the innermost message of requests, urllib3 and the system, such as "Connection refused"."""
     inner: BaseException = error
     while True:
         nested = [a for a in (*inner.args, getattr(inner, "reason", None)) if isinstance(a, BaseException)]
@@ -230,7 +244,7 @@ def _refuse_downgrade(url: str, response: Response, *, proven: bool) -> None:
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """What If-Range may hold: a strong entity tag, else the date of the last change."""
+    """Return a value for If-Range: a strong entity tag, else the date of the last change."""
     tag = headers.get("ETag")
     if tag and not tag.startswith("W/"):
         return tag

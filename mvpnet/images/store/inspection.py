@@ -1,7 +1,7 @@
-"""What a file that came from elsewhere really is: no guest is started on anything else than a whole disk image.
+"""Inspect a file from outside, so that no guest is started on anything but an intact disk image.
 
-qcow2's header is read here before qemu-img opens the file: an image may name other files, a backing file or a data
-file, and qemu-img would open those (qemu's docs/interop/qcow2.txt says what stands where).
+qcow2's header is read here before qemu-img opens the file. An image may name other files, a backing file or a data
+file, and qemu-img would open those (qemu's docs/interop/qcow2.txt describes the header).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEAD = 36 * 1024  # enough for ISO 9660's first volume descriptor, at 32 KiB
 _SECTOR = 512
 _QCOW2_HEADER = struct.Struct(">4sIQI4xQ")  # magic, version, backing file's offset and length, size in bytes at 24
 _QCOW2_FEATURES_AT, _EXTERNAL_DATA = 72, 1 << 2
-# What marks a raw disk or file system, as (offset, bytes).
+# Signatures of a raw disk or file system, as (offset, bytes).
 _RAW_MARKS = (
     (510, b"\x55\xaa"),  # a boot sector: MBR, or the protective one of GPT
     (512, b"EFI PART"),
@@ -42,7 +42,7 @@ _ARCHITECTURES = {
     "amd64": "x86_64",
     "aarch64": "aarch64",
     "arm64": "aarch64",
-    "ppc64le": "ppc64",  # qemu-system-ppc64 is both
+    "ppc64le": "ppc64",  # qemu-system-ppc64 runs both
     "ppc64el": "ppc64",
     "ppc64": "ppc64",
     "s390x": "s390x",
@@ -55,21 +55,27 @@ _ARCH_IN_NAME = re.compile(rf"(?<![A-Za-z0-9])({'|'.join(_ARCHITECTURES)})(?![A-
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """What was found out about a disk image."""
+    """Properties found in a disk image."""
 
     format: str  # as qemu names it
-    virtual_bytes: int | None  # the disk's size as the guest sees it; None when only qemu-img could say it
-    backing: Path | None  # the image in the store that it is an overlay of
+    virtual_bytes: int | None  # the disk's size as the guest sees it; None when only qemu-img could tell
+    backing: Path | None  # its backing file, an image in the store
 
 
 def inspect_disk(
     path: Path, said_format: str | None, store_root: Path, what: str, qemu_img: QemuImg | None
 ) -> DiskFacts:
-    """Look at a file that is to be a disk image.
+    """Inspect a file that should be a disk image.
 
-    `what` names it in messages; `said_format` is image.format. Without a qemu-img, as on a login node, only the
-    first bytes are checked. Raises ImageError for what is no disk image, is not whole, or needs files from outside the
-    store.
+    Args:
+        path: The file.
+        said_format: image.format.
+        store_root: Folder of the store.
+        what: Name of the image for messages.
+        qemu_img: Checks the image. Without it, as on a login node, only the first bytes are checked.
+
+    Raises:
+        ImageError: The file is no disk image, is damaged, or needs files from outside the store.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -119,7 +125,7 @@ def _refuse_no_disk(head: bytes, size: int, what: str) -> None:
 
 
 def _qcow2_header(path: Path, head: bytes, what: str) -> tuple[int, str | None]:
-    """The virtual size in bytes and the backing file's name. Raises ImageError for a header that cannot be."""
+    """Return the virtual size in bytes and the backing file's name. Raises ImageError for an invalid header."""
     if len(head) < _QCOW2_HEADER.size + 40:
         raise ImageError(f"image.source: {what} is a qcow2 image that was cut off")
     _, version, backing_at, backing_length, size = _QCOW2_HEADER.unpack_from(head)
@@ -131,11 +137,11 @@ def _qcow2_header(path: Path, head: bytes, what: str) -> tuple[int, str | None]:
         return size, None
     with path.open("rb") as file:
         file.seek(backing_at)
-        return size, os.fsdecode(file.read(min(backing_length, 1023)))  # qcow2's most
+        return size, os.fsdecode(file.read(min(backing_length, 1023)))  # the most that qcow2 allows
 
 
 def _in_store(backing_name: str | None, store_root: Path, what: str) -> Path | None:
-    """The backing file, which has to be an image of the store: any other is not ours to open or to keep."""
+    """Return the backing file, which has to be an image of the store: any other may not be opened or kept."""
     if backing_name is None:
         return None
     path = Path(backing_name.removeprefix("file:"))
@@ -149,7 +155,7 @@ def _in_store(backing_name: str | None, store_root: Path, what: str) -> Path | N
 
 
 def _checked_by(qemu_img: QemuImg, path: Path, format_name: str, what: str, *, allow_backing: bool) -> int:
-    """The virtual size in bytes, of an image that qemu-img finds nothing wrong with."""
+    """Check an image by qemu-img; return its virtual size in bytes."""
     try:
         facts = qemu_img.info(path, format_name)
     except QemuImgError as error:
@@ -164,11 +170,11 @@ def _checked_by(qemu_img: QemuImg, path: Path, format_name: str, what: str, *, a
 
 
 def architecture(name: str) -> str:
-    """An architecture's name as qemu-system-NAME has it."""
+    """Return an architecture's name as in qemu-system-NAME."""
     return _ARCHITECTURES.get(name.lower(), name)
 
 
 def architecture_in_name(file_name: str) -> str | None:
-    """The architecture that a file's name holds, if it holds one: most vendors say it there."""
+    """Return the architecture in a file's name, as most vendors put it there; None without one."""
     found = {architecture(match) for match in _ARCH_IN_NAME.findall(file_name)}
     return found.pop() if len(found) == 1 else None

@@ -1,5 +1,7 @@
-"""The lock file, mvpnet-images.lock: which digest a URL stands for, to be kept beside an experiment and under version
-control. Vendors move their "latest" URLs; a job that runs under a lock boots the same image next year, or none.
+"""Read and write the lock file, mvpnet-images.lock, which pins URLs to digests.
+
+It is kept beside an experiment and under version control. Vendors move their "latest" URLs; a job under a lock boots
+the same image next year, or none.
 
     {"version": 1,
      "images": {"https://…/latest.qcow2": {"sha256": "…", "size_bytes": 123, "locked_at": "2026-01-31T12:00:00+0000"}}}
@@ -23,7 +25,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Pin:
-    """What a URL stands for: the digest and the size, in bytes, of the file as it is fetched."""
+    """Pin of a URL: the digest and the size, in bytes, of the file as it is fetched."""
 
     sha256: str
     size_bytes: int | None = None
@@ -31,7 +33,7 @@ class Pin:
 
 
 def read_lock(path: Path) -> dict[str, Pin]:
-    """The pins, by URL; none where there is no such file. Raises ConfigError for a file that is no lock file."""
+    """Return the pins by URL; none if the file does not exist. Raises ConfigError for an invalid lock file."""
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -55,7 +57,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
 
 
 def write_lock(path: Path, pins: Mapping[str, Pin]) -> None:
-    """Write the whole file, in the order of the URLs, so that a change is a small diff. Raises HostError."""
+    """Write the whole file, sorted by URL, so that a change gives a small diff. Raises HostError."""
     whole = {"version": _VERSION, "images": {url: asdict(pins[url]) for url in sorted(pins)}}
     try:
         write_whole(path, json.dumps(whole, indent=2) + "\n")

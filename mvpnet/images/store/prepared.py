@@ -1,8 +1,7 @@
-"""Prepared images: a source image that was booted once, given packages, and sealed (image.prepare). What they are asked
-for by.
+"""Describe prepared images (image.prepare): a source image that was booted once, given packages, and generalized.
 
-A prepared image is found by what was *declared*: the source, what pins it, and what is done to it. So a job needs not
-have the source. What was made of it, and from which bytes, stands in its image.json (`made_from`).
+A prepared image is found by its declaration: the source, its pin, and the changes to it. So a job does not need the
+source. Its image.json (`made_from`) records the source's bytes and the changes.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from mvpnet.images import debian
 from mvpnet.spec.schema import Image, ImageKind, Prepare
 
 SCHEME = "prepared"
-_VERSION = 1  # raise it when something about the preparation changes that changes what comes of it
+_VERSION = 1  # increment it when the preparation changes such that its result differs
 
 
 def is_asked(image: Image) -> bool:
-    """Whether the image is to be a prepared one."""
+    """Return whether the configuration declares a prepared image."""
     return bool(image.prepare.packages or image.prepare.runcmd or image.prepare.script)
 
 
 def source_of(image: Image) -> Image:
-    """What the prepared image is made from."""
+    """Return the image that the prepared image is made from."""
     return replace(image, prepare=Prepare())
 
 
 def check_prepare(image: Image) -> None:
-    """Raises ConfigError, naming the key, for a preparation that cannot be or would do nothing."""
+    """Refuse an invalid preparation, or one without effect, with a ConfigError that names the key."""
     if not is_asked(image):
         given = {name for name, value in asdict(image.prepare).items() if value != getattr(Prepare(), name)}
         if given:
@@ -51,9 +50,15 @@ def check_prepare(image: Image) -> None:
 
 
 def declared(image: Image, address: str | None, pinned: str | None) -> dict[str, Any]:
-    """What decides what comes of the preparation; `address` and `pinned` are of image.source, None for a built one.
+    """Return the inputs that determine the result of the preparation.
 
-    Raises ConfigError for a script that cannot be read.
+    Args:
+        image: The image section.
+        address: URL of image.source; None for a built image.
+        pinned: Digest of image.source; None for a built image.
+
+    Raises:
+        ConfigError: A script cannot be read.
     """
     asked = image.prepare
     built = debian.image_digest(image.packages) if image.kind is ImageKind.debian else None

@@ -1,4 +1,4 @@
-"""How far something long is: a bar on a terminal, else a line of plain text every few seconds."""
+"""Show the progress of long steps: a bar on a terminal, else a line of text every few seconds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mvpnet.util.text import Say
 
 #: advance(bytes)
 Advance = Callable[[int], None]
-#: meter(what, total bytes or None, bytes that are there already), a context manager that gives an Advance
+#: meter(what, total bytes or None, bytes done already), a context manager that returns an Advance
 Meter = Callable[[str, int | None, int], AbstractContextManager[Advance]]
 
 
 def default_meter(say: Say) -> Meter:
-    """A bar where standard error is a terminal, else lines to `say`."""
+    """Return a meter that shows a bar where standard error is a terminal, else writes lines to `say`."""
     return bar_meter if sys.stderr.isatty() else line_meter(say)
 
 
 def line_meter(say: Say, clock: Callable[[], float] = time.monotonic) -> Meter:
-    """Lines to `say`, the first after two seconds, then one every five: a quick thing needs none."""
+    """Return a meter that writes lines to `say`, the first after two seconds, then one every five."""
 
     @contextmanager
     def meter(what: str, total: int | None, done: int) -> Iterator[Advance]:
@@ -41,7 +41,7 @@ def line_meter(say: Say, clock: Callable[[], float] = time.monotonic) -> Meter:
 
 @contextmanager
 def bar_meter(what: str, total: int | None, done: int) -> Iterator[Advance]:
-    """A bar on standard error."""
+    """Show a bar on standard error."""
     from mvpnet.images.store import progress_bar
 
     with progress_bar.shown(what, total, done) as advance:

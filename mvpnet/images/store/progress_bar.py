@@ -1,4 +1,4 @@
-"""A progress bar on standard error. It needs rich, and is imported where there is a terminal to show it on."""
+"""Show a progress bar on standard error. This module needs rich, and is imported for a terminal only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 @contextmanager
 def shown(what: str, total_bytes: int | None, done_bytes: int) -> Iterator[Callable[[int], None]]:
-    """The bar while inside; what it gives is called with the bytes that came since."""
+    """Show the bar; call the provided function with the number of bytes since its last call."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""What is asked of the image store: `image` read, checked, and joined with what pins it."""
+"""Turn the `image` section into a request to the image store: read, checked, and joined with its pin."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mvpnet.spec.schema import Compression, Image, ImageKind, ImageUse
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """An image that is to come from the store."""
+    """An image to be had from the store."""
 
     root: Path  # the store's folder
     url: str  # http, https or file
-    name: str  # the file's, in its folder or on its server
-    sha256: str | None  # what pins it, where something does
+    name: str  # the file's name, in its folder or on its server
+    sha256: str | None  # the pin, if there is one
     pinned_by: str
-    size_bytes: int | None  # of the file as it is fetched, where the lock file says it
+    size_bytes: int | None  # of the file as it is fetched, if the lock file has it
     checksums: str | None
     compression: Compression
     format: str | None
@@ -39,12 +39,12 @@ class ImageRequest:
 
     @property
     def address(self) -> str:
-        """The URL as it may be written down and remembered."""
+        """Return the URL without user name and password, as it is recorded."""
         return shown(self.url)
 
     @property
     def is_prepared(self) -> bool:
-        """Whether it is made here, by `mvpnet image prepare`, and cannot be fetched."""
+        """Return whether it is created here by `mvpnet image prepare`, and cannot be fetched."""
         return self.url.startswith(f"{prepared.SCHEME}:")
 
     @property
@@ -54,10 +54,14 @@ class ImageRequest:
 
 
 def parse_request(image: Image, *, under_lock: bool = True) -> ImageRequest | None:
-    """What the store is asked for; None for an image that does not come from there.
+    """Return the request to the store; None for an image from elsewhere.
 
-    Reads the lock file, unless not `under_lock`. Raises ConfigError for keys that contradict each other, and for an
-    image that is not pinned under image.locked.
+    Args:
+        image: The image section.
+        under_lock: Read the lock file.
+
+    Raises:
+        ConfigError: Keys contradict each other, or the image is not pinned under image.locked.
     """
     check_image(image)
     if prepared.is_asked(image):
@@ -80,9 +84,10 @@ def parse_request(image: Image, *, under_lock: bool = True) -> ImageRequest | No
 
 
 def declaration(image: Image, *, under_lock: bool = True) -> tuple[ImageRequest | None, dict[str, Any]]:
-    """The image that a prepared one is made from, None for a built one, and what decides what comes of it.
+    """Return the source of a prepared image (None for a built one), and the inputs that determine the result.
 
-    Raises ConfigError, as `wanted` does.
+    Raises:
+        ConfigError: As `parse_request`.
     """
     source = parse_request(prepared.source_of(image), under_lock=under_lock)
     return source, prepared.declared(image, source.address if source else None, source.sha256 if source else None)
@@ -105,7 +110,7 @@ def _wanted_prepared(image: Image, under_lock: bool) -> ImageRequest:
 
 
 def check_image(image: Image) -> None:
-    """Raises ConfigError, naming the key, for what cannot be or would have no effect."""
+    """Refuse invalid keys, or keys without effect, with a ConfigError that names the key."""
     if image.source is not None and image.kind is ImageKind.tiny:
         raise ConfigError("image.source: the tiny guest is built here, not fetched", hint="add image=file")
     if image.kind is ImageKind.cloud and image.source is None and image.path is None:
@@ -135,8 +140,12 @@ def check_image(image: Image) -> None:
 
 
 def check_architecture(image: Image, qemu_binary: str) -> None:
-    """Refuse an image of another architecture, as far as names tell: image.arch, else the name of image.source,
-    against the name of qemu's program. What is in the image is not looked at. Raises ImageError.
+    """Refuse an image of another architecture than qemu's, as far as names tell.
+
+    The names are image.arch, else that of image.source, and that of qemu's program. The image itself is not inspected.
+
+    Raises:
+        ImageError: The architectures differ.
     """
     match = re.fullmatch(r"qemu-system-(\w+)|(qemu-kvm)", Path(qemu_binary).name)
     source_name = image.source.rpartition("/")[2] if image.source and image.path is None else ""
@@ -154,7 +163,7 @@ def check_architecture(image: Image, qemu_binary: str) -> None:
 
 
 def source_url(source: str) -> str:
-    """image.source as a URL: a path becomes file://. Raises ConfigError for a scheme that is not fetched."""
+    """Return image.source as a URL, file:// for a path. Raises ConfigError for an unsupported scheme."""
     scheme = urlsplit(source).scheme if "://" in source else None
     if scheme is None:
         return Path(source).absolute().as_uri()
@@ -164,7 +173,7 @@ def source_url(source: str) -> str:
 
 
 def _pin(image: Image, address: str, under_lock: bool) -> tuple[Pin | None, str]:
-    """What the source has to give, and what says so."""
+    """Return the pin of the source, and where it is written."""
     given = Pin(image.sha256.lower()) if image.sha256 else None
     if not under_lock or (given and not image.locked):
         return given, "image.sha256"

@@ -1,4 +1,4 @@
-"""Images from the store, for a job: what each is, decided once for all hosts, and then had on each of them."""
+"""Resolve a job's images from the store: pinned once for all hosts, then provided on each host."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from mvpnet.util.text import Say
 
 
 def pin_images(job: JobSpec, say: Say) -> JobSpec:
-    """The job with a digest for every image from the store, the same for all ranks; on rank 0, before any rank starts.
+    """Return the job with a digest for every image from the store, the same for all ranks.
 
-    Images of rank 0's own, and those of which nothing says yet what they are, are fetched here: what cannot be had is
-    then found out once, and not by every rank. A job that has these pins already, as one run again, stays as it is.
-    Raises ConfigError, HostError and ImageError.
+    Call it on rank 0, before any rank starts. Images of rank 0, and those without a known digest, are fetched here, so
+    that a failure is found once, and not by every rank. A job with these pins, such as a replayed one, is unchanged.
+
+    Raises:
+        ConfigError: The image section is invalid.
+        HostError: The store cannot be written.
+        ImageError: An image cannot be fetched.
     """
     ranks_of: dict[ImageRequest, list[int]] = defaultdict(list)
     for rank in range(job.world_size):
@@ -56,9 +60,17 @@ def _rank_set(ranks: list[int], world_size: int) -> RankSet:
 
 
 def provide_image(spec: RankSpec, stack: ExitStack, say: Say) -> RankSpec:
-    """The rank's spec with its image at hand: fetched if need be, and kept from being removed until `stack` closes.
+    """Return the rank's spec with the path of its image, which is fetched if needed.
 
-    Raises ConfigError, HostError and ImageError.
+    Args:
+        spec: The rank's spec.
+        stack: Keeps the image from being removed until it closes.
+        say: Called with a line of text at each step.
+
+    Raises:
+        ConfigError: The image section is invalid.
+        HostError: The store cannot be written.
+        ImageError: The image cannot be fetched.
     """
     want = parse_request(spec.image)
     if want is None:
@@ -66,16 +78,18 @@ def provide_image(spec: RankSpec, stack: ExitStack, say: Say) -> RankSpec:
     image = ensure(want, say)
     try:
         stack.enter_context(want.store.in_use(image))
-    except FileNotFoundError:  # pruned between the two
+    except FileNotFoundError:  # removed between the two calls
         image = ensure(want, say)
         stack.enter_context(want.store.in_use(image))
     return _with_disk(spec, image.disk, image.format)
 
 
 def planned(spec: RankSpec) -> RankSpec:
-    """The rank's spec with the path that its image has or will have in the store. Fetches nothing.
+    """Return the rank's spec with the present or future path of its image in the store, without fetching it.
 
-    Raises ConfigError, and ImageError for an image of another architecture.
+    Raises:
+        ConfigError: The image section is invalid.
+        ImageError: The image is of another architecture.
     """
     check_architecture(spec.image, spec.qemu.binary)
     want = parse_request(spec.image)
@@ -84,13 +98,13 @@ def planned(spec: RankSpec) -> RankSpec:
     image = find(want)
     if image:
         return _with_disk(spec, image.disk, image.format)
-    # What is not here yet is planned as what vendors ship, unless its name says otherwise.
+    # A missing image is assumed to have the format that vendors ship, unless its name says otherwise.
     guess = spec.image.format or ("raw" if ".raw" in want.name else "qcow2")
     return _with_disk(spec, want.store.folder(want.sha256 or "not-fetched-yet") / "disk", guess)
 
 
 def _with_disk(spec: RankSpec, disk: Path, format_name: str) -> RankSpec:
-    """The spec with a path that is written as a user would write it: {rank} and commas mean something there."""
+    """Return the spec with a path as a user would write it, as {rank} and commas have a meaning there."""
     path = option_string.escaped(disk).replace("{", "{{").replace("}", "}}")
     image = replace(spec.image, source=None, sha256=None, checksums=None, compression=Compression.auto, locked=False)
     image = replace(image, prepare=Prepare())

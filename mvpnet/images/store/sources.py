@@ -1,4 +1,4 @@
-"""What the store remembers of URLs: which image each gave the last time."""
+"""Record the last result of each URL in the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mvpnet.util.files import write_json
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What a URL gave the last time it was fetched. `file_bytes` and `file_mtime_ns` are those of a local file."""
+    """Last result of a URL. `file_bytes` and `file_mtime_ns` are those of a local file."""
 
     url: str
     sha256: str
@@ -22,25 +22,25 @@ class SourceRecord:
 
 
 class SourceRecords:
-    """The folder `sources` of a store: a file for each URL."""
+    """Folder `sources` of a store: one file per URL."""
 
     def __init__(self, store_root: Path) -> None:
         self._folder = store_root / "sources"
 
     def find(self, url: str) -> SourceRecord | None:
-        """What the URL gave the last time. The image may be gone."""
+        """Return the last result of the URL. Its image may have been removed."""
         return _read(self._path(url))
 
     def all(self) -> list[SourceRecord]:
         return [record for path in sorted(self._folder.glob("*.json")) if (record := _read(path))]
 
     def remember(self, record: SourceRecord) -> None:
-        """Raises OSError when it cannot be written."""
+        """Write the record. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._path(record.url), asdict(record))
 
     def forget(self, sha256: str) -> None:
-        """Forget all URLs that gave this image."""
+        """Remove the records of all URLs with this image."""
         for record in self.all():
             if record.sha256 == sha256:
                 self._path(record.url).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""The image store's folder: what is in it, what is remembered of it, and how it stays whole.
+"""Manage the image store's folder: find, publish, quarantine and remove images, consistently.
 
-Whoever reads needs no lock, and no right to write: an image appears by one rename, with all its files, and is never
-changed. Whoever fetches a URL holds that URL's lock, whoever uses an image holds a shared lock on it, and what is
-removed has to be had alone. The locks are flock(2)'s: the kernel lets them go with the process that holds them.
+Readers need no lock, and no permission to write: an image appears by one rename, with all its files, and is never
+changed. A process that fetches a URL holds that URL's lock, a process that uses an image holds a shared lock on it, and
+removal needs an exclusive one. The locks are flock(2)'s: the kernel releases them when their process ends.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from mvpnet.util.locks import lock_shared, try_lock
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in the store; all but the folder is what its image.json says."""
+    """An image in the store. All fields but the folder come from its image.json."""
 
     folder: Path
-    sha256: str  # of the file as it was fetched, which names the image
+    sha256: str  # of the file as it was fetched; names the image
     size_bytes: int  # of the file as it was fetched
     format: str  # of the disk, as qemu names it
-    virtual_bytes: int | None  # of the disk, as the guest sees it; None when it could not be told
+    virtual_bytes: int | None  # of the disk, as the guest sees it; None when unknown
     disk_sha256: str  # of the disk, after unpacking
     disk_bytes: int
-    compression: str  # in which it was fetched
+    compression: str  # of the file as it was fetched
     source: str  # URL it was fetched from first
     fetched_at: str  # ISO 8601
     checked_by: str  # what its digest was compared with
-    backing: str | None = None  # the image that this one is an overlay of, by sha256
-    made_from: dict[str, Any] | None = None  # of a prepared image: what it was made from, and what was done to it
+    backing: str | None = None  # sha256 of its backing file's image
+    made_from: dict[str, Any] | None = None  # of a prepared image: its source, and the changes to it
 
     @property
     def disk(self) -> Path:
@@ -53,20 +53,20 @@ class StoredImage:
 
 
 class Store:
-    """The folder of all fetched images. It is made when something is put into it."""
+    """Folder of all fetched images. It is created when the first image is published."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.transfers = Transfers(root)
         self.source_records = SourceRecords(root)
 
-    # -- what is there -------------------------------------------------------------------------------------------------
+    # -- lookup --------------------------------------------------------------------------------------------------------
 
     def folder(self, sha256: str) -> Path:
         return self.root / sha256
 
     def find(self, sha256: str) -> StoredImage | None:
-        """The image of this digest, if it is here whole (by its size; `verify` reads it all)."""
+        """Return the image of this digest, if it is complete (by its size; `is_intact` reads it all)."""
         folder = self.folder(sha256)
         try:
             image = StoredImage(folder=folder, **json.loads((folder / "image.json").read_text()))
@@ -76,12 +76,12 @@ class Store:
         return image if whole else None
 
     def images(self) -> list[StoredImage]:
-        """All whole images, the oldest first."""
+        """Return all complete images, the oldest first."""
         found = [image for folder in self._digest_folders() if (image := self.find(folder.name))]
         return sorted(found, key=lambda image: (image.fetched_at, image.sha256))
 
     def broken(self) -> list[Path]:
-        """Folders of images that are not whole."""
+        """Return the folders of incomplete images."""
         return [folder for folder in self._digest_folders() if self.find(folder.name) is None]
 
     def _digest_folders(self) -> list[Path]:
@@ -90,12 +90,12 @@ class Store:
         return sorted(path for path in self.root.iterdir() if SHA256.fullmatch(path.name))
 
     def source(self, url: str) -> SourceRecord | None:
-        """What the URL gave the last time, if that image is still here."""
+        """Return the last result of the URL, if its image still exists."""
         record = self.source_records.find(url)
         return record if record and self.find(record.sha256) else None
 
     def by_prefix(self, prefix: str) -> StoredImage:
-        """The image whose digest begins so. Raises ImageError when none or several do."""
+        """Return the image with this prefix of its digest. Raises ImageError when there are none or several."""
         found = [image for image in self.images() if image.sha256.startswith(prefix.lower())]
         if len(found) == 1:
             return found[0]
@@ -104,10 +104,10 @@ class Store:
             f"{what} in {self.root} with a digest that begins with {prefix!r}", hint="see mvpnet image list"
         )
 
-    # -- what goes in, and what is put aside ---------------------------------------------------------------------------
+    # -- publication and quarantine ------------------------------------------------------------------------------------
 
     def publish(self, staged: Path, facts: dict[str, Any]) -> StoredImage:
-        """Give the image in the folder `staged` its name: it appears with all its files or not at all."""
+        """Rename the folder `staged` to the image's final name, so that it appears complete or not at all."""
         sha256 = facts["sha256"]
         disk = staged / "disk"
         disk.chmod(0o444)
@@ -118,17 +118,17 @@ class Store:
                 staged.rename(self.folder(sha256))
                 break
             except OSError:
-                if self.find(sha256):  # another URL gave the same
+                if self.find(sha256):  # another URL gave the same image
                     break
                 if last_try or not self.folder(sha256).is_dir():
                     raise
-                shutil.rmtree(self.folder(sha256))  # one that is not whole
+                shutil.rmtree(self.folder(sha256))  # an incomplete image
         image = self.find(sha256)
         assert image is not None
         return image
 
     def quarantine(self, path: Path, name: str) -> Path:
-        """Put a file or folder aside that is not what it should be; where it is now."""
+        """Move a rejected file or folder into quarantine; return its new path."""
         folder = self.root / "quarantine"
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{name}"
@@ -136,11 +136,11 @@ class Store:
         return aside
 
     def quarantined(self) -> list[Path]:
-        """What is in quarantine."""
+        """Return the files and folders in quarantine."""
         return sorted((self.root / "quarantine").glob("*"))
 
     def remove_aside(self, path: Path) -> bool:
-        """Remove what is in quarantine; true, as nobody uses that."""
+        """Remove a file or folder from quarantine. Always true, as nothing uses it."""
         remove(path)
         return True
 
@@ -148,10 +148,10 @@ class Store:
 
     @contextmanager
     def in_use(self, image: StoredImage) -> Iterator[None]:
-        """Keep the image from being removed meanwhile. Raises FileNotFoundError when it was removed just now."""
+        """Keep the image from being removed meanwhile. Raises FileNotFoundError when it has just been removed."""
         path = image.folder / "image.json"
         with path.open("rb") as record:
-            # On a file system without locks nobody can have it alone either, and it is not removed.
+            # On a file system without locks removal cannot get its exclusive lock either, and the image stays.
             with suppress(OSError):
                 lock_shared(record.fileno())
             if not os.path.samestat(path.stat(), os.fstat(record.fileno())):
@@ -159,7 +159,7 @@ class Store:
             yield
 
     def remove(self, folder: Path) -> bool:
-        """Remove an image's folder, unless it is in use: whether that was done."""
+        """Remove an image's folder unless it is in use; return whether it was removed."""
         with self._alone(folder) as alone:
             if alone:
                 doomed = self.root / f"{STAGING}gone-{folder.name}-{os.getpid()}"
@@ -169,7 +169,7 @@ class Store:
         return alone
 
     def put_aside(self, image: StoredImage) -> Path | None:
-        """Put an image that is not whole into quarantine; None when it is in use."""
+        """Move a damaged image into quarantine; None when it is in use."""
         with self._alone(image.folder) as alone:
             if not alone:
                 return None
@@ -181,10 +181,10 @@ class Store:
     def _alone(self, folder: Path) -> Iterator[bool]:
         try:
             record = (folder / "image.json").open("r+b")
-        except FileNotFoundError:  # no image at all
+        except FileNotFoundError:  # not an image
             yield True
             return
-        except OSError:  # another user's
+        except OSError:  # owned by another user
             yield False
             return
         with record:
@@ -195,5 +195,5 @@ class Store:
             yield alone
 
     def is_intact(self, image: StoredImage) -> bool:
-        """Whether the disk's bytes are those that were put in."""
+        """Return whether the disk's bytes have their original digest."""
         return file_digest(image.disk, "sha256") == image.disk_sha256

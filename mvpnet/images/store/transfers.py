@@ -1,8 +1,8 @@
-"""Images on their way into the store: one process at a time fetches a URL, into a part that outlives it.
+"""Manage transfers into the store: one process at a time fetches a URL, into a partial file that outlives it.
 
-STORE/fetching/KEY.part, .json     what came so far, and of which version of the file on the server
-STORE/fetching/KEY.lock            locked by whoever fetches the URL; holds the error of the last one who failed
-STORE/.staging-KEY/                an image in the making
+STORE/fetching/KEY.part, .json     the beginning of the file, and the version of it on the server
+STORE/fetching/KEY.lock            locked by the process that fetches the URL; contains the last failure's error
+STORE/.staging-KEY/                an image under construction
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ STAGING = ".staging-"
 
 
 class Transfers:
-    """The fetches of a store, by URL, under way or broken off."""
+    """Transfers of a store by URL, in progress or broken off."""
 
     def __init__(self, store_root: Path) -> None:
         self._root = store_root
         self._folder = store_root / "fetching"
 
     def part(self, url: str) -> Path:
-        """Where the beginning of a transfer is kept. Only for the holder of the URL's lock."""
+        """Return the path of the partial file. Only for the holder of the URL's lock."""
         return self._folder / f"{key_of(url)}.part"
 
     def discard_part(self, url: str) -> None:
@@ -40,10 +40,13 @@ class Transfers:
 
     @contextmanager
     def locked(self, url: str, what: str, say: Say) -> Iterator[None]:
-        """Be the only one who fetches this URL; whoever waited for one who failed, fails with the same ImageError.
+        """Lock the URL for this process. A process that waited for a failed one raises the same ImageError.
 
-        So a host's many ranks do not all wait for the same dead server, one after another.
-        Raises HostError where the folder cannot be written or locked.
+        So the many ranks of a host do not wait for the same dead server one after another.
+
+        Raises:
+            HostError: The folder cannot be written or locked.
+            ImageError: The process that held the lock before failed.
         """
         path = self.part(url).with_suffix(".lock")
         try:
@@ -74,7 +77,7 @@ class Transfers:
 
     @contextmanager
     def staging(self, url: str) -> Iterator[Path]:
-        """An empty folder to make an image in. Only for the holder of the URL's lock, who also clears an old one."""
+        """Provide an empty folder to build an image in, replacing an old one. Only for the holder of the URL's lock."""
         folder = self._root / f"{STAGING}{key_of(url)}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -84,7 +87,7 @@ class Transfers:
             shutil.rmtree(folder, ignore_errors=True)
 
     def unfinished(self) -> list[Path]:
-        """Parts of fetches and folders in the making, of processes that live or not."""
+        """Return partial files and folders under construction, of living and dead processes."""
         return [
             *sorted(self._folder.glob("*.part")),
             *sorted(self._folder.glob("*.json")),
@@ -92,7 +95,7 @@ class Transfers:
         ]
 
     def remove_unfinished(self, path: Path) -> bool:
-        """Remove one of `unfinished`, unless a process is at work on it: whether that was done."""
+        """Remove a result of `unfinished` unless a process works on it; return whether it was removed."""
         key = path.name.removeprefix(STAGING).partition(".")[0]
         try:
             file = (self._folder / f"{key}.lock").open("r+")
@@ -106,12 +109,12 @@ class Transfers:
 
 
 def key_of(url: str) -> str:
-    """A URL as a file name."""
+    """Return a file name for a URL."""
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _fail_with(lock: Path, *, since_ns: int) -> None:
-    """Raise the ImageError that was written into the lock file, if it was written after `since_ns`."""
+    """Raise the ImageError in the lock file, if it was written after `since_ns`."""
     if lock.stat().st_mtime_ns == since_ns:
         return
     message, hint = json.loads(lock.read_text())

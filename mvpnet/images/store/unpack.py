@@ -1,5 +1,4 @@
-"""Undo xz, zstd and gzip, leaving holes where the image has zeros: a raw image of 10 GB that is mostly empty takes
-the disk space of what is in it."""
+"""Unpack xz, zstd and gzip, leaving holes for zeros, so that a mostly empty raw image takes little disk space."""
 
 from __future__ import annotations
 
@@ -19,21 +18,29 @@ from mvpnet.util.zstd import open_zstd, zstd_error
 # RFC 8478 (zstd), RFC 1952 (gzip), and the .xz file format, 2.1.1.1.
 _MAGIC = {Compression.xz: b"\xfd7zXZ\0", Compression.zstd: b"\x28\xb5\x2f\xfd", Compression.gz: b"\x1f\x8b"}
 _CHUNK = 2**20
-_HOLE = 64 * 1024  # the smallest run of zeros that becomes a hole
+_HOLE = 64 * 1024  # smallest run of zeros that becomes a hole
 
 
 def compression_of(path: Path) -> Compression:
-    """How a file is compressed, by its first bytes."""
+    """Detect a file's compression by its first bytes."""
     with path.open("rb") as file:
         head = file.read(8)
     return next((how for how, magic in _MAGIC.items() if head.startswith(magic)), Compression.none)
 
 
 def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Callable[[int], None]) -> str:
-    """Unpack into the new file `disk`; the SHA-256 of what came out.
+    """Unpack into the new file `disk`; return the SHA-256 of the result.
 
-    `advance` is told of bytes of `packed` as they are read. Raises ImageError for data that cannot be unpacked, and
-    OSError for a disk that is full.
+    Args:
+        packed: The packed file.
+        how: Its compression.
+        disk: The file to create.
+        what: Name of the image for messages.
+        advance: Called with the number of bytes of `packed` as they are read.
+
+    Raises:
+        ImageError: The data cannot be unpacked.
+        OSError: The disk is full.
     """
     digest = hashlib.sha256()
     try:
@@ -54,7 +61,7 @@ def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Calla
 
 
 def _open(file: IO[bytes], how: Compression) -> IO[bytes] | lzma.LZMAFile | gzip.GzipFile:
-    """A reader with read(bytes). All three read streams that were joined, and raise EOFError for one that was cut."""
+    """Return a reader with read(bytes). All three read concatenated streams, and raise EOFError for a truncated one."""
     if how is Compression.xz:
         return lzma.open(file, format=lzma.FORMAT_XZ)
     if how is Compression.gz:

@@ -1,7 +1,7 @@
-"""The embedded guest, ``image=tiny``: a small Linux made on the user's machine from the distribution's packages.
+"""Build the embedded guest, ``image=tiny``: a small Linux made on the user's machine from distribution packages.
 
-It boots by -kernel and -initrd, keeps everything in memory, and takes all it needs to know from the numbers that
-never change (MAC addresses) and from two fw_cfg files. It runs in 128 MB of memory; leave it 192 for work.
+It boots by -kernel and -initrd and keeps everything in memory. Its configuration comes from the numbers that never
+change (MAC addresses) and from two fw_cfg files. It runs in 128 MB of memory; 192 MB leave room for work.
 
     image = ensure(cache_dir, say)
     qemu … -kernel image.kernel -initrd image.initrd -append KERNEL_COMMAND_LINE
@@ -28,9 +28,9 @@ PRIVATE_KEY = "opt/mvpnet/id_ed25519"
 
 
 def fw_cfg(authorized_keys: Path, private_key: Path) -> list[str]:
-    """Values for qemu's -fw_cfg: the public keys that may log in as root, and root's own key for the other guests.
+    """Return values for qemu's -fw_cfg: the public keys for root's login, and root's own key for the other guests.
 
-    Both are files as ssh-keygen writes them; the private key must have no passphrase.
+    Both are files in the format of ssh-keygen; the private key must have no passphrase.
     """
     files = {AUTHORIZED_KEYS: authorized_keys, PRIVATE_KEY: private_key}
     return [joined([f"name={name}", f"file={path}"]) for name, path in files.items()]

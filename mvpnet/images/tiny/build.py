@@ -1,4 +1,4 @@
-"""Make the guest's kernel and initrd from unpacked packages and our own files."""
+"""Build the guest's kernel and initrd from unpacked packages and mvpnet's own files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MULTIARCH = "x86_64-linux-gnu"
 
 @dataclass(frozen=True)
 class Tree:
-    """Unpacked packages. A release has a file either below / or below /usr; the guest does not care."""
+    """Unpacked packages. A release has a file either below / or below /usr; the guest accepts both."""
 
     folder: Path
 
     def find(self, path: str) -> Path:
-        """The file or folder; a link to an absolute path means one in here, never one of this machine's own."""
+        """Return a file or folder. A link to an absolute path is followed inside the tree, never on this machine."""
         for found in (self.folder / path, self.folder / "usr" / path):
             if found.is_symlink() and found.readlink().is_absolute():
                 return self.find(str(found.readlink()).lstrip("/"))
@@ -36,7 +36,7 @@ class Tree:
         return self.find("lib/modules") / self.kernel().name.removeprefix("vmlinuz-")
 
     def libraries(self) -> Iterator[Path]:
-        """The shared libraries of all packages, under the names by which programs ask for them."""
+        """Yield the shared libraries of all packages, under the names by which programs load them."""
         for prefix in ("lib", "usr/lib"):
             yield from (self.folder / prefix / MULTIARCH).glob("*.so.*")
 
@@ -48,9 +48,9 @@ class Tree:
 
 
 def initrd(tree: Tree, build_id: str) -> bytes:
-    """The guest's root file system as an archive that the kernel unpacks at boot.
+    """Return the guest's root file system as an archive that the kernel unpacks at boot.
 
-    It is not compressed: unpacking it in an emulated CPU takes longer than qemu takes to hand it over.
+    It is not compressed: unpacking it in an emulated CPU takes longer than qemu takes to load it.
     """
     modules = modules_in_order(tree.modules_folder(), MODULES, WELCOME_MODULES)
     entries = [
@@ -64,7 +64,7 @@ def initrd(tree: Tree, build_id: str) -> bytes:
 
 
 def own_files(root: Path) -> Iterator[cpio.Entry]:
-    """Our files; those that start with "#!" are executable, as not all ways to install us keep that permission."""
+    """Yield mvpnet's own files. Those with "#!" become executable, as some installations lose that permission."""
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         content = path.read_bytes()
         yield cpio.file(str(path.relative_to(root)), content, 0o755 if content.startswith(b"#!") else 0o644)
@@ -85,7 +85,7 @@ def library_files(tree: Tree) -> Iterator[cpio.Entry]:
 
 
 def module_files(modules: list[Module]) -> Iterator[cpio.Entry]:
-    """The modules, named so that the shell's own sorting is the order to load them in."""
+    """Yield the modules, named such that the shell's sorting gives the order to load them in."""
     for number, module in enumerate(modules):
         yield cpio.file(f"lib/modules/{number:02}-{module.name}.ko", module.content)
 

@@ -1,7 +1,7 @@
-"""Where built images are kept: a build cache, whose folders are named after what the image was made of.
+"""Cache built images of the tiny guest, in folders named after their inputs.
 
-An image is used again as long as the recipe is the same, without asking apt: a job starts the same guest until the
-user wants newer packages (``refresh``), and starts without a network.
+An image is reused as long as the recipe is the same, without asking apt. So a job starts the same guest until the user
+wants newer packages (``refresh``), and starts without a network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mvpnet.util.text import Say
 
 @dataclass(frozen=True)
 class TinyImage:
-    """A built guest; ``digest`` stands for its recipe and the versions of its packages."""
+    """A built guest; ``digest`` covers its recipe and the versions of its packages."""
 
     kernel: Path
     initrd: Path
@@ -27,11 +27,17 @@ class TinyImage:
 
 
 def ensure(cache_dir: Path, say: Say, *, refresh: bool = False) -> TinyImage:
-    """The tiny guest's image, built first if the cache has none of this recipe.
+    """Return the tiny guest's image, built first if the cache has none of this recipe.
 
-    ``say`` is called with a line of text at each step of a build. ``refresh`` asks apt whether any of the packages
-    has a newer version, and builds a new image if so. Any number of processes may call this at once.
-    Raises TinyBuildError, whose message says what is missing and what to use instead.
+    Any number of processes may call this at once.
+
+    Args:
+        cache_dir: Folder of the cache.
+        say: Called with a line of text at each step of a build.
+        refresh: Ask apt for newer versions of the packages, and build a new image if there are any.
+
+    Raises:
+        TinyBuildError: It cannot be built. Names what is missing and an alternative.
     """
     recipe = recipe_digest()
     if not refresh and (image := newest(cache_dir, recipe)):
@@ -46,14 +52,14 @@ def ensure(cache_dir: Path, say: Say, *, refresh: bool = False) -> TinyImage:
 
 
 def newest(cache_dir: Path, recipe: str) -> TinyImage | None:
-    """The image of this recipe that was built last."""
+    """Return the latest image of this recipe."""
     builds = build_cache.whole_builds(cache_dir)
     found = [(build["built_at"], folder) for folder, build in builds if build["recipe"] == recipe]
     return _image_in(max(found)[1]) if found else None
 
 
 def _image_in(folder: Path) -> TinyImage:
-    """The image, by absolute paths, as qemu may run in another folder."""
+    """Return the image with absolute paths, as qemu may run in another folder."""
     return TinyImage(folder.absolute() / "vmlinuz", folder.absolute() / "initrd", folder.name)
 
 
@@ -71,7 +77,7 @@ def _resolve_and_build(cache_dir: Path, work: Path, recipe: str, say: Say) -> Ti
 
 
 def _pack(cache_dir: Path, work: Path, recipe: str, versions: dict[str, str], say: Say) -> TinyImage:
-    """Make the image of what was unpacked in the work folder, and put it in place."""
+    """Build the image from the unpacked packages in the work folder, and put it in place."""
     digest = image_digest(recipe, versions)
     new, tree = work / digest, Tree(work / "tree")
     new.mkdir()

@@ -1,8 +1,8 @@
-"""A writer of initramfs archives.
+"""Write initramfs archives.
 
-The format is "newc" (linux/Documentation/driver-api/early-userspace/buffer-format.rst). Written here rather than by
-the cpio tool because that is often not installed, and because root's ownership and equal bytes for equal input
-then need neither root nor options that differ between versions of the tool.
+The format is "newc" (linux/Documentation/driver-api/early-userspace/buffer-format.rst). It is written here rather than
+by the cpio tool, because that is often not installed. Also, ownership by root and equal bytes for equal input then need
+neither root nor options that differ between versions of the tool.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def folder(path: str, permissions: int = 0o755) -> Entry:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """The archive of these entries, each after its parent folders; of two with the same path the later one counts."""
+    """Return the archive of these entries, each after its parent folders. The last entry of a path takes precedence."""
     by_path = {entry.path: entry for entry in entries}
     parents = {str(parent) for path in by_path for parent in PurePosixPath(path).parents} - {"."}
     for parent in parents - by_path.keys():

@@ -1,4 +1,4 @@
-"""What can go wrong while the tiny guest is built."""
+"""Define the errors of the tiny guest's build."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class TinyBuildError(ImageError):
 
 
 class AptError(TinyBuildError):
-    """apt failed or does not know a package. A second try with fresh package lists may cure it."""
+    """apt failed or does not know a package. A second attempt with fresh package lists may succeed."""

@@ -1,8 +1,8 @@
-"""The kernel's loadable modules: which files are needed, in which order.
+"""Select the kernel's loadable modules, in the order to load them.
 
-A module names the modules it depends on in its ``.modinfo`` section (linux/include/linux/module.h, the "depends"
-tag). Reading that needs neither depmod, which many hosts do not have in a user's PATH, nor modules.dep, which the
-packages do not carry: it is made at installation.
+A module lists its dependencies in its ``.modinfo`` section (linux/include/linux/module.h, the "depends" tag). Reading
+it needs neither depmod, which many hosts do not have in a user's PATH, nor modules.dep, which packages do not contain,
+as it is created at installation.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ class Module:
 
 
 def modules_in_order(folder: Path, wanted: Iterable[str], welcome: Iterable[str] = ()) -> list[Module]:
-    """The wanted modules with all they depend on, each after its dependencies; built-in ones are left out.
+    """Return the wanted modules with all dependencies, each after its own; built-in ones are left out.
 
-    ``folder`` is a kernel's lib/modules/RELEASE. Raises TinyBuildError if the kernel does not have a wanted one; one
-    that is only ``welcome`` is left out then.
+    Args:
+        folder: A kernel's lib/modules/RELEASE.
+        wanted: Names of the required modules.
+        welcome: Names of optional modules, left out if the kernel does not have them.
+
+    Raises:
+        TinyBuildError: The kernel lacks a required module.
     """
     files = {module_name(path): path for path in folder.rglob("*.ko*")}
     builtin = {module_name(Path(line)) for line in (folder / "modules.builtin").read_text().split()}
@@ -54,19 +59,19 @@ def modules_in_order(folder: Path, wanted: Iterable[str], welcome: Iterable[str]
 
 
 def module_name(path: Path) -> str:
-    """The module's name as the kernel has it: dashes in file names stand for underscores."""
+    """Return the module's name as the kernel has it, with underscores for the dashes in file names."""
     return path.name.partition(".ko")[0].replace("-", "_")
 
 
 def depends(content: bytes) -> list[str]:
-    """The modules that a module (its file's content) says it depends on."""
+    """Return the dependencies that a module lists, from its file's content."""
     found = _DEPENDS.search(content)
     names = found[1].decode().split(",") if found else []
     return [name.replace("-", "_") for name in names if name]
 
 
 def uncompressed(path: Path) -> bytes:
-    """The content of a module's file; Debian 13 has them as .ko.xz, Ubuntu 24.04 as .ko.zst."""
+    """Return the unpacked content of a module's file; Debian 13 has them as .ko.xz, Ubuntu 24.04 as .ko.zst."""
     if path.suffix == ".xz":
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".zst":

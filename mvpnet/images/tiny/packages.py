@@ -1,8 +1,8 @@
-"""The distribution's packages, found, fetched and unpacked without root.
+"""Find, fetch and unpack distribution packages without root.
 
-Only apt's read-only commands and ``apt-get download`` are used; what they write goes to a folder of ours. The
-machine's own package lists are tried first. Where there are none, or they name files that the mirror no longer has,
-lists of our own are fetched from the machine's own sources.
+Only apt's read-only commands and ``apt-get download`` are used; they write to a folder of mvpnet's. The machine's own
+package lists are tried first. Where there are none, or they name files that the mirror no longer has, separate lists
+are fetched from the machine's own sources.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class Package:
 
 @dataclass(frozen=True)
 class Apt:
-    """apt with its caches in ``folder``, and its package lists too where ``own_lists``."""
+    """apt with its caches in ``folder``, and with its own package lists there if ``own_lists``."""
 
     folder: Path
     own_lists: bool
 
     def update(self) -> str:
-        """Fetch the package lists; only for lists of our own. Returns what apt complained about.
+        """Fetch the package lists, only if ``own_lists``; return apt's warnings.
 
-        It says that a source was out of reach and yet succeeds, as the other sources may hold all that is needed.
+        apt reports an unreachable source as a warning and succeeds, as the other sources may have all that is needed.
         """
         (self.folder / "state/lists/partial").mkdir(parents=True, exist_ok=True)
         return complaints(self._run("apt-get", "update").stderr)
 
     def show(self, names: Iterable[str]) -> dict[str, Package]:
-        """The candidates of those of the packages that apt knows."""
+        """Return the candidate versions of the packages that apt knows."""
         shown = self._run("apt-cache", "show", "--no-all-versions", *sorted(names), may_fail=True)
         return {package.name: package for package in parse_records(shown.stdout)}
 
     def download(self, packages: Iterable[Package], target: Path) -> None:
-        """Fetch the packages' .deb files into the folder; apt checks signatures and digests."""
+        """Download the packages' .deb files into the folder; apt checks signatures and digests."""
         target.mkdir(exist_ok=True)
         self._run("apt-get", "download", *(f"{package.name}={package.version}" for package in packages), cwd=target)
 
@@ -65,12 +65,12 @@ class Apt:
     ) -> subprocess.CompletedProcess[str]:
         (self.folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
         options = [*_APT_OPTIONS, "-o", f"Dir::Cache={self.folder}/cache"]
-        # As on a machine where nothing is installed: an installed version may be one that no source offers (any more).
+        # Assume that nothing is installed: an installed version may be one that no source offers (any more).
         (self.folder / "status").touch()
         options += ["-o", f"Dir::State::status={self.folder}/status"]
         if self.own_lists:
             options += ["-o", f"Dir::State={self.folder}/state", "-o", f"Dir::State::lists={self.folder}/state/lists"]
-        if os.geteuid() == 0:  # else apt becomes the user _apt, who may not write here
+        if os.geteuid() == 0:  # otherwise apt becomes the user _apt, who may not write here
             options += ["-o", "APT::Sandbox::User=root"]
         done = subprocess.run(
             [program, *options, *arguments],
@@ -87,12 +87,12 @@ class Apt:
 
 
 def complaints(stderr: str) -> str:
-    """apt's warnings and errors, without what else it prints there."""
+    """Return apt's warnings and errors, without its other messages."""
     return "\n".join(line for line in stderr.splitlines() if line.startswith(("E:", "W:")))
 
 
 def parse_records(text: str) -> list[Package]:
-    """The packages in apt-cache's output: "Field: value" lines, an empty line between packages (deb822(5))."""
+    """Parse the packages in apt-cache's output: "Field: value" lines, an empty line between packages (deb822(5))."""
     records = [dict(re.findall(r"^([\w-]+): (.*)$", block, re.MULTILINE)) for block in re.split(r"\n\n+", text)]
     return [
         Package(
@@ -107,13 +107,13 @@ def parse_records(text: str) -> list[Package]:
 
 
 def dependency_names(*fields: str) -> tuple[str, ...]:
-    """The names in dependency fields such as "libc6 (>= 2.34), debconf | debconf-2.0, python3:any"."""
+    """Return the names in dependency fields such as "libc6 (>= 2.34), debconf | debconf-2.0, python3:any"."""
     groups = (group for field in fields for group in field.split(",") if group.strip())
     return tuple(re.split(r"[\s|(:]", group.strip(), maxsplit=1)[0] for group in groups)
 
 
 def check_host() -> None:
-    """Raise TinyBuildError unless this is a machine whose packages make a tiny guest."""
+    """Refuse a machine whose packages cannot make a tiny guest, with a TinyBuildError."""
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         raise TinyBuildError(f"it needs a Debian or Ubuntu host; not found in PATH: {', '.join(missing)}.")
@@ -123,7 +123,7 @@ def check_host() -> None:
 
 
 def resolve(apt: Apt) -> list[Package]:
-    """All packages that the guest is made of, dependencies included. Raises AptError if apt does not know them."""
+    """Return all packages of the guest, including dependencies. Raises AptError if apt does not know them."""
     kernels = apt.show(KERNEL_METAPACKAGES)
     kernel = next((kernels[name] for name in KERNEL_METAPACKAGES if name in kernels), None)
     if kernel is None:
@@ -144,7 +144,7 @@ def followed(package: Package) -> list[str]:
 
 
 def find(folder: Path, say: Say) -> tuple[Apt, list[Package]]:
-    """The packages, and the apt that knows them: by the machine's lists or, if they do not do, by our own."""
+    """Return the packages, and the apt that knows them: by the machine's lists or, if those fail, by its own."""
     apt = Apt(folder, own_lists=False)
     try:
         return apt, resolve(apt)
@@ -163,7 +163,7 @@ def with_own_lists(folder: Path, say: Say) -> tuple[Apt, list[Package]]:
 
 
 def fetch(apt: Apt, wanted: list[Package], debs: Path, say: Say) -> list[Package]:
-    """Download the packages, or their newer versions if the machine's lists are out of date; returns which."""
+    """Download the packages, or newer versions if the machine's lists are out of date; return the packages."""
     say(f"tiny: downloading {len(wanted)} packages ({megabytes(sum(package.size_bytes for package in wanted))})")
     try:
         apt.download(wanted, debs)

@@ -1,7 +1,7 @@
-"""What the tiny guest is made of: packages, programs, kernel modules; and the digest that tells recipes apart.
+"""Define the inputs of the tiny guest: packages, programs and kernel modules, and the digest of this recipe.
 
-The files under ``root/`` are the guest's own (its init script and the like); everything else comes from the
-distribution's packages. Change anything in this folder and the next ``ensure`` builds a new image.
+The files under ``root/`` are the guest's own (its init script and the like); all others come from distribution
+packages. After a change to anything in this folder the next ``ensure`` builds a new image.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WELCOME_MODULES = ("pvpanic_mmio",)
 
 
 def recipe_digest(folder: Path = FOLDER) -> str:
-    """The SHA-256 of the names and contents of all the files the image is built by."""
+    """Return the SHA-256 of the names and contents of all files that determine the build."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     digest = hashlib.sha256()
     for path in sorted(files):
@@ -67,6 +67,6 @@ def recipe_digest(folder: Path = FOLDER) -> str:
 
 
 def image_digest(recipe: str, versions: dict[str, str]) -> str:
-    """The name of an image: what recipe it was built by, from which versions of which packages."""
+    """Return the digest that names an image: of its recipe and the versions of its packages."""
     lines = [recipe, *(f"{name}={version}" for name, version in sorted(versions.items()))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
