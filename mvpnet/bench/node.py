@@ -66,7 +66,9 @@ class Node:
     def ask(self, orders: Mapping[int, Order], takes_s: float = 0.0) -> dict[int, Answer]:
         """Give each rank its order, and wait for all answers.
 
-        Raises HostError for a guest that ended or did not answer, Interrupted after a signal.
+        Raises:
+            HostError: A guest ended or did not answer.
+            InterruptedJobError: A signal arrived.
         """
         self._answers.clear()
         for rank, order in orders.items():
@@ -85,7 +87,7 @@ class Node:
         return self.ask(dict.fromkeys(range(self._world.size), order), takes_s)
 
     def wait(self, seconds: float) -> None:
-        """Let that time pass. Raises Interrupted after a signal."""
+        """Run the loop for some seconds; raise InterruptedJobError after a signal."""
         end_s = time.monotonic() + seconds
         self._run_until(lambda: time.monotonic() >= end_s, seconds + 1)
 

@@ -1,1 +1,1 @@
-"""cloud-init on both sides: the user-data and the seed that a guest gets, and how far it says it is."""
+"""cloud-init: the user-data and seed for a guest, and the status that the guest reports."""

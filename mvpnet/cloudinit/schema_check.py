@@ -1,6 +1,6 @@
-"""Checks user-data by cloud-init's own schema, with the program `cloud-init schema`, where this host has it.
+"""Validation of user-data with cloud-init's own schema, by the program `cloud-init schema`, if this host has it.
 
-A cloud-init that is older or newer than the guest's may know other keys: cloud_init.validate=never is for that.
+The host's cloud-init may know other keys than the guest's; cloud_init.validate=never skips the check.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ _COMPLAINT = re.compile(r"[Ss]chema errors:\s*(.*)", re.DOTALL)
 
 
 def check_user_data(user_data: str, wanted: Validate) -> str | None:
-    """Refuse user-data that cloud-init would not take; None when it was checked or need not be, else why it was not.
+    """Refuse user-data that cloud-init would not accept.
 
-    The program is given `user_data` in a file and may print any of it: pass texts without secrets.
-    Raises ConfigError with cloud-init's own words, HostError when `wanted` is always and it cannot be checked.
+    Args:
+        user_data: The text, without secrets: the program may print any part of it.
+        wanted: The value of cloud_init.validate.
+
+    Returns:
+        The reason why it could not be checked; None if it was checked or need not be.
+
+    Raises:
+        ConfigError: cloud-init refused it; the message has cloud-init's own words.
+        HostError: It cannot be checked although `wanted` is always.
     """
     if wanted is Validate.never:
         return None

@@ -1,7 +1,7 @@
-"""A rank's cloud-init seed: meta-data, network-config and user-data, as texts, from its spec. Pure.
+"""A rank's cloud-init seed: the texts of meta-data, network-config and user-data, made from its spec. Pure.
 
 Formats: cloud-init's documentation, "NoCloud" (the files), "Networking config Version 2", and "Module reference"
-(user-data, which `userdata` makes).
+(user-data, which `user_data` makes).
 """
 
 from __future__ import annotations
@@ -30,15 +30,24 @@ class Seed:
     network_config: str
 
     def files(self) -> dict[str, str]:
-        """By the names that NoCloud looks for."""
+        """The texts by the file names that NoCloud expects."""
         return {"meta-data": self.meta_data, "user-data": self.user_data, "network-config": self.network_config}
 
 
 def make_seed(spec: RankSpec, user: str, facts: SeedFacts, files: Mapping[str, HostFile] | None = None) -> Seed:
-    """The seed of a rank on whose guest `user` logs in; `files` are those of cloud_init.files, by path in the guest.
+    """Make the seed of a rank.
 
-    The instance id follows from the contents: cloud-init takes a seed that changed only under a new one, and does
-    nothing anew when it finds the one that it knows. Raises ConfigError for a proxy that cannot be written down.
+    The instance id is derived from the contents: cloud-init applies a changed seed only under a new id, and repeats
+    nothing under a known one.
+
+    Args:
+        spec: The rank's spec.
+        user: The user who logs in to the guest.
+        facts: Facts from the host.
+        files: The files of cloud_init.files, by path in the guest.
+
+    Raises:
+        ConfigError: A proxy cannot be written into the guest's files.
     """
     config = filled(spec.cloud_init, spec)
     heading = f"# Made by mvpnet for rank {spec.rank} of {spec.world_size}, job {spec.job_name}.\n"
@@ -51,10 +60,10 @@ def make_seed(spec: RankSpec, user: str, facts: SeedFacts, files: Mapping[str, H
 
 
 def network(spec: RankSpec) -> dict[str, Any]:
-    """Both NICs, matched by MAC and keeping the names that the guest's kernel gives them.
+    """Return the network config of both NICs, which are matched by MAC and keep their kernel names.
 
     The default route and the name servers come by DHCP from qemu's user network. The boot does not wait for the
-    mvpnet NIC, which needs nobody's answer.
+    mvpnet NIC, because its address is static.
     """
     return {
         "version": 2,
@@ -71,7 +80,7 @@ def network(spec: RankSpec) -> dict[str, Any]:
 
 
 def filled(value: Any, spec: RankSpec) -> Any:
-    """The same with ${rank}, ${world_size}, ${host_name} and ${address} put into every text, also keys, as text."""
+    """Replace ${rank}, ${world_size}, ${host_name} and ${address} in every text of a tree, including keys."""
     values = {
         "rank": str(spec.rank),
         "world_size": str(spec.world_size),
@@ -92,7 +101,7 @@ def filled(value: Any, spec: RankSpec) -> Any:
 
 
 def merged(ours: Any, theirs: Any) -> Any:
-    """`theirs` over `ours`: mappings key by key, lists after ours, null removes, anything else replaces."""
+    """Merge `theirs` into `ours`: mappings by key, lists are appended, null removes, any other value replaces."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         both = {**ours, **{key: merged(ours.get(key), value) for key, value in theirs.items()}}
         return {key: value for key, value in both.items() if key not in theirs or theirs[key] is not None}

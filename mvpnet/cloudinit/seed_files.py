@@ -1,4 +1,4 @@
-"""What seeds are made from, and what they are made into: files of the host read, folders and ISO images written.
+"""Input and output of seeds: files of the host are read, seeds are written as folders and ISO images.
 
 The image is an ISO 9660 volume named cidata, by which NoCloud finds it (cloud-init's documentation, "NoCloud"), with
 Rock Ridge and Joliet names: those of plain ISO 9660 have no hyphen.
@@ -22,7 +22,7 @@ from mvpnet.errors import ImageError
 from mvpnet.spec.drive_text import expand
 from mvpnet.spec.model import RankSpec
 
-SEED_KEY = "cloud_init.seed"  # of the drive, and in records, of a seed that mvpnet makes
+SEED_KEY = "cloud_init.seed"  # key of the drive, and in records, of a seed made by mvpnet
 
 _KEY_TYPE = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)\S+\s+\S")  # sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
 _LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
@@ -30,15 +30,15 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 def seed_facts(public_key: str, private_key: str, home: Path, environment: Mapping[str, str]) -> SeedFacts:
-    """What rank 0 finds for all: the job's key pair, the keys in the user's home folder, the environment's proxies."""
+    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies."""
     proxies = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _PROXIES}
     return SeedFacts(public_key, private_key, tuple(user_keys(home)), proxies)
 
 
 def user_keys(home: Path) -> list[str]:
-    """The public keys in ~/.ssh/*.pub and the lines of ~/.ssh/authorized_keys; files that cannot be read have none.
+    """Return the public keys in ~/.ssh/*.pub and ~/.ssh/authorized_keys; ignore files that cannot be read.
 
-    Certificates are left out: authorized_keys takes them for keys, and they are none.
+    Certificates are left out, because authorized_keys would treat them as keys.
     """
     files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
     lines = (line.strip() for path in [*files, home / ".ssh" / "authorized_keys"] for line in _lines(path))
@@ -53,7 +53,12 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def rank_seed(spec: RankSpec, user: str, facts: SeedFacts) -> Seed:
-    """The seed of one rank, with the files of cloud_init.files from this host. Raises ImageError or ConfigError."""
+    """Make the seed of one rank, with the files of cloud_init.files from this host.
+
+    Raises:
+        ImageError: A file cannot be used.
+        ConfigError: A value cannot be written into the seed.
+    """
     files = {}
     for path, source in spec.cloud_init.files.items():
         key = f"cloud_init.files.{path}"
@@ -75,14 +80,18 @@ def _host_file(path: Path, key: str) -> HostFile:
 
 
 def seed_image(scratch: Path) -> Path:
-    """Where a rank's seed lies in its scratch folder."""
+    """Return the path of a rank's seed in its scratch folder."""
     return scratch / "seed.iso"
 
 
 def provide_seed(spec: RankSpec, user: str, facts: SeedFacts, scratch: Path) -> Path | None:
-    """Make the rank's cloud-init seed, and see that cloud-init takes it; None where mvpnet makes none.
+    """Make the rank's cloud-init seed and validate it.
 
-    Raises ConfigError, ImageError or HostError.
+    Returns:
+        The seed's image; None if mvpnet makes no seed.
+
+    Raises:
+        ConfigError, ImageError, HostError: The seed cannot be made, or cloud-init refuses it.
     """
     if not spec.makes_seed:
         return None
@@ -92,9 +101,10 @@ def provide_seed(spec: RankSpec, user: str, facts: SeedFacts, scratch: Path) -> 
 
 
 def check_seed(spec: RankSpec, user: str, facts: SeedFacts) -> None:
-    """See that cloud-init takes the rank's user-data, where the host can tell.
+    """Validate the rank's user-data, if the host can.
 
-    Raises ConfigError, ImageError or HostError.
+    Raises:
+        ConfigError, ImageError, HostError: The user-data cannot be made, or cloud-init refuses it.
     """
     shown = rank_seed(spec, user, facts.without_secrets())
     if trouble := check_user_data(shown.user_data, spec.cloud_init.validate):

@@ -1,11 +1,12 @@
-"""Is cloud-init in a guest done? Asked over ssh: the guest knows of errors too, and it is right after a reboot, when a
-line on the console or a call home would not come again.
+"""Status of cloud-init in a guest, asked over ssh.
 
-A shell waits in the guest for the file that tells of cloud-init's end; `cloud-init status` itself, a program that a
-guest without KVM takes seconds to start, is asked only where that file tells of errors or does not come.
+Unlike a line on the console or a call home, this reports errors, and also works after a reboot.
 
-While nobody can log in yet, or the guest reboots, it is asked again and again, at growing intervals; how long the job
-waits for that, boot.timeout_s says. Formats: cloud-init's documentation, "Status", of versions 22.4 to 25.
+A shell in the guest waits for the file that cloud-init writes at its end. `cloud-init status` takes seconds to start in
+a guest without KVM; it runs only if that file reports errors or does not appear.
+
+While no login is possible or the guest reboots, the request is repeated at growing intervals. boot.timeout_s limits how
+long the job waits. Formats: cloud-init's documentation, "Status", of versions 22.4 to 25.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from mvpnet.runtime.processes import Program, Programs
 FIRST_PAUSE_S = 1.0  # between two tries
 LAST_PAUSE_S = 8.0
 PAUSE_GROWTH = 1.5
-FILE_WAIT_S = 120  # beyond what cloud-init takes; then it is asked itself: it may have died
-_OUTPUT_BYTES = 65536  # kept of one try
+FILE_WAIT_S = 120  # longer than cloud-init takes; then `cloud-init status` runs
+_OUTPUT_BYTES = 65536  # limit of output kept from one try
 _REASON_CHARACTERS = 600
 _LOG = "/var/log/cloud-init-output.log"
 _LOG_FOLLOWS = f"--- {_LOG}"
 _STATUS = re.compile(r"^\.*\s*status: (\w+)", re.MULTILINE)
 _DEGRADED = re.compile(r"^extended_status: degraded", re.MULTILINE)
 _LOG_LINES = 3
-_ITS_OWN_LINE = re.compile(r"^Cloud-init v\.|\.py\[[A-Z]+\]: ")  # of cloud-init's; the others are from what it ran
+_ITS_OWN_LINE = re.compile(r"^Cloud-init v\.|\.py\[[A-Z]+\]: ")  # lines of cloud-init itself
 _KEY_LINE = re.compile(r"[a-z_]+:(\s|$)")
-_NOT_FOUND = 127  # a shell's exit code for a command that is not there (POSIX, "Exit Status for Commands")
+_NOT_FOUND = 127  # a shell's exit code for a missing command (POSIX, "Exit Status for Commands")
 
 
 def ask_argv(port: int, user: str, key: Path) -> tuple[str, ...]:
-    """The ssh command that asks the guest behind 127.0.0.1:`port`, logging in with the job's key."""
+    """Return the ssh command that asks the guest behind 127.0.0.1:`port`, with a login by the job's key."""
     options = [
         "BatchMode=yes",
         "IdentitiesOnly=yes",
@@ -54,10 +55,10 @@ def ask_argv(port: int, user: str, key: Path) -> tuple[str, ...]:
 
 
 def script(run: str = "/run/cloud-init", wait_s: int = FILE_WAIT_S) -> str:
-    """What is run in the guest; `run` is the folder that cloud-init fills anew with each boot.
+    """Return the script that runs in the guest; `run` is the folder that cloud-init fills at each boot.
 
-    `enabled` is there from early in a boot with cloud-init on, result.json when its last stage is over. That one holds
-    the errors of all stages, status.json also what a stage got over; both are written by json.dumps(indent=1).
+    `enabled` exists from early in a boot with cloud-init on, result.json after the last stage. result.json holds the
+    errors of all stages, status.json also recoverable errors; both are written by json.dumps(indent=1).
     """
     return f"""
 seconds=0
@@ -81,7 +82,7 @@ exit $code
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of asking: done, failed for a `reason`, or, when neither is known, a reason to ask again."""
+    """Answer of a guest: done, failed for a `reason`, or unknown, with a reason to ask again."""
 
     done: bool
     reason: str | None = None
@@ -92,7 +93,7 @@ class Answer:
 
 
 def answer(code: int, output: str) -> Answer:
-    """What the command's exit code and output mean. `done` with a reason is done with errors that it got over."""
+    """Interpret the command's exit code and output. `done` with a reason means done with recoverable errors."""
     said, _, log = output.partition(_LOG_FOLLOWS)
     status = _STATUS.search(said)
     if status and status[1] == "error":
@@ -111,7 +112,7 @@ def _log_end(log: str) -> str:
 
 
 def _errors(said: str) -> str:
-    """What `status --long` says of errors: under errors: or recoverable_errors:, or under detail: before 23.4."""
+    """Return the errors in `status --long`: under errors: or recoverable_errors:, before 23.4 under detail:."""
     for key in ("errors", "recoverable_errors", "detail"):
         if told := _under(key, said):
             return told[:_REASON_CHARACTERS]
@@ -125,7 +126,7 @@ def _under(key: str, said: str) -> str:
         return ""
     found = [lines[begin].partition(":")[2].strip().strip("[]{}")]
     for line in lines[begin + 1 :]:
-        # errors are indented or list items and may hold any text; what comes after them is another key
+        # errors are indented or list items and may hold any text; any other line begins another key
         if key != "detail" and _KEY_LINE.match(line):
             break
         found.append(line.strip().removeprefix("- "))
@@ -133,10 +134,10 @@ def _under(key: str, said: str) -> str:
 
 
 class Readiness:
-    """Asks until cloud-init is done or has failed, then calls `on_answer` with that, once. Never blocks."""
+    """Asks until cloud-init is done or has failed, then calls `on_answer` once. Never blocks."""
 
     def __init__(self, loop: Loop, argv: tuple[str, ...], on_answer: Callable[[Answer], None]) -> None:
-        self.last_words = ""  # of the last try that told nothing
+        self.last_words = ""  # output of the last try without an answer
         self._loop = loop
         self._argv = argv
         self._on_answer = on_answer
@@ -154,7 +155,7 @@ class Readiness:
             self._on_answer(Answer(False, str(error)))
 
     def cancel(self) -> None:
-        """Ask no more; nothing is reported any more."""
+        """Stop asking; `on_answer` is not called any more."""
         if self._timer:
             self._timer.cancel()
         self._programs.close()

@@ -1,8 +1,8 @@
-"""What cloud-init is to do in the guest: user-data as plain data, from `cloud_init`. Pure.
+"""User-data for cloud-init as plain data, made from `cloud_init`. Pure.
 
-The keys are those of cloud-init's documentation, "Module reference". Where an order matters: `bootcmd` and
-`write_files` come first, then users and their keys, then packages, then `runcmd`; a file with `defer` is written after
-the users are made.
+The keys are those of cloud-init's documentation, "Module reference". cloud-init's order is: `bootcmd` and
+`write_files`, then users and their keys, then packages, then `runcmd`; a file with `defer` is written after the users
+are made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import CloudInit
 
 PROXY_FROM_ENVIRONMENT = "env"
-_PACK_FROM_BYTES = 4096  # a world of about 200 ranks: YAML is read slowly, and nobody reads a longer hosts file by eye
+_PACK_FROM_BYTES = 4096  # hosts file of about 200 ranks; YAML is parsed slowly, and people do not read longer files
 _NOT_PROXIED = "localhost,127.0.0.1,::1"
 
 # Ten patterns, as ssh_config(5) has no character classes and n* would match a site's own hosts too.
@@ -36,21 +36,21 @@ Host {" ".join(f"n{digit}*" for digit in range(10))} 10.*
 
 @dataclass(frozen=True)
 class SeedFacts:
-    """What goes into seeds and stands in no configuration: found on rank 0, told to all ranks, recorded nowhere."""
+    """Content of seeds that is not configured: determined on rank 0, sent to all ranks, never recorded."""
 
-    public_key: str  # the job's own
+    public_key: str  # the job's
     private_key: str = field(repr=False)
-    user_keys: tuple[str, ...] = ()  # whom the starting user lets in, a line of authorized_keys each
+    user_keys: tuple[str, ...] = ()  # keys that the user accepts, as lines of authorized_keys
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # http_proxy, https_proxy, no_proxy
 
     def without_secrets(self) -> SeedFacts:
-        """The same for whoever may print what it is given."""
+        """Return a copy without secrets, for programs that may print their input."""
         return SeedFacts(self.public_key, "the job's private key\n", self.user_keys)
 
 
 @dataclass(frozen=True)
 class HostFile:
-    """A file of the host that goes into the guest."""
+    """A file of the host that is copied into the guest."""
 
     content: bytes = field(repr=False)
     mode: int
@@ -59,13 +59,16 @@ class HostFile:
 def cloud_config(
     spec: RankSpec, config: CloudInit, user: str, facts: SeedFacts, files: Mapping[str, HostFile]
 ) -> dict[str, Any]:
-    """What `config`, the rank's cloud_init with its rank values filled in, asks for, but for its own user_data.
+    """Return the user-data that `config` asks for, without cloud_init.user_data.
 
-    Raises ConfigError for a proxy that cannot be written down.
+    `config` is the rank's cloud_init with the rank's values filled in.
+
+    Raises:
+        ConfigError: A proxy cannot be written into the guest's files.
     """
     proxies = proxy_environment(config, facts.environment)
     return {
-        # Debian's cloud images would make /etc/hosts anew at each boot.
+        # Debian's cloud images would replace /etc/hosts at each boot.
         **({"manage_etc_hosts": False} if config.hosts else {}),
         **_access(config, user, facts),
         **(_proxy_settings(proxies) if proxies else {}),
@@ -83,9 +86,10 @@ def cloud_config(
 
 
 def proxy_environment(config: CloudInit, environment: Mapping[str, str]) -> dict[str, str]:
-    """http_proxy, https_proxy and no_proxy as the guest is to have them; none where there is no proxy.
+    """Return http_proxy, https_proxy and no_proxy for the guest; empty without a proxy.
 
-    Raises ConfigError for a text that would break the files that it goes into; it may hold a password and is not told.
+    Raises:
+        ConfigError: A value would break the files that it is written to. The message omits it: it may hold a password.
     """
     if config.proxy is None:
         return {}
@@ -102,7 +106,7 @@ def proxy_environment(config: CloudInit, environment: Mapping[str, str]) -> dict
 
 
 def home(config: CloudInit, user: str) -> str:
-    """The user's home folder in the guest, which cloud_init.user_data may name."""
+    """Return the user's home folder in the guest, which cloud_init.user_data may name."""
     if user == "root":
         return "/root"
     asked = config.user_data.get("user")
@@ -111,15 +115,15 @@ def home(config: CloudInit, user: str) -> str:
 
 
 def hosts_text(world_size: int) -> str:
-    """/etc/hosts: a guest's own name stands for its address among the guests, not for 127.0.1.1, as MPI needs."""
+    """Return /etc/hosts; as MPI needs, a guest's own name maps to its mvpnet address and not to 127.0.1.1."""
     local = "127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost ip6-loopback\n"
     return local + "".join(f"{ipv4_text(rank)} {host_name(rank)}\n" for rank in range(world_size))
 
 
 def _access(config: CloudInit, user: str, facts: SeedFacts) -> dict[str, Any]:
-    """`user` takes the place of the image's own default user, whose groups and shell it gets; the distribution knows.
+    """Return the settings of users and keys: `user` replaces the image's default user and gets its groups and shell.
 
-    ssh_authorized_keys at the top are that user's and root's.
+    ssh_authorized_keys at the top level apply to that user and to root.
     """
     own = _unique([*(facts.user_keys if config.user_keys else ()), *config.ssh_authorized_keys])
     job = [facts.public_key.strip()]
@@ -144,10 +148,10 @@ def _system(config: CloudInit) -> dict[str, Any]:
 
 
 def _proxy_settings(proxies: Mapping[str, str]) -> dict[str, Any]:
-    """For apt by its own keys; for dnf and for logins by a command, as cloud-init has no keys for those.
+    """Return the proxy settings: apt's own keys, and commands for dnf and logins, for which cloud-init has no keys.
 
-    A command at each boot, that first takes out what an earlier one put in: a file written anew would lose what the
-    image has in it, and one appended to would grow.
+    The commands run at each boot. They first remove their earlier lines: replacing the file would lose the image's
+    content, and appending would let it grow.
     """
     names = {name: value for name, value in proxies.items() if name != "no_proxy"}
     environment = {key: value for name, value in proxies.items() for key in (name, name.upper())}
@@ -160,7 +164,7 @@ def _proxy_settings(proxies: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _put_lines(path: str, names: str, lines: list[str]) -> str:
-    """Shell commands that make these the file's only lines NAME=…"""
+    """Return shell commands that make `lines` the file's only lines NAME=…"""
     return (
         f"{{ grep -vE '^({names})=' {path}; printf '%s\\n' {shlex.join(lines)}; }} >{path}.mvpnet\n"
         f"cat {path}.mvpnet >{path}; rm {path}.mvpnet\n"
@@ -173,28 +177,28 @@ def _known_to_each_other(world_size: int) -> Iterator[dict[str, Any]]:
 
 
 def _private_keys(config: CloudInit, user: str, private_key: str) -> Iterator[dict[str, Any]]:
-    """The job's key under the name that every ssh client tries, for both who are let in by it on the other guests."""
+    """Yield the job's private key for root and the user, under a name that every ssh client tries."""
     yield _file("/root/.ssh/id_ed25519", private_key, 0o600)
     if user != "root":
         yield _file(f"{home(config, user)}/.ssh/id_ed25519", private_key, 0o600) | _owned_by(user)
 
 
 def _owned_by(owner: str) -> dict[str, Any]:
-    """No group, as not every distribution makes one of the user's own; deferred until the user is there."""
+    """Return owner settings, deferred until the user exists; no group, as not every distribution has one per user."""
     return {"owner": owner, "defer": True}
 
 
 def _file(path: str, text: str, mode: int = 0o644) -> dict[str, Any]:
     if len(text) < _PACK_FROM_BYTES:
         return {"path": path, "permissions": f"{mode:04o}", "content": text}
-    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()  # no time: equal seeds are equal
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()  # no time: equal bytes
     return {"path": path, "permissions": f"{mode:04o}", "encoding": "gz+b64", "content": packed}
 
 
 def _host_file(path: str, file: HostFile, config: CloudInit, user: str) -> dict[str, Any]:
     packed = base64.b64encode(gzip.compress(file.content, mtime=0)).decode()
     entry = {"path": path, "permissions": f"{file.mode:04o}", "encoding": "gz+b64", "content": packed}
-    # Written before the user is made, it would make the home folder, and root's.
+    # Written before the user is made, it would create the home folder, owned by root.
     return entry | _owned_by(user) if path.startswith(f"{home(config, user)}/") else entry
 
 

@@ -5,6 +5,6 @@
     mpi, clocks look at the launch itself, between the ranks
     survey      bring all ranks together on rank 0
 
-What all ranks on a host ask of it together is in `host.resources`, which jobs look at too; the verb, its table and its
-JSON are in `cli.doctor`. docs/doctor.md lists the checks.
+The resources that all ranks of a host need together are checked in `host.resources`, which jobs use too; the verb, its
+table and its JSON are in `cli.doctor`. docs/doctor.md lists the checks.
 """

@@ -1,1 +1,1 @@
-"""One guest's life on one host: its disks, its command line, its processes. Knows nothing of MPI."""
+"""One guest on one host: its disks, its command line, its processes. Independent of MPI."""

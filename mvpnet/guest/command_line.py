@@ -1,4 +1,4 @@
-"""qemu's command line, from a rank's spec and the facts of its host. Pure: it looks at nothing and makes nothing."""
+"""qemu's command line, made from a rank's spec and the facts of its host. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvpnet.spec.sizes import parse_size
 USER_NETWORK = "192.168.1.0/24"
 GUEST_SSH_PORT = 22
 STANDARD_MTU = 1500  # bytes; RFC 894
-# With ERMS or FSRM Linux copies memory by `rep movsb`, which TCG runs a byte at a time: docs/performance.md.
+# With ERMS or FSRM, Linux copies memory by `rep movsb`, which TCG runs byte by byte: docs/performance.md.
 FAST_UNDER_TCG = "max,-erms,-fsrm"
 
 
@@ -30,7 +30,7 @@ class LinkFd:
 
 @dataclass(frozen=True)
 class LinkPath:
-    """Unix sockets by path: `ours` is what qemu connects or sends to; `qemus` (dgram) is what qemu binds."""
+    """Paths of unix sockets: qemu connects or sends to `ours`, and binds `qemus` (dgram only)."""
 
     ours: Path
     qemus: Path | None = None
@@ -38,14 +38,14 @@ class LinkPath:
 
 @dataclass(frozen=True)
 class Wiring:
-    """What qemu's command line needs to know of its host, found out beforehand."""
+    """Facts of the host that qemu's command line needs."""
 
-    accel: Accel  # kvm or tcg, as host.resolve_accel answered
+    accel: Accel  # kvm or tcg, from host.kvm.resolve_accel
     ssh_port: int  # on 127.0.0.1
     link: LinkFd | LinkPath
     qmp_fd: int
-    console_socket: Path  # qemu listens there
-    architecture: str = "x86_64"  # of the machine, as host.architecture answered
+    console_socket: Path  # on which qemu listens
+    architecture: str = "x86_64"  # of the machine, from host.programs.architecture
     console_log: Path | None = None
     drives: tuple[str, ...] = ()  # values of -drive, the boot drive first
     kernel: Path | None = None
@@ -53,14 +53,18 @@ class Wiring:
     kernel_args: str | None = None
     fw_cfg: tuple[str, ...] = ()  # values of -fw_cfg
     domains: tuple[str, ...] = ()  # DNS search domains
-    sandbox: bool = False  # this qemu has one
-    panic_device: str | None = None  # as host.panic_device answered
-    memory_fd: int | None = None  # saved memory, which qemu loads in place of a boot; then it waits for `cont`
-    saved_cpu_model: str | None = None  # that of the save, which its memory fits
+    sandbox: bool = False  # whether this qemu has one
+    panic_device: str | None = None  # from qemu.binary.panic_device
+    memory_fd: int | None = None  # saved memory, which qemu loads instead of booting; then it waits for `cont`
+    saved_cpu_model: str | None = None  # CPU model of the save, which the memory requires
 
 
 def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
-    """The whole command line, the program first. Raises ConfigError for domains that are none."""
+    """Return the whole command line, the program first.
+
+    Raises:
+        ConfigError: A search domain is invalid.
+    """
     argv = [spec.qemu.binary]
     argv += ["-nodefaults", "-no-user-config"]
     argv += ["-sandbox", SANDBOX] if wiring.sandbox else []
@@ -83,7 +87,7 @@ def qemu_argv(spec: RankSpec, wiring: Wiring) -> list[str]:
 
 
 def shell_text(argv: list[str]) -> str:
-    """The command line as a shell takes it, an option with its value a line."""
+    """Return the command line in a shell's syntax, one option with its value per line."""
     lines = [shlex.quote(argv[0])]
     for argument in argv[1:]:
         if argument.startswith("-"):
@@ -157,7 +161,7 @@ def _mvpnet_network(spec: RankSpec, wiring: Wiring) -> list[str]:
 
 
 def _panic_device(spec: RankSpec, wiring: Wiring) -> list[str]:
-    """None beside one of the user's own: qemu takes one of a kind."""
+    """Return the options for the panic device; none if the user added one, because qemu takes one of a kind."""
     if wiring.panic_device is None or any("pvpanic" in argument for argument in spec.qemu.extra_args):
         return []
     return ["-device", wiring.panic_device]

@@ -1,4 +1,4 @@
-"""The files behind the planned drives: overlays and copies made before the guest starts, removed when it is gone."""
+"""Files of the planned drives: overlays and copies are made before the guest starts and removed after its end."""
 
 from __future__ import annotations
 
@@ -17,22 +17,28 @@ from mvpnet.spec.drive_text import growth
 from mvpnet.spec.schema import ImageUse
 from mvpnet.util.text import Say
 
-# What an empty qcow2 overlay takes: header, refcount and L1 tables, a cluster of 64 KiB each.
+# Size of an empty qcow2 overlay: header, refcount and L1 tables, a cluster of 64 KiB each.
 _OVERLAY_BYTES = 256 * 1024
 
 
 def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "qemu-system-x86_64") -> None:
-    """Check every image and make the overlays and copies; when one fails, those made here are removed again.
+    """Check every image and make the overlays and copies; after a failure, remove those made here.
 
-    `say` gets a line for a copy that takes long and for one that was there already. qemu-img, which overlays and
-    images with a backing file need, is looked for beside `qemu_binary` and then on PATH.
-    Raises ImageError for what an image lacks, HostError when there is no qemu-img.
+    Args:
+        plans: The planned drives.
+        say: Called with a line for a copy that takes long, and for one that exists already.
+        qemu_binary: qemu-img, which overlays and images with a backing file need, is searched beside this program and
+            then on PATH.
+
+    Raises:
+        ImageError: An image cannot be used.
+        HostError: qemu-img is missing.
     """
     made: list[Path] = []
     qemu_img = QemuImg(qemu_binary)
     try:
         for plan in plans:
-            if plan.source is None or plan.source.is_dir():  # passed through, or cloud-init's folder
+            if plan.source is None or plan.source.is_dir():  # passed to qemu unchanged, or cloud-init's folder
                 continue
             check_readable(plan.source, plan.key)
             _check_chain(plan, qemu_img)
@@ -52,7 +58,7 @@ def prepare_drives(plans: Iterable[DrivePlan], say: Say, *, qemu_binary: str = "
 
 @contextmanager
 def opened_drives(plans: tuple[DrivePlan, ...], say: Say, *, qemu_binary: str) -> Iterator[tuple[DrivePlan, ...]]:
-    """Have what the drives need there while inside: `prepare_drives`, and `remove_leftovers` in the end."""
+    """Keep the drives' files while inside the context: `prepare_drives` first, `remove_leftovers` at the end."""
     prepare_drives(plans, say, qemu_binary=qemu_binary)
     try:
         yield plans
@@ -61,7 +67,7 @@ def opened_drives(plans: tuple[DrivePlan, ...], say: Say, *, qemu_binary: str) -
 
 
 def remove_leftovers(plans: Iterable[DrivePlan], say: Say) -> None:
-    """Remove what the plans say is to go; what cannot be removed is told by `say`."""
+    """Remove the files that the plans list for removal; report failures to `say`."""
     _remove([path for plan in plans for path in plan.remove], say)
 
 
@@ -80,7 +86,11 @@ def _check_chain(plan: DrivePlan, qemu_img: QemuImg) -> None:
 
 
 def _info(image: Path, format_name: str, key: str, qemu_img: QemuImg) -> ImageInfo:
-    """What qemu-img tells of an image. Raises ImageError when it, or what it is backed by, cannot be opened."""
+    """Return qemu-img's information about an image.
+
+    Raises:
+        ImageError: The image or its backing file cannot be opened.
+    """
     try:
         return qemu_img.info_of_chain(image, format_name)
     except QemuImgError as error:
@@ -106,7 +116,7 @@ def _make_overlay(plan: DrivePlan, qemu_img: QemuImg) -> Path:
 
 
 def _grow(plan: DrivePlan, target: Path, qemu_img: QemuImg) -> None:
-    """Grow the overlay or copy to image.size, counted from the size of the image; one that is as large is left."""
+    """Grow the overlay or copy to image.size, relative to the image's size; leave one that is large enough."""
     if plan.size is None:
         return
     assert plan.source is not None and plan.source_format is not None and plan.format is not None
@@ -125,7 +135,7 @@ def _grow(plan: DrivePlan, target: Path, qemu_img: QemuImg) -> None:
 
 
 def _make_copy(plan: DrivePlan, say: Say, qemu_img: QemuImg) -> list[Path]:
-    """Copy under another name, then link: whoever sees the copy's name sees a whole copy, and the first rank wins."""
+    """Copy under another name, then link, so that the final name always is a whole copy; the first rank wins."""
     assert plan.source is not None and plan.target is not None
     _check_folder(plan.target.parent, plan.key)
     if plan.target.exists():
@@ -150,12 +160,16 @@ def _make_copy(plan: DrivePlan, say: Say, qemu_img: QemuImg) -> list[Path]:
 
 
 def _publish(part: Path, target: Path) -> None:
-    """Give a whole copy its name. Raises FileExistsError when another rank was first."""
+    """Give a complete copy its final name.
+
+    Raises:
+        FileExistsError: Another rank was first.
+    """
     try:
         target.hardlink_to(part)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links: the last one wins, which is as whole as the first
+    except OSError:  # no hard links on this file system: the last copy wins, which is as complete
         part.rename(target)
 
 
@@ -166,7 +180,7 @@ def _use_existing(copy: Path, say: Say) -> list[Path]:
 
 
 def _check_copy(plan: DrivePlan, copy: Path, qemu_img: QemuImg) -> None:
-    """See that the copy opens in its new folder: a backing file named relative to the image's own is named fully."""
+    """Check that the copy opens in its new folder; make a relative path of its backing file absolute."""
     if plan.source_format == "raw":
         return
     assert plan.source is not None and plan.source_format is not None

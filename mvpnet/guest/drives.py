@@ -5,7 +5,7 @@ properties go on to -drive and the flags say how the image is used, or "file=…
 to qemu as it is. Without mvpctl, `image.use` says how. Commas in paths and values are doubled, as in qemu.
 
 Planning looks at the images (their format is told by their first bytes) and changes nothing;
-`drivefiles.prepare_drives` makes the overlays and copies.
+`drive_files.prepare_drives` makes the overlays and copies.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _TRUE = ("on", "yes", "true", "y")  # qemu's qapi_bool_parse
 
 @dataclass(frozen=True)
 class DriveRequest:
-    """One image and what is asked of it, before the image itself was looked at."""
+    """One image and its requested use, before the image itself is read."""
 
     key: str  # the configuration key it comes from, for messages
     use: ImageUse
     source: Path  # the image
     target: Path  # what qemu opens: the image, its copy, or its overlay
     properties: Mapping[str, str]  # of -drive, without file and format
-    image_format: str | None  # as the user says; None: told by its first bytes
+    image_format: str | None  # given by the user; None: detected by its first bytes
     remove: tuple[Path, ...]  # files to remove when the job ends
     size: str | None = None  # image.size, to which target is grown
 
@@ -50,7 +50,7 @@ class DriveRequest:
 
 @dataclass(frozen=True)
 class DrivePlan:
-    """One -drive option, and what has to be there for it. Drives that pass through as they are have no files."""
+    """One -drive option and the files that it needs. Drives that are passed to qemu unchanged have no files."""
 
     key: str
     option: str  # the exact value of -drive
@@ -65,9 +65,15 @@ class DrivePlan:
 
 
 def plan_drives(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
-    """The guest's drives in qemu's order: boot drive, cloud-init's, then the others. Overlays are put in `scratch`.
+    """Return the guest's drives in qemu's order: boot drive, cloud-init's, then the others.
 
-    Raises ConfigError for what is written wrongly, ImageError for an image that is not there or cannot be read.
+    Args:
+        spec: The rank's spec.
+        scratch: The folder for overlays.
+
+    Raises:
+        ConfigError: A drive or property is written wrongly.
+        ImageError: An image is missing or cannot be read.
     """
     requests = requested_images(spec, scratch)
     _check_targets(requests.values())
@@ -78,10 +84,11 @@ def plan_drives(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
 
 
 def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
-    """The drive that cloud-init's NoCloud source reads: a folder as a FAT file system named cidata, or an image.
+    """Return the drive for cloud-init's NoCloud source: a folder as a FAT file system named cidata, or an image.
 
-    Raises ImageError when there is neither, or a folder without the two files that NoCloud must have
-    (cloud-init's documentation, "NoCloud", "Source files").
+    Raises:
+        ImageError: The path is missing, or is a folder without the two files that NoCloud requires (cloud-init's
+            documentation, "NoCloud", "Source files").
     """
     tail = {**_DEFAULTS, "snapshot": "on"}
     if not path.is_dir():
@@ -90,22 +97,26 @@ def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
     for name in ("user-data", "meta-data"):
         if not (path / name).is_file():
             raise ImageError(f"{key}: {path} has no {name}; cloud-init ignores a folder without it")
-    # Not file=fat:PATH, which is the same but for a folder with a colon in its name: that it cannot say.
+    # Not file=fat:PATH, which is equivalent but cannot name a folder with a colon in its path.
     folder = {"file.driver": "vvfat", "file.dir": str(path), "file.label": "cidata", "format": "raw", **tail}
     option = option_string.joined(f"{name}={value}" for name, value in folder.items())
     return DrivePlan(key, option, ImageUse.snapshot, path, "raw", path, "raw")
 
 
 def with_seed(drives: tuple[DrivePlan, ...], seed: Path | None) -> tuple[DrivePlan, ...]:
-    """The drives with that of the seed which mvpnet made, if any, behind the boot drive."""
+    """Insert the drive of a seed made by mvpnet, if any, after the boot drive."""
     return (*drives[:1], *([made_seed_drive(seed)] if seed else []), *drives[1:])
 
 
 def check_shared_writes(specs: Sequence[RankSpec], hosts: Sequence[str] | None = None) -> None:
-    """Refuse an image that one rank writes and another one uses too. Looks at no file.
+    """Refuse an image that one rank writes and another rank uses. Reads no file.
 
-    Copies are compared only where `hosts` says which rank is on which host: the folder may be each host's own.
-    Raises ConfigError that names both ranks.
+    Args:
+        specs: The specs of all ranks.
+        hosts: The host of each rank. Without it copies are not compared, because each host may have its own folder.
+
+    Raises:
+        ConfigError: Two ranks, which the message names, use the same file.
     """
     users: dict[tuple[str, Path], list[tuple[int, str, bool]]] = defaultdict(list)  # rank, key, whether it writes
     for spec in specs:
@@ -125,7 +136,11 @@ def check_shared_writes(specs: Sequence[RankSpec], hosts: Sequence[str] | None =
 
 
 def requested_images(spec: RankSpec, scratch: Path) -> dict[str, DriveRequest]:
-    """What is asked of each image, by configuration key, without a look at it. Raises ConfigError."""
+    """Return the requests for images by configuration key, without reading the images.
+
+    Raises:
+        ConfigError: A drive is written wrongly, or two drives are the same file.
+    """
     images = {}
     for index, (key, text) in enumerate(_written(spec)):
         drive = parse_drive(text, key)
@@ -138,7 +153,11 @@ def requested_images(spec: RankSpec, scratch: Path) -> dict[str, DriveRequest]:
 
 
 def _sized(boot: DriveRequest, size: str) -> DriveRequest:
-    """The boot drive, to be grown. Raises ConfigError for a size that is none, or that has nothing of ours to grow."""
+    """Return the boot drive with the size to grow it to.
+
+    Raises:
+        ConfigError: The size is not one, or there is no overlay or copy to grow.
+    """
     growth(size)
     if boot.use not in (ImageUse.overlay, ImageUse.copy):
         raise ConfigError(
@@ -150,7 +169,7 @@ def _sized(boot: DriveRequest, size: str) -> DriveRequest:
 
 
 def _written(spec: RankSpec) -> list[tuple[str, str]]:
-    """The drives as written, each with its key; the boot drive is first, with image.properties."""
+    """Return the drives as written, each with its key: first the boot drive, with image.properties."""
     written = [("image.path", spec.image.path)] if spec.image.path is not None else []
     written += [(f"image.drives[{i}]", text) for i, text in enumerate(spec.image.drives)]
     if not written and spec.image.kind is ImageKind.file and spec.image.kernel is None:
@@ -186,7 +205,7 @@ def _request(spec: RankSpec, key: str, path: str, drive: DriveText, overlay: Pat
 
 
 def _by_one_name(properties: Mapping[str, str], key: str) -> dict[str, str]:
-    """The properties without qemu's second names for some of them."""
+    """Return the properties with qemu's alternative names replaced by the main ones."""
     renamed = {_ALIASES.get(name, name): value for name, value in properties.items()}
     if len(renamed) < len(properties):
         twice = next(f"{alias} and {name}" for alias, name in _ALIASES.items() if {alias, name} <= set(properties))
@@ -240,13 +259,13 @@ def _copy_dir(spec: RankSpec) -> Path:
 
 
 def _tagged(path: Path, spec: RankSpec, *, job: bool, rank: bool) -> Path:
-    """PATH.ext as PATH.JOB.RANK.ext, the names that the C program gives."""
+    """Return PATH.ext as PATH.JOB.RANK.ext, like the C program."""
     tags = (f".{spec.job_name}" if job else "") + (f".{spec.rank}" if rank else "")
     return path.with_name(path.stem + tags + path.suffix)
 
 
 def _check_targets(drives: Iterable[DriveRequest]) -> None:
-    """Refuse two drives of one guest that would be the same file, if it is written or made from two images."""
+    """Refuse two drives of one guest that share a file which is written or made from two images."""
     seen: dict[Path, DriveRequest] = {}
     for drive in drives:
         first = seen.setdefault(drive.target, drive)
@@ -272,13 +291,13 @@ def _planned(drive: DriveRequest) -> DrivePlan:
 
 
 def _option(path: Path, format_name: str, properties: Mapping[str, str]) -> str:
-    # The format is always said: qemu warns of, and restricts, a raw image whose format it had to guess.
+    # The format is always given: qemu warns about, and restricts, a raw image whose format it has to guess.
     parts = {"file": str(path), "format": format_name, **properties}
     return option_string.joined(f"{name}={value}" for name, value in parts.items())
 
 
 def made_seed_drive(path: Path) -> DrivePlan:
-    """The drive of an image that `write_image` writes; it need not be there yet."""
+    """Return the drive of an image that `cloudinit.seed_files.write_image` writes; it need not exist yet."""
     parts = {"file": str(path), "format": "raw", "media": "disk", "if": "virtio", "read-only": "on"}
     option = option_string.joined(f"{name}={value}" for name, value in parts.items())
     return DrivePlan(SEED_KEY, option, ImageUse.readonly, path, "raw", path, "raw")

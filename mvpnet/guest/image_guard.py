@@ -1,7 +1,7 @@
 """Detects images that changed while guests read from them.
 
-An overlay stands on its source: when that is truncated or written meanwhile, the guest reads what nobody ever wrote,
-and qemu cannot tell.
+An overlay depends on its source: if the source is truncated or written meanwhile, the guest reads corrupt data, and
+qemu cannot detect it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Mark = tuple[int, int]  # bytes, and mtime in ns
 
 
 def stat_snapshot(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
-    """Size and time of each image that is read where it lies, and that its own guest does not write.
+    """Return size and time of each image that is read in place and not written by its own guest.
 
-    Not of a seed that mvpnet made: it is in the scratch folder, and goes with the guest.
+    Seeds made by mvpnet are excluded: they are in the scratch folder and are removed with the guest.
     """
     drives = (drive for drive in drives if drive.key != SEED_KEY)
     paths = (drive.source for drive in drives if drive.source and drive.use in _READ_IN_PLACE)
@@ -29,7 +29,7 @@ def stat_snapshot(drives: Iterable[DrivePlan]) -> dict[Path, Mark | None]:
 
 
 def changed(before: Mapping[Path, Mark | None]) -> list[str]:
-    """Describe each image that changed, in a sentence."""
+    """Describe each changed image in a sentence."""
     return [text for path, mark in before.items() if (text := _change(path, mark, _mark(path)))]
 
 

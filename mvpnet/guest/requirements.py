@@ -1,4 +1,4 @@
-"""What a rank needs of its host before anything is made for its guest; refused here, naming the key."""
+"""Requirements of a rank on its host, checked before anything is made for its guest; errors name the key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNIX_SOCKETS = Path("/proc/net/unix")
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What this host gives a rank's guest: its accelerator, with the reason, and the name of its user."""
+    """Choices for a rank's guest on this host: the accelerator, with the reason, and the user's name."""
 
     accel: Accel
     accel_why: str
@@ -26,11 +26,11 @@ class HostPlan:
 
 
 def plan_host(spec: RankSpec) -> HostPlan:
-    """Check that this host can run the rank's guest, and choose what it gives.
+    """Check that this host can run the rank's guest, and choose its accelerator and user.
 
     Raises:
-        HostError: a program, folder or accelerator is not there, or a socket's path is too long.
-        ConfigError: a name of a user or domain is none.
+        HostError: A program, folder or accelerator is missing, or a socket's path is too long.
+        ConfigError: The name of a user or domain is invalid.
     """
     check_host(spec)
     accel, accel_why = kvm.resolve_accel(spec.vm.accel, spec.qemu.binary)
@@ -38,7 +38,11 @@ def plan_host(spec: RankSpec) -> HostPlan:
 
 
 def check_host(spec: RankSpec) -> None:
-    """Refuse a rank whose programs, folders or names cannot do. Raises HostError or ConfigError, naming the key."""
+    """Refuse a rank whose programs, folders or names cannot be used.
+
+    Raises:
+        HostError, ConfigError: With the key that names the cause.
+    """
     check_qemu(spec)
     check_ssh(spec)
     check_settings(spec)
@@ -47,19 +51,32 @@ def check_host(spec: RankSpec) -> None:
 
 
 def check_qemu(spec: RankSpec) -> None:
-    """Raises HostError for a qemu that is not there, or without the netdev."""
+    """Check qemu.
+
+    Raises:
+        HostError: qemu is missing or lacks the netdev.
+    """
     programs.find_program(spec.qemu.binary, "qemu.binary")
     binary.check_netdev(spec.qemu.binary, spec.net.kind)
 
 
 def check_ssh(spec: RankSpec) -> None:
-    """Raises HostError where the guest is to be asked something by ssh, and there is none."""
+    """Check the ssh client.
+
+    Raises:
+        HostError: The job has to reach the guest by ssh, and ssh is missing.
+    """
     if spec.boot.wait_for is WaitFor.cloud_init:
         programs.find_program("ssh", "boot.wait_for")
 
 
 def check_settings(spec: RankSpec) -> None:
-    """Raises ConfigError for names that are none, HostError for folders and a user's name that are not there."""
+    """Check names and folders.
+
+    Raises:
+        ConfigError: A name is invalid.
+        HostError: A folder is missing, or the user's name cannot be determined.
+    """
     names.check_domains(spec.net.domains or [])
     if spec.image.user:
         names.check_user(spec.image.user)
@@ -72,14 +89,18 @@ def check_settings(spec: RankSpec) -> None:
 
 
 def unix_socket_paths(spec: RankSpec) -> list[tuple[str, Path]]:
-    """The paths of sockets that are made for the guest, each with the key that its folder is from."""
+    """Return the paths of the guest's unix sockets, each with the key that sets its folder."""
     links = socket_paths(spec) if spec.net.socket is NetSocket.path else []
     console = console_socket(scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.9999999")
     return [*(("net.socket_dir", path) for path in links), ("job.scratch_dir", console)]
 
 
 def check_socket_path(path: Path, key: str) -> None:
-    """Raises HostError when a unix socket cannot have this path: Linux takes 107 bytes (unix(7))."""
+    """Check the length of a unix socket's path.
+
+    Raises:
+        HostError: It exceeds Linux's 107 bytes (unix(7)).
+    """
     length = len(os.fsencode(path))
     if length > UNIX_PATH_MAX:
         raise HostError(
@@ -89,7 +110,11 @@ def check_socket_path(path: Path, key: str) -> None:
 
 
 def check_unused(path: Path, job_name: str) -> None:
-    """Raises HostError where a living process has a unix socket of this path (proc(5), /proc/net/unix)."""
+    """Check that no process uses a unix socket's path (proc(5), /proc/net/unix).
+
+    Raises:
+        HostError: A living process has a socket of this path.
+    """
     if str(path) in {line.split()[-1] for line in _UNIX_SOCKETS.read_text(errors="replace").splitlines()}:
         raise HostError(
             f"net.socket_dir: the socket {path} is in use, by another job of the name {job_name}",
@@ -102,7 +127,7 @@ def console_socket(scratch: Path) -> Path:
 
 
 def socket_paths(spec: RankSpec) -> list[Path]:
-    """The link's sockets with net.socket=path, ours first, under the C program's names."""
+    """Return the paths of the link's sockets with net.socket=path, mvpnet's first, named as by the C program."""
     stem = f"mvp.{spec.job_name}.{spec.rank}"
     names = [f"{stem}.sock"] if spec.net.kind is NetKind.stream else [f"{stem}.qo-rsock", f"{stem}.qi-lsock"]
     return [Path(spec.net.socket_dir) / name for name in names]

@@ -1,4 +1,4 @@
-"""The facts for a guest's qemu command line, from what was prepared or, for a plan, from what would be."""
+"""Collection of the facts for a guest's qemu command line, for a run or for a plan."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def qemu_wiring(
     memory_fd: int | None = None,
     saved_cpu_model: str | None = None,
 ) -> Wiring:
-    """The facts for qemu's command line, from what was prepared or, for a plan, from what would be."""
+    """Return the facts for qemu's command line, from what is prepared or, for a plan, from what would be prepared."""
     return Wiring(
         accel=accel,
         architecture=programs.architecture(spec.qemu.binary),
@@ -54,13 +54,13 @@ def qemu_wiring(
 
 
 def kernel_arguments(boot: BootFiles, accel: Accel) -> str | None:
-    """The user's own come last, and win."""
+    """Return the kernel's arguments; the user's own come last, so that they take precedence."""
     emulated = boot.emulated_kernel_args if accel is Accel.tcg else None
     return " ".join(filter(None, [emulated, boot.kernel_args])) or None
 
 
 def search_domains(spec: RankSpec) -> list[str]:
-    """net.domains, else this host's own from /etc/resolv.conf."""
+    """Return net.domains, else this host's search domains from /etc/resolv.conf."""
     if spec.net.domains is not None:
         return spec.net.domains
     return names.search_domains(_RESOLV_CONF.read_text(errors="replace")) if _RESOLV_CONF.is_file() else []

@@ -1,1 +1,1 @@
-"""A job, from rank 0's announcement to its verdict: what the ranks agree on, run, record and leave."""
+"""A job, from rank 0's order to its outcome: agreement of the ranks, run, and records."""

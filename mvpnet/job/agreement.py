@@ -1,4 +1,4 @@
-"""What all ranks agree on before any guest starts."""
+"""Agreement of all ranks before any guest starts: shared resources of hosts, and errors of preparation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from mvpnet.util.text import count
 
 
 def short_here(world: World, spec: RankSpec) -> RankError | None:
-    """Why this rank's host cannot take all that its ranks ask for together, if so. Rank 0 says what may be short."""
+    """Return why this rank's host lacks resources for all its ranks together; None if it has enough.
+
+    Rank 0 warns of resources that may become short.
+    """
     asked = world.allgather(resources(spec, world.hosts[world.rank]))
     if world.rank == 0:
         for line in warning_lines(resource_findings(asked)):
@@ -33,7 +36,7 @@ def short_here(world: World, spec: RankSpec) -> RankError | None:
 def prepare_here(
     world: World, signals: StopSignals, spec: RankSpec, order: JobOrder, logs: RankLogs, stack: ExitStack
 ) -> tuple[PreparedRank | None, RankError | None]:
-    """What this rank made ready, or why it could not. Never raises what the other ranks have to hear of."""
+    """Prepare this rank; return the result or the error. Errors that other ranks must know of are not raised."""
     try:
         with signals.raising():
             make_private(logs.folder)
@@ -49,7 +52,7 @@ def prepare_here(
 
 
 def joined_error(problems: dict[int, RankError]) -> MvpnetError:
-    """One error for what failed on several ranks: the first in full, with the ranks that say the same."""
+    """Join the errors of several ranks into one: the first in full, with the ranks that have the same."""
     first = next(iter(problems.values()))
     same = [rank for rank, problem in problems.items() if problem == first]
     others = len(problems) - len(same)

@@ -1,4 +1,4 @@
-"""The table of guests that did not come up, for the person at the terminal."""
+"""Table of guests that did not come up, for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mvpnet.util.text import and_more
 
 
 def boot_table(reports: Sequence[GuestReport]) -> str:
-    """Rank, host, phase, likely cause and last console lines of guests that did not come up."""
+    """Return rank, host, phase, likely cause and last console lines of guests that did not come up."""
     table = Table("guest", "host", "reached", "likely cause", "last console lines", box=box.SIMPLE_HEAD)
     for report in reports[:16]:
         table.add_row(

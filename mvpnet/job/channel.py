@@ -1,4 +1,4 @@
-"""What the ranks of a job tell each other while it runs: one table of handlers by message type, and the heartbeat."""
+"""Control channel between the ranks of a running job: one table of handlers by message type, and the heartbeat."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ M = TypeVar("M")
 
 
 class ControlChannel:
-    """Brings messages to ranks, and what comes to the handler of its type.
+    """Sends messages to ranks, and passes received messages to the handler of their type.
 
-    `send(rank, payload)` sends a control message, and says whether it could.
+    `send(rank, payload)` sends a control message and returns whether it could.
     """
 
     def __init__(self, loop: Loop, world: World, timeout_s: float, send: Callable[[int, bytes], bool]) -> None:
@@ -29,31 +29,31 @@ class ControlChannel:
         self._timeout_s = timeout_s
         self._send = send
         self._handlers: dict[type, Callable[[int, Any], object]] = {}
-        self._peers = range(1, world.size) if world.rank == 0 else [0]  # that hear of this rank, and it of them
+        self._peers = range(1, world.size) if world.rank == 0 else [0]  # for heartbeats
         self._heartbeat = Heartbeat(loop, timeout_s, self._peers, beat=self._beat, lost=self._ranks_lost)
         self.on(messages.Heartbeat, lambda source, message: None)
 
     def on(self, kind: type[M], handler: Callable[[int, M], object]) -> None:
-        """Have `handler(source rank, message)` called for messages of this type."""
+        """Register `handler(source rank, message)` for messages of a type."""
         self._handlers[kind] = handler
 
     def hear(self, source: int, payload: bytes) -> None:
-        """Handle a control message that came from a rank."""
+        """Handle a control message from a rank."""
         message = messages.decode(payload)
         self._heartbeat.heard(source)
         if handler := self._handlers.get(type(message)):
             handler(source, message)
 
     def tell(self, message: JobMessage) -> None:
-        """Tell rank 0."""
+        """Send a message to rank 0."""
         self.tell_rank(0, message)
 
     def tell_rank(self, rank: int, message: JobMessage) -> bool:
-        """Tell one rank; False when it cannot be told any more."""
+        """Send a message to one rank; return False if it cannot be reached any more."""
         return self._send(rank, messages.encode(message))
 
     def tell_all(self, message: JobMessage) -> None:
-        """Tell every rank, this one too."""
+        """Send a message to every rank, including this one."""
         payload = messages.encode(message)
         for rank in range(self._world.size):
             self._send(rank, payload)

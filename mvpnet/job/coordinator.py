@@ -1,7 +1,7 @@
-"""Rank 0's view of the job: which guest is how far, when all are up, what ends the job, and how it ended.
+"""Coordination of a job on rank 0: states of the guests, start of the app, end of the job, and outcome.
 
-The ranks tell rank 0 of every change, in messages (`job.messages`); rank 0 tells all of them to run and to stop. No
-MPI and no clock in here: what is heard comes in by `heard`, what is to be done goes out through the callbacks.
+The ranks report every change to rank 0 in messages (`job.messages`); rank 0 tells all of them to run and to stop. This
+module uses neither MPI nor a clock: messages come in through `heard`, actions go out through callbacks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How the job ended: in words, and mvpnet's exit code."""
+    """How the job ended: a description, and mvpnet's exit code."""
 
     how: str
     code: int
@@ -47,7 +47,7 @@ class JobOutcome:
 class Coordinator:
     """Coordinates one job. Callbacks: `tell_all(message)`, `on_running()`, `stop_app() -> bool`, `on_over()`.
 
-    `stop_app` asks the app to end and says whether there is one to wait for; `app_ended` is called when it has.
+    `stop_app` asks the app to end and returns whether it has to be waited for; `app_ended` is called at its end.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Coordinator:
         self._guests_told_to_stop = False
         self._boot_failed = False
 
-    # -- what is heard -------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def heard(self, rank: int, message: StateChanged | Restarting | GuestEnded | StopRequested) -> None:
-        """Take what a rank tells: its guest's state, that it starts it again, its end, or a request to stop."""
+        """Handle a rank's message: its guest's state, restart or end, or a request to stop the job."""
         match message:
             case StateChanged(state):
                 self._state_changed(rank, state)
@@ -89,7 +89,7 @@ class Coordinator:
                 self.reports[rank] = report
                 self._guest_ended(report)
             case StopRequested(why, code, by_signal):
-                # a signal is the usual way to end a job that runs without an app, and cuts short any other
+                # a signal is the usual end of a running job without an app; in any other job it is an interruption
                 usual = by_signal and self.phase is Phase.running and not self._has_app
                 self.stop(why, self._worst() if usual else code)
 
@@ -117,7 +117,7 @@ class Coordinator:
             self.stop(f"not all guests were up after {timeout_s:g} s: {late}", BootError.exit_code)
 
     def stop(self, why: str, code: int) -> None:
-        """End the job in order: the app first, then the guests. The first reason given is the verdict."""
+        """End the job in order: first the app, then the guests. The first reason given becomes the outcome."""
         if self.phase in (Phase.stopping, Phase.over):
             return
         self.phase = Phase.stopping
@@ -126,7 +126,7 @@ class Coordinator:
             self._stop_guests()
 
     def stop_guests_now(self) -> None:
-        """Asked again to stop: wait for the app no longer."""
+        """Stop the guests without waiting for the app, after a second request to stop."""
         self._stop_guests()
 
     def _guest_ended(self, report: GuestReport) -> None:
@@ -159,10 +159,10 @@ class Coordinator:
         if len(self.reports) == len(self.states):
             self._all_ended()
 
-    # -- what is told --------------------------------------------------------------------------------------------------
+    # -- reports -------------------------------------------------------------------------------------------------------
 
     def progress(self, elapsed_s: float) -> str:
-        """`12 s  3/4 guests up, waiting for n0002 (booting)`."""
+        """Return the progress line: `12 s  3/4 guests up, waiting for n0002 (booting)`."""
         up = sum(state in ("up", "running") for state in self.states)
         waiting = self._waiting_for()
         return f"{elapsed_s:3.0f} s  {up}/{len(self.states)} guests up" + (
@@ -175,13 +175,13 @@ class Coordinator:
         return named + and_more(len(late) - _NAMED_AT_MOST)
 
     def restarted(self) -> str:
-        """`, after 3 restarts (n0001 2, n0003 1)`; nothing if there were none."""
+        """Describe the restarts: `, after 3 restarts (n0001 2, n0003 1)`; empty without any."""
         each = ", ".join(f"{host_name(rank)} {number}" for rank, number in sorted(self.restarts.items()))
         total = self.restarts.total()
         return f", after {total} restart{'' if total == 1 else 's'} ({each})" if total else ""
 
     def boot_error(self) -> BootError | None:
-        """The error of a boot that failed, with a table of the guests that were not up; None if it did not."""
+        """Return the error of a failed boot, with a table of the guests that were not up; None if none failed."""
         if not self._boot_failed:
             return None
         from mvpnet.job.boot_table import boot_table  # loads rich, which ranks start without

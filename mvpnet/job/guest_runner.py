@@ -1,6 +1,6 @@
-"""One rank's guest while the job runs: its start, the loss of its link, its restarts, and its end.
+"""Running of one rank's guest: its start, the loss of its link, its restarts, and its end.
 
-What happens to it is told to one sink, as messages.
+All events are sent to one sink, as messages.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from mvpnet.runtime.loop import Loop, Timer
 from mvpnet.spec.schema import NetKind, NetSocket
 
 _DIED = tuple(one.value for one in (Ending.crashed, Ending.panicked, Ending.failed_to_start))
-_RESTART_PAUSE_S = 1.0  # what holds the guest's port or disks may take a moment to end
+_RESTART_PAUSE_S = 1.0  # time for processes that hold the guest's port or disks to end
 _SOCKET_LOOK_S = 5.0
-_LINK_GRACE_S = 2.0  # for qemu's own end to be told after its link closed
+_LINK_GRACE_S = 2.0  # time for qemu's exit to be noticed after its link closed
 _CONSOLE_LINES = 5
 
 
 class GuestRunner:
-    """Runs one guest on `host`, and starts it again where vm.restart says so. `tell` gets each message about it."""
+    """Runs one guest on `host` and restarts it as vm.restart says. `tell` gets each message about it."""
 
     def __init__(
         self, loop: Loop, host: str, ready: PreparedRank, switch: Switch, tell: Callable[[JobMessage], object]
     ) -> None:
         self.restarts: list[dict[str, Any]] = []  # time, how and reason of each death
-        self.states: list[tuple[str, float]] = []  # that the guest passed, with the time in seconds since 1970
+        self.states: list[tuple[str, float]] = []  # states of the guest, with the time in seconds since 1970
         self._loop = loop
         self._host = host
         self._ready = ready
@@ -47,15 +47,15 @@ class GuestRunner:
         self._all_running = False
         self._is_told_to_stop = False
         self._has_booted = False
-        self._stopped_why: str | None = None  # where we stopped it for a reason of its own
+        self._stopped_why: str | None = None  # reason, if this rank stopped the guest
         self._is_late = False
-        self._dead: GuestReport | None = None  # the end of a guest that is about to be started again
-        self._timers: dict[str, Timer] = {}  # "start": the next start; "late": it has to be up by then
+        self._dead: GuestReport | None = None  # end of a guest that is about to be restarted
+        self._timers: dict[str, Timer] = {}  # "start": the next start; "late": deadline for being up
         self.guest = self._guest_of(ready.first)
 
     @property
     def state(self) -> str:
-        """The guest's state, in a word."""
+        """The guest's state as text."""
         return "restarting" if self._dead else self.guest.state.value
 
     def start(self) -> None:
@@ -64,12 +64,12 @@ class GuestRunner:
         self._look_after_socket()
 
     def announce_running(self) -> None:
-        """All guests of the job are up."""
+        """Note that all guests of the job are up."""
         self._all_running = True
         self.guest.announce_running()
 
     def stop(self) -> bool:
-        """Stop the guest for good; False when it is gone already."""
+        """Stop the guest finally; return False if it has ended already."""
         self._is_told_to_stop = True
         if self._dead:
             self._start_no_more(self._dead)
@@ -80,16 +80,16 @@ class GuestRunner:
         return True
 
     def link_lost(self, reason: str) -> None:
-        """The guest's link ended. Unless qemu itself is about to, the guest is stopped after a while."""
+        """Handle the end of the guest's link: stop the guest after a grace period, unless qemu exits by itself."""
         logger.debug("link lost: {}", reason)
         guest = self.guest
         self._loop.call_later(_LINK_GRACE_S, lambda: self._stop_without_link(guest, reason))
 
     def close(self) -> None:
-        """Leave no process behind, whatever happened."""
+        """End all processes of the guest."""
         self.guest.close()
 
-    # -- its life ------------------------------------------------------------------------------------------------------
+    # -- start and end -------------------------------------------------------------------------------------------------
 
     def _guest_of(self, start: GuestStart) -> Guest:
         guest = Guest(
@@ -110,7 +110,7 @@ class GuestRunner:
         self._tell(StateChanged(state.value))
         match state:
             case GuestState.booting:
-                # one that loads saved memory does not boot: without the memory it would be another guest
+                # a guest that loads saved memory is not booted again: without the memory it would be another guest
                 self._has_booted = not self.guest.launch.loads
             case GuestState.loaded:
                 self._has_booted = True
@@ -130,7 +130,7 @@ class GuestRunner:
             self._ended(report)
 
     def _report(self, stopped_why: str | None) -> GuestReport:
-        """How the guest ended; `stopped_why` is what we stopped it for, if we did."""
+        """Report how the guest ended; `stopped_why` is the reason if this rank stopped it."""
         assert self.guest.end
         failure = self.guest.failure()
         how = Ending.crashed.value if stopped_why else self.guest.end.how.value
@@ -152,7 +152,7 @@ class GuestRunner:
         logger.log("ERROR" if failed else "INFO", "{}", describe_end(report))
         self._tell(GuestEnded(report))
 
-    # -- its link ------------------------------------------------------------------------------------------------------
+    # -- link ----------------------------------------------------------------------------------------------------------
 
     def _stop_without_link(self, guest: Guest, reason: str) -> None:
         """Stop a guest that lost its link, unless qemu is already exiting."""
@@ -162,7 +162,7 @@ class GuestRunner:
             guest.stop()
 
     def _look_after_socket(self) -> None:
-        """qemu sends each datagram to our socket by its path: without that, what the guest sends is lost, unseen."""
+        """Check that our socket's path exists: qemu sends each datagram to it, and without it loses frames silently."""
         net = self._ready.spec.net
         if net.socket is not NetSocket.path or net.kind is not NetKind.dgram:
             return
@@ -171,10 +171,10 @@ class GuestRunner:
             self._stop_without_link(self.guest, f"the socket {link.path} was removed")
         self._loop.call_later(_SOCKET_LOOK_S, self._look_after_socket)
 
-    # -- its restarts (vm.restart) -------------------------------------------------------------------------------------
+    # -- restarts (vm.restart) -----------------------------------------------------------------------------------------
 
     def _is_to_start_again(self, report: GuestReport) -> bool:
-        """Whether it died of itself, having run before: not a guest that left, or that was stopped, by whomever."""
+        """Whether the guest died by itself after it had been up, and was neither shut down nor stopped."""
         stopped = (self._stopped_why is not None and not self._is_late) or self.guest.setup_failure is not None
         left = len(self.restarts) < self._ready.spec.vm.restart
         return report.how in _DIED and left and self._has_booted and not stopped and not self._is_told_to_stop
@@ -209,13 +209,13 @@ class GuestRunner:
             self.guest.kill()
 
     def _start_no_more(self, dead: GuestReport) -> None:
-        """The job ends while the guest waits for its next start."""
+        """Cancel the next start, because the job ends, and report the guest's last end."""
         self._timers["start"].cancel()
         self._dead = None
         self._ended(dead)
 
 
 def describe_end(report: GuestReport) -> str:
-    """Say why a guest ended; of a panic, with the last that was on its console."""
+    """Describe why a guest ended; for a panic, with the last lines of its console."""
     lines = report.console if report.how == Ending.panicked.value else []
     return "\n  ".join([report.reason, *(["its console ended with:", *lines] if lines else [])])

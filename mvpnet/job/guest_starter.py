@@ -1,4 +1,4 @@
-"""Starts of one rank's guest: its link, its descriptors and qemu's command line, made anew each time."""
+"""Preparation of each start of a rank's guest: a new link, descriptors and command line of qemu."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mvpnet.ssh import SshEndpoint
 
 
 class Descriptors:
-    """Descriptors on their way to monwrap and qemu; closed when nobody took them over."""
+    """Descriptors for monwrap and qemu, which are closed unless a process takes them over."""
 
     def __init__(self) -> None:
         self._held: list[int] = []
@@ -47,7 +47,7 @@ class Descriptors:
 
 @dataclass(frozen=True)
 class GuestStart:
-    """What one start of a guest takes: a `Guest` made of `launch` takes the descriptors over."""
+    """Everything for one start of a guest; a `Guest` made from `launch` takes over the descriptors."""
 
     launch: GuestLaunch
     descriptors: Descriptors
@@ -56,25 +56,25 @@ class GuestStart:
 
 @dataclass(frozen=True)
 class GuestStarter:
-    """Makes starts of one guest, on the same disks and port. `stack` closes what they opened."""
+    """Prepares starts of one guest, on the same disks and port. `stack` closes what they opened."""
 
     spec: RankSpec
     host: HostPlan
     endpoint: SshEndpoint
-    private_key: Path  # of the job, for asking the guest how far cloud-init is
+    private_key: Path  # of the job, for asking the guest for cloud-init's status
     scratch: Scratch
     logs: RankLogs
     boot: BootFiles
     drives: tuple[DrivePlan, ...]
     stack: ExitStack
-    saved_cpu_model: str | None = None  # of the save that the job goes on from
+    saved_cpu_model: str | None = None  # of the save that the job resumes
 
     def start(self, saved: Resumed | None = None) -> GuestStart:
-        """Make what a start takes: of a guest that boots, or of one that goes on from `saved` memory.
+        """Prepare a start of a guest that boots, or that resumes from `saved` memory.
 
         Raises:
-            HostError: a socket cannot be made, or the saved memory does not fit.
-            OSError: there are no descriptors left.
+            HostError: A socket cannot be made, or the saved memory does not fit.
+            OSError: There are no descriptors left.
         """
         descriptors = Descriptors()
         self.stack.callback(descriptors.close)
@@ -131,7 +131,7 @@ class GuestStarter:
 
 
 def child_environment(spec: RankSpec, endpoint: SshEndpoint, logs: RankLogs) -> dict[str, str]:
-    """What the app, monwrap and qemu find in their environment, under the C program's names."""
+    """Return the environment of the app, monwrap and qemu, with the C program's names."""
     return {
         "MVPNET_SSHPORT": str(endpoint.port),
         "MVPNET_SSHUSER": endpoint.user,
@@ -144,7 +144,11 @@ def child_environment(spec: RankSpec, endpoint: SshEndpoint, logs: RankLogs) -> 
 
 
 def open_rank_link(spec: RankSpec, descriptors: Descriptors) -> tuple[Link, LinkFd | LinkPath]:
-    """Open our end of the link; how qemu is told of its own. Raises HostError when a socket cannot be made."""
+    """Open this rank's end of the link; return it with what qemu needs for its own end.
+
+    Raises:
+        HostError: A socket cannot be made.
+    """
     if spec.net.socket is NetSocket.fd:
         link = open_link(spec.rank, spec.world_size, spec.net)
         assert link.qemu_fd is not None

@@ -1,8 +1,8 @@
-"""Ranks that have fallen silent: every rank lets rank 0 hear of it now and then, and rank 0 every rank.
+"""Heartbeats that detect lost ranks: every rank sends them to rank 0, and rank 0 to every rank.
 
-MPI itself does not tell when a link between hosts is cut or a host has lost its power: its messages just do not come.
-Then the two sides end on their own. Time is counted in the rank's own beats, so that a job that was suspended as a
-whole, by Slurm or with the machine, does not take that for silence.
+MPI does not report when a link between hosts is cut or a host loses power: its messages just do not arrive. Then both
+sides end on their own. Time is counted in the rank's own beats, so that the suspension of a whole job, by Slurm or with
+the machine, does not count as silence.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 
 from mvpnet.runtime.loop import Loop
 
-_BEATS = 10  # in the time of silence that is one too long
+_BEATS = 10  # per timeout
 
 
 class Heartbeat:
-    """Calls `beat` every tenth of the timeout, and once `lost` with the peers that were not `heard` for all of it."""
+    """Calls `beat` every tenth of the timeout, and `lost` once with the peers not `heard` during a whole timeout."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How people and programs get into the guests: the job's key pair, `ssh_config`, and an inventory for Ansible."""
+"""Ansible inventory of a job's guests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mvpnet.util.yaml_text import yaml_text
 
 
 def inventory(endpoints: Sequence[SshEndpoint], ssh_config_file: Path) -> str:
-    """An Ansible inventory with all guests in the group mvpnet, by name.
+    """Return an Ansible inventory with all guests, by name, in the group mvpnet.
 
-    How they are reached stands in `ssh_config_file` alone; Ansible gives its name to ssh, scp and sftp.
+    Only `ssh_config_file` says how to reach them; Ansible passes its name to ssh, scp and sftp.
     """
     hosts = {
         host_name(endpoint.rank): {

@@ -1,4 +1,4 @@
-"""What rank 0 does beside running its own guest: progress, the app, standard input, and what others ask of the job."""
+"""Duties of rank 0 besides its own guest: progress, the app, standard input, and the control server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PROGRESS_EVERY_S = 1.0
 
 
 class LeadDuties:
-    """Rank 0's part for the whole job. `finish()` ends this rank's own part once all guests are gone."""
+    """Performs rank 0's duties for the whole job. `finish()` ends this rank's session once all guests have ended."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LeadDuties:
         finish: Callable[[], None],
     ) -> None:
         self._started = timestamp()
-        self._took_s: dict[str, float] = {}  # until all guests were up, and the app's run
+        self._took_s: dict[str, float] = {}  # durations of the boot and of the app
         self._loop = loop
         self._order = order
         self._ready = ready
@@ -86,7 +86,7 @@ class LeadDuties:
         self.snapshots = self._serve(channel, registration) if registration else None
 
     def begin(self) -> None:
-        """Say that the job starts, and look after it from now on."""
+        """Announce the job's start, and begin with progress lines, the boot's deadline, and standard input."""
         self._began_s = time.monotonic()
         config, image, host = self._order.spec.config, self._ready.spec.image, self._ready.host
         hosts = count(len(set(self._hosts)), "host")
@@ -101,7 +101,7 @@ class LeadDuties:
         self._show_progress()
 
     def write_access_files(self) -> None:
-        """Write ssh_config and inventory.yaml; the job is of no use to whom wants into the guests without."""
+        """Write ssh_config and inventory.yaml, which users and programs need to reach the guests."""
         run = self._run
         try:
             run.ssh_config.write_text(ssh_config(self._endpoints, run.ssh_key, self._hosts[0]))
@@ -111,7 +111,7 @@ class LeadDuties:
             self.coordinator.stop(f"cannot write {where}: {error.strerror}", HostError.exit_code)
 
     def summary(self) -> RunSummary:
-        """What the records tell of the run, as far as it came."""
+        """Return the summary of the run so far, for its records."""
         took_s = {**self._took_s, "total_s": self.elapsed_s()}
         return RunSummary(
             started=self._started,
@@ -123,14 +123,14 @@ class LeadDuties:
         )
 
     def elapsed_s(self) -> float:
-        """Seconds since the guests were started."""
+        """Return the seconds since the guests were started."""
         return time.monotonic() - self._began_s
 
     def close(self) -> None:
-        """Leave nothing running, whatever happened."""
+        """End what rank 0 runs for the job."""
         self._closing.close()
 
-    # -- what others ask of the job ------------------------------------------------------------------------------------
+    # -- control requests ----------------------------------------------------------------------------------------------
 
     def _serve(self, channel: ControlChannel, registration: Registration) -> SnapshotCoordinator:
         server = Server(
@@ -148,7 +148,7 @@ class LeadDuties:
         return snapshots
 
     def _overview(self) -> dict[str, Any]:
-        """What is known here of the job, for who asks how it is."""
+        """Return rank 0's knowledge of the job for `mvpnet ls` and `mvpnet status`."""
         return {
             "phase": self.coordinator.phase.value,
             "states": self.coordinator.states,
@@ -157,14 +157,14 @@ class LeadDuties:
         }
 
     def _to_save(self) -> Content:
-        """What rank 0 puts into a save."""
+        """Return rank 0's content of a save."""
         image, resume, job = self._ready.spec.image, self._order.resume, self._order.spec
         return Content(
             job=job.name,
             hosts=list(self._hosts),
             image=image.source or image.path or image.kind.value,
             spec=plain(job),
-            # the saved disks of a job that was resumed stand on what those of that save do
+            # the disks of a resumed job are overlays of that save's disks, and depend on the same saves
             manifest=SaveFolder(resume.folder).manifest if resume else self._run.manifest,
             public_key=self._order.keys.public,
             private_key=self._order.keys.private,
@@ -174,7 +174,7 @@ class LeadDuties:
     # -- progress ------------------------------------------------------------------------------------------------------
 
     def _show_progress(self) -> None:
-        """Say a line whenever something changed, at most one a second."""
+        """Print a line when something changed, at most one per second."""
         if self.coordinator.phase is not Phase.booting:
             return
         line = self.coordinator.progress(self.elapsed_s())
@@ -206,7 +206,7 @@ class LeadDuties:
         return app
 
     def _app_environment(self, rank: int | None) -> Mapping[str, str]:
-        """The job's facts; on the host with all that is set there."""
+        """Return the app's environment: the job's facts, and on the host also the host's environment."""
         spec = self._order.spec.for_rank(rank or 0)
         logs = RankLogs(self._run.rank_folder(spec.rank, spec.logging.dir, spec.job_name))
         facts = child_environment(spec, self._endpoints[spec.rank], logs)
@@ -225,7 +225,7 @@ class LeadDuties:
         return True
 
     def _watch_stdin(self) -> None:
-        if sys.stdin is None:  # it was closed when we were started
+        if sys.stdin is None:  # it was closed at the program's start
             self.coordinator.stop("there is no standard input", 0)
             return
         fd = sys.stdin.fileno()

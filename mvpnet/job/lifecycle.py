@@ -1,4 +1,4 @@
-"""A job, from rank 0's announcement to its verdict; one rank's life in it is `_live`, read top to bottom.
+"""Life cycle of a job, from rank 0's order to the outcome; `_live` is one rank's part, in order.
 
 Rank 0 `lead`s, the others `follow`. All prepare and tell each other what failed; if nothing did, the guests start and
 every rank runs its loop: guest, switch and app hang on it. Rank 0's `Coordinator` hears of every change and says when
@@ -36,9 +36,10 @@ from mvpnet.spec.model import JobSpec
 
 
 def lead(world: World, signals: StopSignals, spec: JobSpec, provenance: Provenance | None = None) -> int:
-    """Lead a job as rank 0; mvpnet's exit code for it.
+    """Lead a job as rank 0 and return mvpnet's exit code.
 
-    Raises MvpnetError for a job that was refused or did not come up.
+    Raises:
+        MvpnetError: The job was refused or did not come up.
     """
     scratch = str(scratch_base(spec.config.job.scratch_dir))
     number = sweep_number(spec.run_dir)
@@ -62,7 +63,7 @@ def _lead(
 
 
 def _order(world: World, signals: StopSignals, spec: JobSpec, provenance: Provenance) -> JobOrder:
-    """Pin what the spec names, refuse what cannot be, and open the run folder."""
+    """Pin the images that the spec names, refuse an impossible job, and open the run folder."""
     check_steps(steps_of(spec.config.app), spec.world_size)
     asked_digest = spec.digest()
     with signals.raising():
@@ -75,7 +76,7 @@ def _order(world: World, signals: StopSignals, spec: JobSpec, provenance: Proven
 
 
 def follow(world: World, signals: StopSignals, order: JobOrder) -> None:
-    """Take part as another rank; those that the job does not need wait for the next."""
+    """Take part in a job as a rank other than 0; ranks that it does not need wait for the next job."""
     with world.part(order.spec.world_size) as part:
         if part:
             _live(part, signals, order)

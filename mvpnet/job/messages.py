@@ -1,4 +1,4 @@
-"""What ranks tell each other about a job, as types.
+"""Messages between ranks about a job, as types.
 
 `JobOrder` and `RankError` are pickled by MPI's own collectives, before any guest runs. All others travel as control
 messages of the data path while the job runs: `encode` and `decode` are the only places that know their format, a JSON
@@ -23,18 +23,18 @@ from mvpnet.util.tagged_json import TaggedJson
 
 @dataclass(frozen=True)
 class JobOrder:
-    """What rank 0 announces to all."""
+    """Rank 0's order for a job, sent to all ranks."""
 
     spec: JobSpec
     keys: KeyPair
     facts: SeedFacts
     asked_digest: str  # of the spec before what it names was pinned
-    resume: restore.Resume | None = None  # the save that all guests go on from
+    resume: restore.Resume | None = None  # the save that all guests resume
 
 
 @dataclass(frozen=True)
 class RankError:
-    """An error of one rank's, told to the others: errors themselves need not survive pickling."""
+    """An error of one rank for the others; exceptions themselves may not survive pickling."""
 
     exit_code: int
     message: str
@@ -45,8 +45,8 @@ class RankError:
 class Provenance:
     """Provenance of a replayed or resumed job."""
 
-    replays: Mapping[str, Any] | None = None  # what the manifest is to say of the run it repeats
-    resumes: Mapping[str, Any] | None = None  # and of the save it goes on from
+    replays: Mapping[str, Any] | None = None  # the manifest's entry about the repeated run
+    resumes: Mapping[str, Any] | None = None  # the manifest's entry about the resumed save
     resume: restore.Resume | None = None
     keys: KeyPair | None = None  # of the save's guests
 
@@ -56,7 +56,7 @@ _FAILURES = tuple(end.value for end in (Ending.crashed, Ending.failed_to_start, 
 
 @dataclass(frozen=True)
 class GuestReport:
-    """How one guest ended, as its rank tells it."""
+    """A rank's report about the end of its guest."""
 
     rank: int
     host: str
@@ -69,7 +69,7 @@ class GuestReport:
 
     @property
     def is_failure(self) -> bool:
-        """Whether it is no end that a guest, or somebody, wanted."""
+        """Whether the end was neither the guest's own shutdown nor requested."""
         return self.how in _FAILURES
 
 
@@ -85,7 +85,7 @@ class StateChanged:
 
 @dataclass(frozen=True)
 class GuestEnded:
-    """The rank's guest is gone, and is not started again."""
+    """The rank's guest has ended and will not be restarted."""
 
     report: GuestReport
 
@@ -121,7 +121,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Resume:
-    """All guests' saved memory is loaded: let them go on."""
+    """Let the guests continue: the saved memory of all of them is loaded."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a job would do, known without doing it: `mvpnet plan`."""
+"""Plan of a job without running it: `mvpnet plan`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
 
 
 class PlannedRank(TypedDict):
-    """What one rank would do, as `mvpnet plan --json` prints it."""
+    """One rank in the output of `mvpnet plan --json`."""
 
     rank: int
     spec: dict[str, Any]  # in JSON's types
@@ -83,9 +83,10 @@ def _planned_link(spec: RankSpec) -> LinkFd | LinkPath:
 
 
 def planned_boot(spec: RankSpec, folder: Path) -> BootFiles:
-    """What the guest would boot; a tiny image that is not built yet is named after its recipe.
+    """Return the files that the guest would boot; a tiny image that is not built yet is named after its recipe.
 
-    Raises ImageError for a Debian image that is not built yet: its disk has to be looked at.
+    Raises:
+        ImageError: A Debian image is not built yet; its disk would have to be read.
     """
 
     cache = cache_base(spec.image.cache_dir)

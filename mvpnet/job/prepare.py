@@ -1,6 +1,6 @@
-"""What one rank makes ready on its host before its guest starts, in stages, each of which gets the spec once.
+"""Preparation of one rank on its host before its guest starts, in stages, each of which gets the spec once.
 
-Everything is refused here that can be, before any guest of the job runs. What is made goes with the ExitStack.
+All checks happen here, before any guest of the job runs. The ExitStack removes everything that is made.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def prepare(
     """Check this host and make everything that the guest needs, from an image or from a save.
 
     Raises:
-        HostError, ConfigError, ImageError: with the key that names what cannot be had.
+        HostError, ConfigError, ImageError: With the key that names the cause.
     """
     host = plan_host(spec)
     saved = _saved(spec, order, host)
@@ -71,7 +71,7 @@ def prepare(
 
 
 def _saved(spec: RankSpec, order: JobOrder, host: HostPlan) -> Resumed | None:
-    """This rank's part of the save that the job goes on from, which fits this host."""
+    """Return this rank's part of the save that the job resumes, after checking that it fits this host."""
     saved = resumed(order.resume, spec.rank)
     if saved:
         saved.check_host(spec.qemu.binary, host.accel)
@@ -79,7 +79,7 @@ def _saved(spec: RankSpec, order: JobOrder, host: HostPlan) -> Resumed | None:
 
 
 def _saved_seed(spec: RankSpec, saved: Resumed, scratch: Scratch) -> Path | None:
-    """The seed that the guest was saved with: what cloud-init saw must not change under it."""
+    """Copy the seed that the guest was saved with, which must not change for cloud-init."""
     if not spec.makes_seed:
         return None
     saved.copy_seed(seed_image(scratch.folder))
@@ -94,7 +94,7 @@ def _drives(spec: RankSpec, seed: Path | None, saved: Resumed | None, scratch: S
 def _endpoint(
     spec: RankSpec, host: HostPlan, scratch: Scratch, most_ranks_on_one_host: int, stack: ExitStack
 ) -> SshEndpoint:
-    """Reserve the port of the guest's ssh server, and see that the link's sockets are free."""
+    """Reserve the port of the guest's ssh server, and check that the link's sockets are free."""
     if spec.net.socket is NetSocket.path:
         for path in socket_paths(spec):
             check_unused(path, spec.job_name)

@@ -1,4 +1,4 @@
-"""What a job leaves in its run folder, from its start to its verdict. Rank 0 alone has `RunRecords`."""
+"""Recording of a job in its run folder, from its start to its outcome. Only rank 0 has `RunRecords`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mvpnet.util.text import timestamp
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a job's records tell of its run, once its guests started."""
+    """Summary of a job's run for its records, once its guests have started."""
 
     started: str  # as util.text.timestamp writes it
     seconds: Mapping[str, float]  # boot_s, app_s, total_s, as far as there were any
@@ -50,11 +50,11 @@ class RunRecords:
 
     @property
     def inputs(self) -> Mapping[int, Sequence[Input]]:
-        """What the run reads, by rank."""
+        """Inputs of the run, by rank."""
         return self._manifest.inputs
 
     def opened(self) -> None:
-        """The job prepares."""
+        """Record that the job prepares."""
         with warning_of(self._run.manifest):
             self._manifest.begin()
 
@@ -64,14 +64,14 @@ class RunRecords:
             self._manifest.started(found, own_inputs(self._order.spec))
 
     def refused(self, exit_code: int) -> None:
-        """A rank could not be made ready, and no guest was started."""
+        """Record that a rank could not be prepared, and that no guest was started."""
         outcome, now = JobOutcome("refused before any guest started", exit_code), timestamp()
         self._write_results(outcome, RunSummary(now, {}, (), 0))
         with warning_of(self._run.manifest):
             self._manifest.ended("refused", asdict(outcome), [])
 
     def gave_up(self, outcome: JobOutcome, summary: RunSummary) -> None:
-        """Ranks were lost: nothing can be gathered."""
+        """Record the end of a job that lost ranks, so that counters cannot be gathered."""
         self._write_manifest(outcome, summary, ())
         self._write_results(outcome, summary)
 
@@ -90,7 +90,7 @@ class RunRecords:
         self._write_results(outcome, summary)
 
     def digested(self, found: Sequence[Input]) -> None:
-        """Digests were made after the guests were gone."""
+        """Record digests that were made after the guests had ended."""
         with warning_of(self._run.manifest):
             self._manifest.digested(found)
 

@@ -1,4 +1,4 @@
-"""`mpirun -n N mvpnet resume=NAME`: the job of a save, with what may differ from then. Rank 0's alone.
+"""Resuming of a saved job, `mpirun -n N mvpnet resume=NAME`, on rank 0.
 
 All that makes the machines comes from the save. The words beside `resume=` may say what else the job does (`app`), what
 it writes down, how it ends, and where on the host it lives.
@@ -34,7 +34,7 @@ _OF_IMAGES = ("image.",)  # of a manifest's inputs, what disks and memory stand 
 
 @dataclass(frozen=True)
 class ResumeRequest:
-    """What the command line asks for."""
+    """The request on the command line."""
 
     name: str
     words: tuple[str, ...]  # the others
@@ -47,7 +47,7 @@ class ResumeRequest:
 
 @dataclass(frozen=True)
 class SavedJob:
-    """The spec to run, and where it comes from."""
+    """The spec to run, and its provenance."""
 
     spec: JobSpec
     resume: Resume
@@ -60,7 +60,11 @@ def is_resume(argv: Sequence[str]) -> bool:
 
 
 def parse_resume(argv: Sequence[str]) -> ResumeRequest:
-    """Raises ConfigError for words that cannot stand beside `resume=`."""
+    """Return the request on a command line.
+
+    Raises:
+        ConfigError: A word cannot be combined with `resume=`.
+    """
     names = [word.removeprefix(_WORD) for word in argv if word.startswith(_WORD)]
     words = tuple(word for word in argv if not word.startswith(_WORD))
     if len(names) > 1:
@@ -76,7 +80,11 @@ def parse_resume(argv: Sequence[str]) -> ResumeRequest:
 
 
 def saved_job(argv: Sequence[str], world_size: int) -> SavedJob:
-    """The job that goes on. Raises ConfigError, HostError or ImageError where the save does not do any more."""
+    """Return the job to resume.
+
+    Raises:
+        ConfigError, HostError, ImageError: The save cannot be resumed.
+    """
     want = parse_resume(argv)
     folder = SaveFolder(save_folder(want.name))
     save = read_save(folder)
@@ -113,7 +121,7 @@ def _spec(want: ResumeRequest, save: Save, folder: SaveFolder, world_size: int) 
 
 
 def with_given(saved: Config, given: Config, keys: Sequence[str]) -> Config:
-    """The saved config with what these keys set. The app is not the saved one's: it was in the midst of something."""
+    """Return the saved config with the given values of `keys`. The saved app is dropped: it was interrupted."""
     config = dataclasses.replace(saved, app=App())
     for key in keys:
         section, _, rest = key.partition(".")
@@ -129,7 +137,7 @@ def with_given(saved: Config, given: Config, keys: Sequence[str]) -> Config:
 
 
 def _changes(save: Save, folder: SaveFolder, spec: JobSpec) -> str:
-    """Images, kernel and initrd that are not what they were, a line each."""
+    """Return a line for each image, kernel and initrd that changed."""
     manifest = read_json(folder.manifest)
     if manifest is None:
         raise ConfigError(f"{folder.manifest}: is not there", hint="the save is not whole")

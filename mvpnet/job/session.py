@@ -1,4 +1,4 @@
-"""One rank's running part of a job: its guest, its switch, its channel to the other ranks, and on rank 0 the lead."""
+"""Session of one rank in a running job: its guest, switch and control channel, and on rank 0 the lead's duties."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ class RankSession:
         self._closing.close()
 
     def account(self) -> dict[str, Any]:
-        """What this rank did in the job, for stats.json."""
+        """Return this rank's counters for stats.json."""
         counted = self.switch.counters.as_dict()
         return {**counted, "restarts": len(self.guest.restarts), "compiled": self.switch.compiles}
 
-    # -- what happens here ---------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def _guest_tells(self, message: JobMessage) -> None:
         self._channel.tell(message)
@@ -151,10 +151,10 @@ class RankSession:
 
         return on_signal
 
-    # -- what others ask of this rank ----------------------------------------------------------------------------------
+    # -- control requests ----------------------------------------------------------------------------------------------
 
     def _answer_requests(self, ready: PreparedRank) -> Callable[[], None]:
-        """Have what rank 0's server asks answered, and everything closed in the end; how a save is given up."""
+        """Set up the answering of control requests, and return a function that cancels a save."""
         channel, loop, lead, guest = self._channel, self._loop, self.lead, self.guest
         socket, log = console_socket(ready.folder), ready.first.launch.console_log
         console = Console(
@@ -201,7 +201,7 @@ class RankSession:
 
 
 def snapshot_facts(ready: PreparedRank) -> SnapshotFacts:
-    """What a rank's part of a save says of the guest."""
+    """Return the facts about the guest for the rank's part of a save."""
     accel = ready.host.accel
     return SnapshotFacts(
         rank=ready.spec.rank,

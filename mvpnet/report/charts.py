@@ -1,6 +1,6 @@
-"""The pictures of a report, drawn by matplotlib: each function takes plain data and gives a figure.
+"""Charts of a report, drawn by matplotlib: each function takes plain data and returns a figure.
 
-Only `report` imports this, and only where matplotlib is installed. No window system is needed: no pyplot.
+Only `report` imports this, and only if matplotlib is installed. It avoids pyplot, so that no window system is needed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ STATE_COLOURS = {
 }
 _COLOURS = ("#2b6cb0", "#d9822b", "#2f8f5b", "#a23b72", "#6b5b95", "#8c564b", "#11808a", "#7f7f7f")
 _LINES_AT_MOST = len(_COLOURS)
-_NAMED_AT_MOST = 24  # ranks on an axis, each with its name
-_WORDS_AT_MOST = 8  # ranks in a matrix whose cells hold words
+_NAMED_AT_MOST = 24  # ranks on an axis that are labelled with names
+_WORDS_AT_MOST = 8  # ranks in a matrix whose cells hold text
 _INK, _GRID = "#2d3748", "#e2e8f0"
 
 Samples = Mapping[int, Sequence[Mapping[str, Any]]]
 
 
 def boot_timeline(states: Mapping[int, Sequence[tuple[str, float]]], begun: float) -> Figure:
-    """A bar a rank: which state its guest was in, when, in seconds after `begun`."""
+    """Draw one bar per rank: the states of its guest over time, in seconds after `begun`."""
     figure, axes = _one(height_in=min(12.0, 1.4 + 0.34 * max(2, len(states))))
     for rank, passed in states.items():
         for (state, at), (_, until) in itertools.pairwise(passed):
@@ -59,7 +59,7 @@ def boot_timeline(states: Mapping[int, Sequence[tuple[str, float]]], begun: floa
 
 
 def traffic_matrix(sent: Mapping[int, Mapping[int, int]], size: int) -> Figure:
-    """How many bytes went from rank to rank, on a logarithmic scale; white where there were none."""
+    """Draw the bytes sent from rank to rank on a logarithmic scale; white stands for none."""
     in_words = size <= _WORDS_AT_MOST
     figure, axes = _one(width_in=2.2 + 0.95 * size, height_in=1.3 + 0.55 * size) if in_words else _one(6.4, 5.2)
     grid = [[sent.get(source, {}).get(to, 0) for to in range(size)] for source in range(size)]
@@ -81,7 +81,7 @@ def traffic_matrix(sent: Mapping[int, Mapping[int, int]], size: int) -> Figure:
 
 
 def _in_words(axes: Axes, grid: Sequence[Sequence[int]], dark_from: float) -> None:
-    """Each cell's bytes in it, with lines between the cells."""
+    """Write each cell's bytes into it, and draw lines between the cells."""
     for source, row in enumerate(grid):
         for to, count in enumerate(row):
             words = EngFormatter("B", places=1)(count) if count else "–"
@@ -93,7 +93,7 @@ def _in_words(axes: Axes, grid: Sequence[Sequence[int]], dark_from: float) -> No
 
 
 def rates(samples: Samples, begun: float) -> Figure:
-    """Frames and bits a second over time that each guest sent; of many guests all together."""
+    """Draw the frames and bits per second that each guest sent; for many guests, their sum."""
     figure = Figure(figsize=(9.2, 5.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for axes, name, unit, scale in (
@@ -116,7 +116,7 @@ def rates(samples: Samples, begun: float) -> Figure:
 
 
 def _rate(lines: Sequence[Mapping[str, Any]], name: str, scale: int, begun: float) -> tuple[list[float], list[float]]:
-    """Edges of the intervals between samples, and what was counted a second in each."""
+    """Return the edges of the intervals between samples, and the rate per second in each."""
     times = [line["t"] - begun for line in lines]
     values = [
         scale * (new[name] - old[name]) / max(1e-3, new["t"] - old["t"]) for old, new in itertools.pairwise(lines)
@@ -125,7 +125,7 @@ def _rate(lines: Sequence[Mapping[str, Any]], name: str, scale: int, begun: floa
 
 
 def _summed(lines: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[list[float], list[float]]:
-    """The sum of step functions."""
+    """Return the sum of step functions."""
     edges = sorted({time for times, _ in lines for time in times})
     jumps = dict.fromkeys(edges, 0.0)
     for times, values in lines:
@@ -140,7 +140,7 @@ def _summed(lines: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[l
 
 
 def drops(by_reason: Mapping[str, Mapping[int, int]]) -> Figure:
-    """Frames dropped by reason, the ranks side by side in a bar."""
+    """Draw the dropped frames by reason, with the ranks side by side in a bar."""
     figure, axes = _one(height_in=1.3 + 0.42 * len(by_reason))
     ranks = sorted({rank for counts in by_reason.values() for rank in counts})
     names = list(by_reason)
@@ -161,22 +161,25 @@ def drops(by_reason: Mapping[str, Mapping[int, int]]) -> Figure:
 class Point:
     """One measurement of a metric."""
 
-    at: float | str  # the value of the swept key: its place on a scale, or a word
-    label: str  # that value as it was typed
-    setting: str  # the other swept keys, in words
+    at: float | str  # value of the swept key: a number on a scale, or a word
+    label: str  # the value as typed
+    setting: str  # description of the other swept keys
     value: float
 
 
 def metric(name: str, key: str, points: Sequence[Point]) -> Figure:
-    """A metric against a swept key: a line for each setting of the others, from mean to mean, with each measurement as
-    a dot and the spread, least to most, as a bar."""
+    """Draw a metric against a swept key.
+
+    Each setting of the other keys has a line through the means, a dot for each measurement, and a bar from the least
+    to the greatest value.
+    """
     figure, axes = _one(width_in=7.2, height_in=3.9)
     labels = {point.at: point.label for point in points}
     numbers = all(isinstance(at, float) for at in labels)
     order = sorted(labels, key=lambda at: at if isinstance(at, float) else 0.0) if numbers else list(labels)
     places = {at: at if isinstance(at, float) and numbers else float(index) for index, at in enumerate(order)}
     settings = list(dict.fromkeys(point.setting for point in points))
-    apart = 0.012 * ((max(places.values()) - min(places.values())) or 1.0)  # so that spreads do not hide each other
+    apart = 0.012 * ((max(places.values()) - min(places.values())) or 1.0)  # offset between bars
     for index, setting in enumerate(settings):
         shift = apart * (index - (len(settings) - 1) / 2)
         groups = {at: [p.value for p in points if (p.at, p.setting) == (at, setting)] for at in order}

@@ -1,4 +1,4 @@
-"""The parts that reports are made of: sections, tables, numbers, style."""
+"""HTML building blocks of reports: sections, tables, numbers, style."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def section(title: str, content: str) -> str:
 
 
 def table(headings: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
-    """Without headings the first cell of a row is one."""
+    """Return an HTML table; without `headings`, the first cell of each row is its heading."""
     top = "<tr>" + "".join(f"<th>{html.escape(text)}</th>" for text in headings) + "</tr>\n" if headings else ""
     lines = (
         "".join(

@@ -1,4 +1,4 @@
-"""A run as a page: what ran, how it ended, its times, traffic and metrics."""
+"""Report about one run: spec, outcome, times, traffic and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def of_run(run: Run) -> Page:
-    """The page about one run. Raises ConfigError for a broken file in its folder, HostError without matplotlib."""
+    """Return the page about one run.
+
+    Raises:
+        ConfigError: A file in the run folder is broken.
+        HostError: matplotlib is missing.
+    """
     pictures: list[Picture] = []
     sections = [
         head(f"Job {run.manifest.job}", _run_line(run), run.verdict),
@@ -81,7 +86,7 @@ def _pictured(
     pictures: list[Picture],
     without: str,
 ) -> str:
-    """A section with a picture, or with the words `without` where there is nothing to draw."""
+    """Return a section with a picture, or with the text `without` if there is nothing to draw."""
     if not draw:
         return section(title, f"<p>{html.escape(without)}</p>")
     pictures.append(Picture(name, caption, draw()))

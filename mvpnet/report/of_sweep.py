@@ -1,4 +1,4 @@
-"""A sweep as a page: what was swept, its metrics beside each other, its jobs."""
+"""Report about a sweep: the swept keys, the metrics side by side, the jobs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mvpnet.spec.sizes import parse_size
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep: what was swept, and what came of it."""
+    """One job of a sweep: its swept keys and its outcome."""
 
     name: str
     settings: Mapping[str, str]
     run: Run
-    again: str | None = None  # it did not end well, and the job of this name did, which is the same
+    again: str | None = None  # name of the later attempt that replaces this failed job
 
     @property
     def failed(self) -> bool:
@@ -37,9 +37,11 @@ class Job:
 
 
 def of_sweep(root: Path) -> Page:
-    """The page about a sweep's folder.
+    """Return the page about a sweep's folder.
 
-    Raises ConfigError where no job of it can be read, HostError without matplotlib.
+    Raises:
+        ConfigError: No job of the sweep can be read.
+        HostError: matplotlib is missing.
     """
     jobs, broken = _jobs(root)
     if not jobs:
@@ -79,12 +81,12 @@ def _jobs(root: Path) -> tuple[list[Job], list[str]]:
 
 
 def _same(run: Run) -> tuple[str, Any]:
-    """Equal for jobs that a sweep takes for one, whose later attempt replaces the earlier."""
+    """Return a key that is equal for attempts at the same job, of which the later replaces the earlier."""
     return run.manifest.digest, run.content["spec"].get("repeat")
 
 
 def _swept(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys whose values differ between the jobs, in the order in which they were typed."""
+    """Return the keys whose values differ between the jobs, in the order in which they were typed."""
     keys = dict.fromkeys(key for one in settings for key in one)
     return [key for key in keys if not key.startswith("sweep.") and len({one.get(key) for one in settings}) > 1]
 
@@ -107,7 +109,7 @@ def _metric_sections(jobs: Sequence[Job], swept: Sequence[str], pictures: list[P
 
 
 def _axis(jobs: Sequence[Job], swept: Sequence[str]) -> str | None:
-    """The key to draw against: a numeric one before others, one of many values before one of few."""
+    """Return the key for the horizontal axis: prefer numeric keys, then keys with many values."""
 
     def rank(key: str) -> tuple[bool, int]:
         values = {job.settings.get(key, "") for job in jobs}
@@ -117,7 +119,7 @@ def _axis(jobs: Sequence[Job], swept: Sequence[str]) -> str | None:
 
 
 def _place(text: str) -> float | str:
-    """A number, or a size such as 512M in its number of MiB; else the text."""
+    """Return a text as a number, a size such as 512M as its number of MiB, any other text unchanged."""
     if NUMBER.fullmatch(text):
         return float(text)
     try:

@@ -1,9 +1,9 @@
-"""One HTML page about a run or a sweep, with its pictures inside, and the same pictures as PNG files beside it.
+"""Writing of a report: one HTML page with embedded pictures, and the same pictures as PNG files beside it.
 
-    RUN/report/report.html     refers to nothing outside of itself: no network, no script
+    RUN/report/report.html     self-contained: no network, no script
     RUN/report/*.png
 
-What a run did not leave is left out, and said.
+The page says which parts are missing because the run left no data for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 144
-_SHOWN_DPI = 100  # in the page: sharp on a screen with two dots a pixel
+_SHOWN_DPI = 100  # in the page: sharp on a screen with two dots per pixel
 NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 PICTURED_METRICS = 24
 
@@ -33,7 +33,7 @@ Cells = tuple[tuple[str, ...], Sequence[Sequence[str]]]  # a table's headings an
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: its file's name without the ending, and what it shows."""
+    """A drawn figure with its file name (without ending) and caption."""
 
     name: str
     caption: str
@@ -50,7 +50,11 @@ class Page:
 
 
 def write(page: Page, folder: Path) -> Path:
-    """Write the page and its pictures; where the page is. Raises HostError when the folder cannot be written."""
+    """Write the page and its pictures, and return the page's path.
+
+    Raises:
+        HostError: The folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         body = page.body
@@ -72,7 +76,7 @@ def write(page: Page, folder: Path) -> Path:
 
 
 def _figure(picture: Picture, png: bytes) -> str:
-    """The picture in the page, all at one scale: a PNG begins with its width in pixels (PNG specification, 11.2.1)."""
+    """Return a picture's HTML; all have one scale, by the width in the PNG header (PNG specification, 11.2.1)."""
     data, caption = base64.b64encode(png).decode(), html.escape(picture.caption)
     width = round(int.from_bytes(png[16:20], "big") * _SHOWN_DPI / _DPI)
     image = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
@@ -89,12 +93,3 @@ def load_charts() -> Any:
             "a report's pictures are drawn by matplotlib, which is not installed", hint="pip install 'mvpnet[report]'"
         ) from error
     return charts
-
-
-# -- a run -------------------------------------------------------------------------------------------------------------
-
-
-# -- a sweep -----------------------------------------------------------------------------------------------------------
-
-
-# -- HTML --------------------------------------------------------------------------------------------------------------
