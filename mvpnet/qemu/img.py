@@ -124,12 +124,12 @@ class QemuImg:
 _INFO = ("info", "-U", "--output=json")
 
 
-def _info(told: dict[str, Any]) -> ImageInfo:
+def _info(report: dict[str, Any]) -> ImageInfo:
     return ImageInfo(
-        told["virtual-size"],
-        told.get("full-backing-filename"),
-        told.get("backing-filename"),
-        told.get("backing-filename-format"),
+        report["virtual-size"],
+        report.get("full-backing-filename"),
+        report.get("backing-filename"),
+        report.get("backing-filename-format"),
     )
 
 

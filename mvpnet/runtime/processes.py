@@ -16,8 +16,8 @@ from mvpnet.runtime.signals import GROUP_SIGNALS, die_with_parent, held_back
 _CHUNK_BYTES = 65536
 _TERM_S = 10.0  # for a program that was asked to stop, before SIGKILL
 
-# Ends a process group when its own standard input ends, that is when this process has died for any reason. Usage: sh -c
-# … sh GROUP
+# Ends a process group when its own standard input ends, that is when this process has died for any reason.
+# Usage: sh -c … sh GROUP
 _GUARD = f"""
 cat
 kill -TERM -$1
