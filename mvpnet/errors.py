@@ -1,4 +1,4 @@
-"""Every error that mvpnet tells a user about, in one tree, each with the exit code that it ends in.
+"""Errors for users, in one tree, each with its exit code.
 
     MvpnetError                 1   something went wrong while a job ran
     ├── ConfigError             2   what was asked for cannot be: a key, value, file or option
@@ -19,8 +19,8 @@
     │   └── NoSaveError         9   the job could not be saved
     └── InterruptedJobError     130 stopped by a signal before the guests ran; 128 and the signal's number
 
-A message says what was wrong, where (file, key or rank), and what to do. `hint`, where there is one, is the
-"what to do", printed on a line of its own. A class that one module alone raises is defined there.
+A message says what was wrong, where (file, key or rank), and what to do. An optional `hint` is the "what to do",
+printed on a line of its own. A class that only one module raises is defined there.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class MvpnetError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
     def of_rank(self, rank: int) -> Self:
-        """The same error, naming the rank that it is of."""
+        """Return the error with the name of its rank."""
         return self.with_message(f"rank {rank}: {self.message}")
 
     def with_message(self, message: str) -> Self:
-        """The same error, its class, hint and exit code kept, with another message."""
+        """Return an error of the same class, hint and exit code with another message."""
         other = copy.copy(self)
         other.args, other.message = (message,), message
         return other

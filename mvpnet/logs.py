@@ -1,4 +1,4 @@
-"""Where log messages go: the terminal, the rank's own file, and a ring of recent ones for a crash.
+"""Logging: messages go to the terminal, to the rank's own file, and to a ring of recent ones for a crash.
 
 Loguru carries them. A message's part is the module or package below mvpnet that wrote it (`dataplane`, `guest`,
 `job`, …); `logging.levels` sets the level of single parts (`spec.log_parts`).
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LogRing:
-    """The newest messages of every level, at most `limit_bytes` of them."""
+    """Keeps the newest messages of every level, up to `limit_bytes`."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -99,8 +99,8 @@ def write_quietly(stream: TextIO | None, data: bytes) -> None:
     A reader that has gone (`mvpnet … | head`) or a full disk must not end a job: the stream is led to /dev/null then.
 
     Args:
-        stream: None where it was closed when we were started.
-        data: what to write.
+        stream: The stream; None if it was closed at the program's start.
+        data: The bytes to write.
     """
     if stream is None:
         return
@@ -109,7 +109,7 @@ def write_quietly(stream: TextIO | None, data: bytes) -> None:
         stream.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # what is still buffered goes there too, when Python exits
+        os.dup2(nowhere, stream.fileno())  # buffered data goes there too when Python exits
         os.close(nowhere)
 
 

@@ -1,4 +1,4 @@
-"""How people and programs get into the guests: the job's key pair, where each guest is reached, and `ssh_config`."""
+"""Access to the guests by ssh: the job's key pair, the endpoint of each guest, and `ssh_config`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KeyPair:
 
 
 def write_keys(folder: Path, keys: KeyPair) -> tuple[Path, Path]:
-    """The key pair as files of this rank's own, 0600: public (as authorized_keys) and private."""
+    """Write the key pair into files of mode 0600 and return their paths: public (as authorized_keys), then private."""
     public, private = folder / "authorized_keys", folder / "id_ed25519"
     for path, text in ((public, keys.public), (private, keys.private)):
         write_private(path, text)
@@ -30,7 +30,7 @@ def write_keys(folder: Path, keys: KeyPair) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class SshEndpoint:
-    """Where one guest is reached: 127.0.0.1:`port` on `host`, as `user`."""
+    """Endpoint of one guest: 127.0.0.1:`port` on `host`, with a login as `user`."""
 
     rank: int
     host: str
@@ -41,7 +41,8 @@ class SshEndpoint:
 def make_key_pair(path: Path, comment: str) -> None:
     """Make an ed25519 key pair at `path` (0600) and `path`.pub.
 
-    Raises HostError when ssh-keygen is missing or fails.
+    Raises:
+        HostError: ssh-keygen is missing or fails.
     """
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
     try:
@@ -53,10 +54,10 @@ def make_key_pair(path: Path, comment: str) -> None:
 
 
 def ssh_config(endpoints: Sequence[SshEndpoint], key: Path, here: str) -> str:
-    """An OpenSSH client configuration (ssh_config(5)) that knows every guest by name, seen from the host `here`.
+    """Return an OpenSSH client configuration (ssh_config(5)) with every guest by name, for use on the host `here`.
 
-    The hosts that guests are reached through keep what the user's and the system's files say of them, which `ssh -F`
-    would leave unread: a cluster may let its users in from host to host by nothing but a setting there.
+    For the hosts on the way, it includes the user's and the system's files, which `ssh -F` would not read: on a
+    cluster, logins between hosts may depend on settings there.
     """
     jumps = sorted({endpoint.host for endpoint in endpoints} - {here})
     usual = "    Include ~/.ssh/config\n    Include /etc/ssh/ssh_config\n"
@@ -74,7 +75,7 @@ def _host_block(endpoint: SshEndpoint, key: Path, here: str) -> str:
         f"    User {endpoint.user}\n"
         f'    IdentityFile "{key}"\n'
         f"{jump}"
-        # the guests' host keys are new with every boot and are reached through loopback only
+        # host keys of guests change with every boot, and the guests are reached through loopback only
         f"    StrictHostKeyChecking no\n"
         f"    UserKnownHostsFile /dev/null\n"
         f"    LogLevel ERROR\n"

@@ -1,9 +1,9 @@
-"""A guest for `mvpnet bench`: the program at the far end of a link, in qemu's place. One a rank, a process of its own.
+"""A synthetic guest for `mvpnet bench`: the program at the far end of a link, in qemu's place, one process per rank.
 
     python -m mvpnet.bench.guest KIND RANK LINK_FD CONTROL_FD
 
-It does what comes on the control socket (SOCK_SEQPACKET, a message of `bench.messages` a packet, an answer to each),
-and in the meantime counts every frame that comes on the link. It ends when the control socket does.
+It executes orders from the control socket (SOCK_SEQPACKET, one message of `bench.messages` per packet, and an answer to
+each), and counts every frame from the link meanwhile. It exits when the control socket is closed.
 
 Frames have the EtherTypes that IEEE 802 keeps for experiments: one for those that are counted, one for those that
 are sent back.
@@ -38,7 +38,7 @@ _DATAGRAMS_A_TURN: Final = 64
 
 
 def resolve(head: bytes) -> int:
-    """Where a frame comes from, for frames to count; from its length and Ethernet header."""
+    """Return the route by which a frame is counted, from its length and Ethernet header."""
     if head[16:18] == ECHOED:
         return _ECHO
     source = address.rank_of_mac(head[10:16])
@@ -46,7 +46,7 @@ def resolve(head: bytes) -> int:
 
 
 class Guest:
-    """One guest: `serve` does what it is told until there is nobody to tell it."""
+    """One guest: `serve` executes orders until the control socket is closed."""
 
     def __init__(self, kind: str, rank: int, link: socket.socket, control: socket.socket) -> None:
         self._stream = kind == "stream"
@@ -56,10 +56,10 @@ class Guest:
         self._splitter = Splitter(resolve)
         self._buffer = bytearray(_READ_BYTES)
         self._left = 0  # bytes of an unfinished frame at the buffer's start
-        self._echoes: list[bytes] = []  # frames to be sent back, taken by whoever waits for them
+        self._echoes: list[bytes] = []  # frames to be sent back
         self._received: Counter[int] = Counter()
         self._first_s = self._last_s = 0.0
-        self._uncounted = 0  # frames that came with the first: their time is not known
+        self._uncounted = 0  # frames that came with the first one, whose time is unknown
 
     def serve(self) -> None:
         poll = select.poll()
@@ -96,7 +96,7 @@ class Guest:
     # -- receiving -----------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        """Take what is there, and count it."""
+        """Receive the available frames and count them."""
         before = self._received.total()
         with contextlib.suppress(BlockingIOError):
             if self._stream:
@@ -145,7 +145,7 @@ class Guest:
         self._push([self._framed(frame)])
 
     def _push(self, pieces: list[bytes]) -> None:
-        """Send each piece whole; receive whenever there is no room to send."""
+        """Send each piece completely; receive whenever there is no room to send."""
         for piece in pieces:
             rest = memoryview(piece)
             while rest:
@@ -199,7 +199,7 @@ class Guest:
 
 
 def _percentiles(times_us: list[float]) -> tuple[float | None, float | None, float | None]:
-    """The 50th and 99th percentile, and the longest."""
+    """Return the 50th and 99th percentile and the maximum."""
     if len(times_us) < 2:
         return None, None, None
     cuts = statistics.quantiles(times_us, n=100, method="inclusive")

@@ -1,4 +1,4 @@
-"""What rank 0 of a bench asks of a rank's guest, and what comes back: from rank to rank, and between rank and guest."""
+"""Orders of a bench's rank 0 for the guests, and their answers: between ranks, and between rank and guest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Reset:
 
 @dataclass(frozen=True)
 class ReportCounts:
-    """Tell what was counted."""
+    """Report the counts."""
 
 
 @dataclass(frozen=True)
 class Flood:
-    """Send as many frames as go, to each rank in turn."""
+    """Send as many frames as possible, to each rank in turn."""
 
     to: Sequence[int] | None  # None: broadcast
     frame_bytes: int
@@ -30,7 +30,7 @@ class Flood:
 
 @dataclass(frozen=True)
 class Ping:
-    """Send a frame there and back, over and over."""
+    """Send a frame to another guest and back, repeatedly."""
 
     to: int
     frame_bytes: int
@@ -72,7 +72,7 @@ class Pinged:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a guest cannot answer."""
+    """The reason why a guest cannot answer."""
 
     reason: str
 
@@ -82,7 +82,7 @@ Outcome = Counted | Flooded | Pinged | Failed
 
 @dataclass(frozen=True)
 class Answer:
-    """A guest's answer, with what its rank has used so far."""
+    """A guest's answer, with its rank's resource usage so far."""
 
     outcome: Outcome
     cpu_s: float = 0.0

@@ -1,7 +1,7 @@
-"""A rank's part in `mvpnet bench`: its guest, link and switch, and rank 0's asking of all guests.
+"""One rank of `mvpnet bench`: its guest, link and switch, and rank 0's orders to all guests.
 
-Rank 0 sends an order to a rank as a control message; that rank hands it to its guest, and sends the guest's answer
-back with what it knows of itself. At most one order is on its way to a rank.
+Rank 0 sends an order to a rank as a control message. That rank passes it to its guest, and returns the guest's answer
+together with its own resource usage. A rank has at most one order at a time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net
 from mvpnet.util.text import and_more
 
-PATIENCE_S = 30.0  # beyond what an order takes by itself
+PATIENCE_S = 30.0  # added to the duration of an order
 _GUEST_END_S = 5.0
-_LOOK_S = 0.1  # for signals, and for the time
+_LOOK_S = 0.1  # interval of checks for signals and deadlines
 _GUEST_ENDED = Failed("the bench's guest has ended")
 
 
 class Node:
-    """All ranks make theirs; rank 0 asks and then `end`s, the others `follow`; all `close`.
+    """One rank's node. Rank 0 calls `ask` and then `end`, the others call `follow`; all call `close`.
 
     Raises OSError where sockets or the guest's process cannot be made.
     """
@@ -92,7 +92,7 @@ class Node:
         self._run_until(lambda: time.monotonic() >= end_s, seconds + 1)
 
     def end(self) -> None:
-        """Send the others home."""
+        """Tell the other ranks that the bench is over."""
         for rank in range(1, self._world.size):
             self.switch.send_control(rank, encode(GoHome()))
 
@@ -111,7 +111,7 @@ class Node:
         timers = [self._loop.call_later(0.0, look)]
         self._stop_when = condition
         self._loop.run()
-        self._stop_when = lambda: False  # an answer that comes late stops nothing else
+        self._stop_when = lambda: False  # a late answer must not end a later wait
         timers[0].cancel()
         if number := self._signals.received:
             raise InterruptedJobError(f"stopped by {number.name}", exit_code=128 + number)
@@ -120,7 +120,7 @@ class Node:
     # -- every rank ----------------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Do what rank 0 says until it sends us home."""
+        """Execute rank 0's orders until the bench is over."""
         self._loop.run()
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Node:
             self._answer(_GUEST_ENDED)
 
     def _answer(self, outcome: Outcome) -> None:
-        """Tell rank 0, with what this rank has used. ru_maxrss is in KiB (getrusage(2))."""
+        """Send the outcome to rank 0, with this rank's resource usage. ru_maxrss is in KiB (getrusage(2))."""
         rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         dropped = sum(self.switch.counters.drops.values())
         self.switch.send_control(0, encode(Answer(outcome, time.process_time(), rss_mb, dropped)))

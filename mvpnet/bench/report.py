@@ -1,4 +1,4 @@
-"""The tables of `mvpnet bench`, one a workload."""
+"""The tables of `mvpnet bench`, one per workload."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ COLUMNS: dict[str, list[Column]] = {
 
 
 def tables(results: list[Result]) -> str:
-    """The results as text, in the order of the workloads."""
+    """Return the results as text, in the order of the workloads."""
     console = Console(width=WIDTH, no_color=True, highlight=False, markup=False)
     with console.capture() as capture:
         for title, table in _tables(results):

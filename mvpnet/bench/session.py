@@ -1,4 +1,4 @@
-"""What the ranks of a bench do together: one leads, the others follow."""
+"""Session of a bench: rank 0 leads, the other ranks follow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mvpnet.runtime.signals import StopSignals
 
 
 def follow(world: World, signals: StopSignals) -> int:
-    """The ranks above 0: take part in what rank 0 announces, until it sends the exit code."""
+    """Take part, as a rank above 0, in what rank 0 announces, and return the exit code that it sends."""
     while not isinstance(net := world.broadcast(), int):
         node = Node(world, signals, net)
         node.follow()
@@ -23,7 +23,7 @@ def follow(world: World, signals: StopSignals) -> int:
 
 
 def run(launch: Launch, plan: Plan) -> list[Result]:
-    """Run the plan with all ranks. Raises what `Node.ask` does, after the others were told that it is over."""
+    """Run the plan with all ranks; raise what `Node.ask` does, after telling the other ranks that the bench is over."""
     results: list[Result] = []
 
     def say(what: str) -> None:

@@ -1,6 +1,6 @@
-"""What `mvpnet bench` measures, step by step. Runs on rank 0, which asks the others' guests; see `node`.
+"""Workloads of `mvpnet bench`, step by step. They run on rank 0, which sends orders to all guests; see `node`.
 
-Every workload yields results: plain dictionaries, for JSON as they are and for the tables of `report`.
+Every workload yields results: plain dictionaries, for JSON and for the tables of `report`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ WORKLOADS = ("flood", "roundtrip", "all-to-all", "broadcast")
 PING_FRAME_BYTES = 64
 
 _LOOK_S = 0.05
-_SETTLED_S = 0.5  # nothing came for so long: what has not come is lost
+_SETTLED_S = 0.5  # without any arrival for this long, missing frames count as lost
 
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure."""
+    """The measurements of a bench."""
 
     workloads: tuple[str, ...]
     nets: tuple[Net, ...]  # one a kind of link
@@ -40,7 +40,7 @@ class Plan:
     to: int
 
     def steps(self) -> int:
-        """How many results a run will have."""
+        """Return the number of results of a run."""
         each = {"roundtrip": len(self.gaps_ms)}
         return len(self.nets) * sum(each.get(name, len(self.frame_bytes)) for name in self.workloads)
 
@@ -57,7 +57,7 @@ class Bench:
     _cpu_s: dict[int, float] = field(default_factory=dict)
 
     def results(self) -> Iterator[Result]:
-        """Runs the workloads in turn. Raises what `Node.ask` does."""
+        """Run the workloads in turn and yield their results; raise what `Node.ask` does."""
         runs: dict[str, Callable[[], Iterator[Result]]] = {
             "flood": self._floods,
             "roundtrip": self._roundtrips,
@@ -142,7 +142,7 @@ class Bench:
     def _flood(
         self, senders: dict[int, list[int] | None], receivers: list[int], size: int, seconds: float | None = None
     ) -> tuple[dict[int, int], dict[int, float], dict[int, Answer]]:
-        """Frames sent by each sender, CPU of each rank in percent of a core, and what each rank answers in the end."""
+        """Return the frames sent by each sender, the CPU use of each rank in percent of a core, and the answers."""
         seconds = self.plan.seconds if seconds is None else seconds
         before = self.node.ask_all(Reset())
         began_s = time.monotonic()
@@ -156,7 +156,7 @@ class Bench:
         return sent, took, after
 
     def _settled(self, receivers: list[int], expected: int) -> dict[int, Answer]:
-        """The reports, once all that was sent has come or no more comes."""
+        """Return the reports once all sent frames have arrived, or no more arrive."""
         came, came_at_s = -1, time.monotonic()
         while True:
             reports = self._report()
@@ -173,11 +173,11 @@ class Bench:
 
 
 def counted(answers: Mapping[int, Answer]) -> dict[int, Counted]:
-    """What the ranks' guests counted."""
+    """Return the counts in the guests' answers."""
     return {rank: answer.outcome for rank, answer in answers.items() if isinstance(answer.outcome, Counted)}
 
 
 def _rate(report: Counted, frame_bytes: int) -> dict[str, float]:
-    """Frames a second as they came, and the same in Gbit/s of Ethernet frames."""
+    """Return the rate of arrival in frames per second, and in Gbit/s of Ethernet frames."""
     rate = report.timed_frames / report.seconds if report.seconds else 0.0
     return {"frames_per_s": rate, "gbit_per_s": rate * frame_bytes * 8 / 1e9}
