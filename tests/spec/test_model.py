@@ -149,7 +149,7 @@ def test_an_old_name_of_a_log_part_is_a_warning() -> None:
         ({"logging": Logging(levels={"guest": "LOUD"})}, "logging.levels.guest"),
         (
             {"logging": Logging(levels={"gest": "INFO"})},
-            r"levels\.gest: .*did you mean guest.*\n.*parts are app, ",
+            r"levels\.gest: .*did you mean guest.*\n.*parts are api, app, ",
         ),
         ({"job": Job(name="a/b")}, "job.name"),
         ({"job": Job(name="")}, "job.name"),
