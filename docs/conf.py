@@ -26,6 +26,7 @@ version = release = mvpnet.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "recipes/README.md"]
+exclude_patterns = [".*"]  # such as .costs.md of make test-costs
 html_theme = "furo"
 html_title = f"mvpnet {release}"
 html_copy_source = False
