@@ -43,7 +43,7 @@ Order = Reset | ReportCounts | Flood | Ping
 
 @dataclass(frozen=True)
 class Counted:
-    """What a guest received. `seconds` lie between the first and the last of its `timed_frames`."""
+    """Counts of received frames. `seconds` lie between the first and the last of its `timed_frames`."""
 
     frames: int = 0
     sources: int = 0
@@ -53,7 +53,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Flooded:
-    """What a guest sent."""
+    """Counts of sent frames."""
 
     sent: int
     seconds: float

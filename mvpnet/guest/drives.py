@@ -1,4 +1,4 @@
-"""What the guest's drives are: from `image` and `cloud_init` to qemu's -drive options, planned before a file is made.
+"""Planning of a guest's drives: from `image` and `cloud_init` to qemu's -drive options, before any file is made.
 
 A drive is written as the C program mvpnet's -i takes it: "PATH,property=value,…,mvpctl=FLAGS", of which the
 properties go on to -drive and the flags say how the image is used, or "file=…,property=value,…", which is passed

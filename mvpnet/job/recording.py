@@ -59,7 +59,7 @@ class RunRecords:
             self._manifest.begin()
 
     def started(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """All ranks are ready; `found` is what each tells of itself (`records.manifest.rank_facts`)."""
+        """Record that all ranks are ready; `found` has the facts of each (`records.manifest.rank_facts`)."""
         with warning_of(self._run.manifest):
             self._manifest.started(found, own_inputs(self._order.spec))
 

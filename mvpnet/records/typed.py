@@ -87,7 +87,7 @@ class RankFacts:
     states: tuple[tuple[str, float], ...] = ()
     """Each state with the time when the guest came into it, in seconds since 1970."""
     qemu: QemuVersion | None = None
-    """Where it is another than rank 0's."""
+    """Given only if it differs from rank 0's."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class InputFile:
     mtime_ns: int | None = None
     sha256: str | None = None
     by: str | None = None
-    """Where the digest is from, or why there is none."""
+    """Source of the digest, or the reason why it is missing."""
     written: bool = False
     """Whether the guest wrote to it."""
 
@@ -152,7 +152,7 @@ class Replays:
     digest: str | None = None
     begun: float | None = None
     changed: tuple[str, ...] = ()
-    """What was not as it had been."""
+    """Inputs that had changed."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Manifest:
     batch_system: dict[str, str] = field(default_factory=dict)
     times: Times = field(default_factory=Times)
     verdict: Verdict | None = None
-    """None while the job runs, and for ever when it was killed."""
+    """None while the job runs, and for a job that was killed."""
     guests: tuple[GuestEnd, ...] = ()
     left_out: tuple[str, ...] = ()
     """Keys out of which user names and passwords of URLs were taken."""
