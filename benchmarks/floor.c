@@ -3,7 +3,7 @@
  *   cc -O2 -o floor benchmarks/floor.c
  *   STANDIN_MODE=pingpong STANDIN_SIZE=64 STANDIN_SECS=2 STANDIN_OUT=FOLDER ./floor stream|dgram GUEST_STANDIN
  *
- * Two processes, each with the stand-in guest of compare.py on a socket pair, hand frames to each other through one
+ * Two processes, each with a stand-in guest (GUEST_STANDIN) on a socket pair, hand frames to each other through one
  * slot of shared memory a direction. FOLDER/rtt.0 then holds the figures, as the guest of rank 0 saw them. What mvpnet
  * takes beyond this is MPI and Python; what this takes is the guests, the sockets and the kernel. */
 #define _GNU_SOURCE

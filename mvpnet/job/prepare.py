@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.cloudinit.seed_files import provide_seed, seed_image
+from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.guest.drive_files import opened_drives
 from mvpnet.guest.drives import DrivePlan, plan_drives, with_seed
 from mvpnet.guest.requirements import HostPlan, check_unused, plan_host, socket_paths
@@ -54,41 +55,64 @@ def prepare(
         HostError, ConfigError, ImageError: With the key that names the cause.
     """
     host = plan_host(spec)
-    saved = _saved(spec, order, host)
-    scratch = stack.enter_context(
-        scratch_folder(scratch_base(spec.scratch_dir), f"{spec.job_name}.{spec.rank}.{os.getpid()}", say)
+    place = _place(spec, host, order, most_ranks_on_one_host, stack, say)
+    seed = _seed(spec, place, order.facts)
+    spec, boot = provide_boot(spec, place.key_files, stack, say)
+    drives = _drives(spec, place, seed, stack, say)
+    starter = GuestStarter(
+        spec,
+        host,
+        place.endpoint,
+        place.key_files[1],
+        place.scratch,
+        logs,
+        boot,
+        drives,
+        stack,
+        saved_cpu_model=place.saved.cpu_model if place.saved else None,
     )
-    seed = _saved_seed(spec, saved, scratch) if saved else provide_seed(spec, host.user, order.facts, scratch.folder)
-    key_files = write_keys(scratch.folder, order.keys)
-    spec, boot = provide_boot(spec, key_files, stack, say)
-    drives = stack.enter_context(opened_drives(_drives(spec, seed, saved, scratch), say, qemu_binary=spec.qemu.binary))
-    endpoint = _endpoint(spec, host, scratch, most_ranks_on_one_host, stack)
-    cpu_model = saved.cpu_model if saved else None
-    starter = GuestStarter(spec, host, endpoint, key_files[1], scratch, logs, boot, drives, stack, cpu_model)
+    first = starter.start(place.saved)
     return PreparedRank(
-        spec, starter.start(saved), starter.start, logs, endpoint, host, scratch.folder, drives, boot, seed
+        spec, first, starter.start, logs, place.endpoint, host, place.scratch.folder, drives, boot, seed
     )
 
 
-def _saved(spec: RankSpec, order: JobOrder, host: HostPlan) -> Resumed | None:
-    """Return this rank's part of the save that the job resumes, after checking that it fits this host."""
+@dataclass(frozen=True)
+class _Place:
+    """What the guest has on this host before anything is made for it."""
+
+    scratch: Scratch
+    key_files: tuple[Path, Path]  # public and private
+    endpoint: SshEndpoint
+    saved: Resumed | None  # this rank's part of the save that the job resumes
+
+
+def _place(
+    spec: RankSpec, host: HostPlan, order: JobOrder, most_ranks_on_one_host: int, stack: ExitStack, say: Say
+) -> _Place:
+    """Make the rank's scratch folder with its keys, reserve its port, and find what it was saved as."""
     saved = resumed(order.resume, spec.rank)
     if saved:
         saved.check_host(spec.qemu.binary, host.accel)
-    return saved
+    name = f"{spec.job_name}.{spec.rank}.{os.getpid()}"
+    scratch = stack.enter_context(scratch_folder(scratch_base(spec.scratch_dir), name, say))
+    endpoint = _endpoint(spec, host, scratch, most_ranks_on_one_host, stack)
+    return _Place(scratch, write_keys(scratch.folder, order.keys), endpoint, saved)
 
 
-def _saved_seed(spec: RankSpec, saved: Resumed, scratch: Scratch) -> Path | None:
-    """Copy the seed that the guest was saved with, which must not change for cloud-init."""
-    if not spec.makes_seed:
-        return None
-    saved.copy_seed(seed_image(scratch.folder))
-    return seed_image(scratch.folder)
+def _seed(spec: RankSpec, place: _Place, facts: SeedFacts) -> Path | None:
+    """Make the rank's seed, or copy the one that it was saved with, which must not change for cloud-init."""
+    if place.saved and spec.makes_seed:
+        place.saved.copy_seed(seed_image(place.scratch.folder))
+        return seed_image(place.scratch.folder)
+    return provide_seed(spec, place.endpoint.user, facts, place.scratch.folder)
 
 
-def _drives(spec: RankSpec, seed: Path | None, saved: Resumed | None, scratch: Scratch) -> tuple[DrivePlan, ...]:
-    planned = with_seed(plan_drives(spec, scratch.folder), seed)
-    return saved.drives(planned, scratch.folder) if saved else planned
+def _drives(spec: RankSpec, place: _Place, seed: Path | None, stack: ExitStack, say: Say) -> tuple[DrivePlan, ...]:
+    """Have all that the drives need there; those that were saved on their saved disks."""
+    planned = with_seed(plan_drives(spec, place.scratch.folder), seed)
+    wanted = place.saved.drives(planned, place.scratch.folder) if place.saved else planned
+    return stack.enter_context(opened_drives(wanted, say, qemu_binary=spec.qemu.binary))
 
 
 def _endpoint(
