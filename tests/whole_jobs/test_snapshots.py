@@ -106,7 +106,7 @@ def check_resumed_run(job: RunningJob, save: Path) -> None:
         "resume=up",
     )
     run = open_run(job.cwd / "run0")
-    assert run.manifest["resumes"]["save"] == str(save)
+    assert run.manifest.resumes and run.manifest.resumes.save == str(save)
     with pytest.raises(MvpnetError, match="went on from the save"):
         recorded_spec(run, 2)
 
