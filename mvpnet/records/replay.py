@@ -31,7 +31,7 @@ from mvpnet.spec import option_string
 from mvpnet.spec.codec import job_spec
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import digest_of, plain
-from mvpnet.spec.rank_set import ranks_text
+from mvpnet.spec.rank_set import RankSet, ranks_text
 from mvpnet.util.text import Say, and_more
 
 _SHOWN_AT_MOST = 8
@@ -273,11 +273,8 @@ def _of_rank(spec: RankSpec, stack: ExitStack, say: Say) -> list[Input]:
 
 
 def _ranks(text: str) -> list[int]:
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+    """Return the ranks that `ranks_text` wrote."""
+    return [rank for first, last in RankSet.parse(text).ranges for rank in range(first, last + 1)]
 
 
 def describe_changes(found: list[Change]) -> str:
