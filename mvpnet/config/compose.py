@@ -25,9 +25,10 @@ from yaml import YAMLError
 from mvpnet.config.launch_context import LaunchContext, handed_to_hydra
 from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values
-from mvpnet.config.overrides import renamed_words
+from mvpnet.config.references import check_references
 from mvpnet.config.resolve import resolve
 from mvpnet.config.sources import FOLDER_SCHEME, register
+from mvpnet.config.words import hydra_words
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.logs import write_quietly
 from mvpnet.paths import RunFolder, conf_folder
@@ -62,7 +63,7 @@ def run(
         HostError: the run folder cannot be made.
     """
     old_names = OldNames()
-    argv = renamed_words(resumed(argv), old_names)
+    argv = hydra_words(resumed(argv), old_names)
     sweep = Sweep(remembered(flags_first(argv)), resuming=any(word.startswith("sweep.resume=") for word in argv))
     words, config_dir = without_config_dir(argv)
     launch = _launch(config_dir, world_size, old_names, sweep)
@@ -193,6 +194,7 @@ def _resolved_job(argv: list[str], launch: LaunchContext) -> str | None:
         return None
     with _composed(asked.overrides, launch) as composed:
         config = _without_hydra(composed)
+        check_references(config, launch.origins)
         keep_rank_values(config)
         part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
         if part is None:
@@ -244,7 +246,7 @@ def without_config_dir(argv: list[str]) -> tuple[list[str], str | None]:
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """Return the spec that these overrides resolve to, without running anything. Raises ConfigError."""
     old_names = OldNames()
-    words = renamed_words(overrides, old_names)
+    words = hydra_words(overrides, old_names)
     launch = _launch(config_dir, world_size, old_names, Sweep(()))
     with _composed(words, launch) as config:
         run_dir = Path.cwd() / config.hydra.run.dir

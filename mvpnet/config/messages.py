@@ -25,7 +25,6 @@ _SHELL_HINT = (
     r"a ${…} that is for a shell in the guest is written \${…}; rank, world_size, host_name and address are known"
 )
 _PACKAGE_HINT = "the first line of a recipe has to be: # @package _global_"
-_ON_HINT = 'YAML reads on as true; write "on" with quotes'
 
 
 def explained(error: Exception, place: str = "") -> ConfigError:
@@ -84,8 +83,6 @@ def _hint(inner: OmegaConfBaseException, key: str, where: str) -> str | None:
     """What to do about mistakes that are made often."""
     if isinstance(inner, InterpolationKeyError) and "cloud_init" in key:
         return _SHELL_HINT
-    if key.endswith(".True"):
-        return _ON_HINT
     return _PACKAGE_HINT if key.startswith("recipe.") and "the config file recipe/" in where else None
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mvpnet.config.launch_context import launch_context
 from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
+from mvpnet.config.references import check_references
 from mvpnet.errors import ConfigError
 from mvpnet.spec import app_steps, schema
 from mvpnet.spec.checks import check_job
@@ -49,6 +51,8 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     """
     if unknown := next(unknown_keys(config), None):
         raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
+    launch = launch_context()
+    check_references(config, launch.origins if launch else {})
     keep_rank_values(config)
     try:
         whole = OmegaConf.to_object(config)
