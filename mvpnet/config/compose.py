@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mvpnet.config.launch_context import LaunchContext, handed_to_hydra
-from mvpnet.config.messages import explained
+from mvpnet.config.messages import explained, is_of_hydra
 from mvpnet.config.nodes import all_keys, keep_rank_values
 from mvpnet.config.references import check_references
 from mvpnet.config.resolve import resolve
@@ -108,6 +108,10 @@ def _run_by_hydra(argv: list[str], launch: LaunchContext, jobs: _Jobs) -> list[i
         raise _before_any_job(error) from error
     except SweepStopped:
         pass
+    except Exception as error:
+        if jobs.begun or not is_of_hydra(error):
+            raise
+        raise explained(error) from error
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
     return jobs.codes
@@ -164,6 +168,8 @@ class _Jobs:
             spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
         elif spec.config.sweep != schema.Sweep():
             raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
+        elif facts.sweeper.get("params"):
+            raise ConfigError("hydra.sweeper.params: is set, and this is no sweep", hint="add -m")
         _keep_composition(composed, facts, spec.run_dir)
         return spec
 
@@ -249,8 +255,10 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
     words = hydra_words(overrides, old_names)
     launch = _launch(config_dir, world_size, old_names, Sweep(()))
     with _composed(words, launch) as config:
+        job = _without_hydra(config.copy())
+        check_references(job, launch.origins)  # before the run folder is named after the job
         run_dir = Path.cwd() / config.hydra.run.dir
-        return resolve(_without_hydra(config), world_size, run_dir, tuple(words))
+        return resolve(job, world_size, run_dir, tuple(words))
 
 
 @contextmanager
@@ -265,7 +273,9 @@ def _composed(overrides: list[str], launch: LaunchContext) -> Iterator[DictConfi
             config = _compose(overrides)
             launch.warn_of_old_names()
             yield config
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except Exception as error:
+        if isinstance(error, MvpnetError) or not is_of_hydra(error):
+            raise
         raise explained(error) from error
 
 

@@ -197,8 +197,11 @@ class SearchPath(SearchPathPlugin):
 @functools.cache
 def register() -> None:
     """Hand Hydra and OmegaConf the schema, our plugins and resolvers. Once: later versions warn of a second time."""
+    from hydra_plugins.mvpnet_sweeper import SweeperConf  # which reads words, and so needs this module
+
     store = ConfigStore.instance()
     store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
+    store.store(group="hydra/sweeper", name="mvpnet", node=writable(SweeperConf))
     store.store(name="schema", node=writable(schema.Config))
     for group, node in schema.GROUPS.items():
         store.store(group=group, name="schema", node=writable(node))

@@ -117,9 +117,11 @@ def _element(key: str, text: str, kind: Kind) -> str:
         return text if kind.or_one is None else _element(key, text, kind.or_one)
     if isinstance(kind, Text) or (isinstance(kind, Free) and not kind.numbers):
         return _text(key, text, null=not isinstance(kind, Text) or kind.may_be_null)
-    if isinstance(kind, Free):
-        return _free(key, text)
-    return text
+    if isinstance(kind, Keys):  # a group's option, or a list of them
+        if _is_closed(text, "["):
+            return text
+        return quoted(text) if _NUMBER.fullmatch(text) else _text(key, text, null=True)
+    return _free(key, text) if isinstance(kind, Free) else text
 
 
 def _list(key: str, text: str, kind: Kind) -> str:
@@ -186,7 +188,7 @@ def _free(key: str, text: str) -> str:
 def _is_text_for_hydra(text: str) -> bool:
     """Tell whether Hydra reads this, without quotes, as the text that it is."""
     if _NUMBER.fullmatch(text):
-        return reads_back(text)
+        return text.isdecimal() and reads_back(text)  # becomes a text in time, the same
     return _is_readable(text) and text.lower() not in ("true", "false", "null")
 
 

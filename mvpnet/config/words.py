@@ -10,9 +10,12 @@ from mvpnet.config.overrides import renamed_words
 from mvpnet.config.references import check_syntax
 from mvpnet.config.sources import FOLDER_SCHEME
 from mvpnet.config.value_text import as_written, split
+from mvpnet.errors import ConfigError
 from mvpnet.spec.aliases import OldNames
 
 _OVERRIDE = re.compile(r"(\+{0,2})([^-=@~+][^=@]*)=(.*)", re.DOTALL)
+_READABLE = re.compile(r"~[^~+=]+(?:=.*)?|\+{0,2}[^-=~+][^=~+]*=.*|", re.DOTALL)
+_ALONE = ("-m", "--multirun", "-r", "--run", "-h", "--help", "--hydra-help", "--resolve", "--version", "-sc")
 _FOLDERS = "hydra.searchpath"
 _PLACE = "the command line"
 
@@ -28,10 +31,18 @@ def hydra_words(words: Sequence[str], met: OldNames) -> list[str]:
         ConfigError: a word cannot be read, or a key is given by its old name and by its new one.
     """
     sweeping = any(word in ("-m", "--multirun") or word.upper() == "HYDRA.MODE=MULTIRUN" for word in words)
-    return [_hydra_word(word, sweeping) for word in renamed_words(words, met)]
+    given: list[str] = []
+    before = ""
+    for word in renamed_words(words, met):
+        is_options = before.startswith("-") and "=" not in before and before not in _ALONE
+        given.append(word if word[:1] == "-" != word or is_options else _hydra_word(word, sweeping))
+        before = word
+    return given
 
 
 def _hydra_word(word: str, sweeping: bool) -> str:
+    if not _READABLE.fullmatch(word):
+        raise ConfigError(f"cannot read {word!r} on {_PLACE}", hint="write KEY=VALUE, GROUP=OPTION or ~KEY")
     found = _OVERRIDE.fullmatch(word)
     if not found:
         return word
