@@ -118,6 +118,10 @@ def _check_within(parent: DictConfig | ListConfig, prefix: str, origins: Mapping
             if isinstance(child, (DictConfig, ListConfig)):
                 _check_within(child, key, origins)
             continue
+        if isinstance(child, (DictConfig, ListConfig)) and not next(references_in(text), None):
+            _refuse(
+                key, text, "is a text, where a mapping or a list is asked for", origins.get(text, "the command line")
+            )
         checked = text
         for reference in references_in(text):
             if not _is_rank_value(reference, key):

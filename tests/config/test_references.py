@@ -115,6 +115,14 @@ def test_a_list_may_be_the_whole_of_a_list(launch_folder: Path) -> None:
     assert config.qemu.extra_args == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "key", ["app.steps", "image.properties", "app", "ranks.a", "qemu.extra_args", "cloud_init.user_data"]
+)
+def test_an_escaped_reference_is_no_mapping(key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        compose([f"++{key}=\\${{x}}"], 1)
+
+
 def test_what_a_user_may_want_of_the_launch_is_named(launch_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHO", "me")
     assert by_recipe(launch_folder, "app: {command: [echo, 'by ${oc.env:WHO}']}").config.app.command == [
