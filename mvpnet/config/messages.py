@@ -17,11 +17,11 @@ from omegaconf.errors import (
 )
 
 from mvpnet.config.nodes import all_keys
-from mvpnet.config.value_text import quoted
 from mvpnet.errors import ConfigError
 from mvpnet.paths import conf_folder, user_config_folders
 from mvpnet.spec.near import near
 from mvpnet.spec.schema import GROUPS
+from mvpnet.util.hydra_quotes import quoted
 
 _SHELL_HINT = r"what is for a shell is written \${…}; ${oc.env:NAME} is of the launch's own environment"
 _HYDRA = ("hydra", "omegaconf", "antlr4", "yaml")

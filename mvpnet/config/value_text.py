@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from mvpnet.config.kinds import Free, Keys, Kind, ListOf, Text, part_of
 from mvpnet.config.yaml_file import reads_back
 from mvpnet.errors import ConfigError
+from mvpnet.util.hydra_quotes import quoted
 
 _REFERENCE = r"\$\{[^{}]+\}"
 _ESCAPED = r"(?:\\\\|\\[()\[\]{}:=, \t])"
@@ -93,13 +94,6 @@ def _signs(text: str) -> Iterator[tuple[int, str, int]]:
         yield place, sign, len(closing)
         begins = sign in "[{(,:" or (begins and sign.isspace())
         place += 1
-
-
-def quoted(text: str) -> str:
-    r"""Return a text in quotes for Hydra, which reads `\'` in them as `'`, and `\\` as `\` in front of a quote only."""
-    mark = "'" if '"' in text and "'" not in text else '"'  # a shell's word has ' around it
-    inner = re.sub(rf"(\\*){mark}", rf"\1\1\\{mark}", text)
-    return mark + re.sub(r"(\\+)$", r"\1\1", inner) + mark
 
 
 def _element(key: str, text: str, kind: Kind) -> str:

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from mvpnet.config.compose import compose
 from mvpnet.config.kinds import Free, Keys, Kind, ListOf, Text, kind_at
-from mvpnet.config.value_text import as_written, quoted
+from mvpnet.config.value_text import as_written
 from mvpnet.config.words import hydra_words
 from mvpnet.config.yaml_file import parse_yaml
 from mvpnet.errors import ConfigError
 from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.model import JobSpec
+from mvpnet.util.hydra_quotes import quoted, without_quotes
 
 # What YAML 1.1, OmegaConf or Hydra read as a number, a date, a switch or nothing.
 REWRITTEN = (
@@ -319,7 +320,8 @@ _SIGNS = st.text(alphabet="aZ019_-+.,:;=~#%*@?|/\\'\"()[]{}$ \té€", max_size=
 @settings(max_examples=400, deadline=None)
 @given(_SIGNS)
 def test_hydra_reads_the_quotes_as_they_are_meant(text: str) -> None:
-    """`quoted` is the inverse of Hydra's reading of a text in quotes."""
+    """`quoted` is the inverse of Hydra's reading of a text in quotes, and `without_quotes` reads as Hydra does."""
+    assert without_quotes(quoted(text)) == text
     assert OverridesParser.create().parse_override(f"k={quoted(text)}").value() == text
 
 
