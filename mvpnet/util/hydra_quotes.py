@@ -1,4 +1,4 @@
-r"""Quotes of Hydra's grammar (hydra.cc, "The Override Grammar"): in them `\'` is `'`, and `\\` is `\` before a quote."""
+r"""Quotes of Hydra's grammar (hydra.cc, "The Override Grammar"), in which a backslash escapes quotes alone."""
 
 from __future__ import annotations
 
