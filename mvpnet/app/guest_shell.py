@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mvpnet.dataplane.address import host_name
+from mvpnet.runtime.helper_python import helper_argv
 
 SSH_FAILED = 255  # ssh(1)
 STARTED = b"\x01mvpnet\x01\n"  # the first that comes from the guest: the command is about to run
@@ -66,13 +66,14 @@ def send_command(paths: Sequence[str]) -> str:
 
 def push_argv(files: Mapping[str, Path], executable: str | None, ssh: Sequence[str]) -> list[str]:
     """The process on the host that sends files to a guest."""
-    return [*_CARRY, "push", json.dumps({to: str(source) for to, source in files.items()}), executable or "", *ssh]
+    sources = json.dumps({to: str(source) for to, source in files.items()})
+    return helper_argv(_CARRY, "push", sources, executable or "", *ssh)
 
 
 def fetch_argv(folder: Path, paths: Sequence[str], ssh: Sequence[str]) -> list[str]:
     """The process on the host that fetches files from a guest into a folder."""
     names = [PurePosixPath(path).name for path in paths]
-    return [*_CARRY, "fetch", str(folder), json.dumps(names), *ssh, send_command(paths)]
+    return helper_argv(_CARRY, "fetch", str(folder), json.dumps(names), *ssh, send_command(paths))
 
 
-_CARRY = (sys.executable, "-m", "mvpnet.app.transfer")
+_CARRY = "mvpnet.app.transfer"
