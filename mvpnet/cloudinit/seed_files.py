@@ -7,8 +7,7 @@ Rock Ridge and Joliet names: those of plain ISO 9660 have no hyphen.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -19,30 +18,47 @@ from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed import Seed, make_seed
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts
 from mvpnet.errors import ImageError
+from mvpnet.logs import say
 from mvpnet.spec.drive_text import expand
 from mvpnet.spec.model import RankSpec
+from mvpnet.spec.public_keys import fault_of_key
 
 SEED_KEY = "cloud_init.seed"  # key of the drive, and in records, of a seed made by mvpnet
 
-_KEY_TYPE = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)\S+\s+\S")  # sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
 _LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def seed_facts(public_key: str, private_key: str, home: Path, environment: Mapping[str, str]) -> SeedFacts:
-    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies."""
+def seed_facts(
+    public_key: str, private_key: str, specs: Iterable[RankSpec], home: Path, environment: Mapping[str, str]
+) -> SeedFacts:
+    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies.
+
+    The keys in `home` are looked for if any of `specs` takes them.
+    """
     proxies = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _PROXIES}
-    return SeedFacts(public_key, private_key, tuple(user_keys(home)), proxies)
+    keys = user_keys(home) if any(spec.takes_user_keys for spec in specs) else ()
+    return SeedFacts(public_key, private_key, tuple(keys), proxies)
 
 
 def user_keys(home: Path) -> list[str]:
     """Return the public keys in ~/.ssh/*.pub and ~/.ssh/authorized_keys; ignore files that cannot be read.
 
-    Certificates are left out, because authorized_keys would treat them as keys.
+    What is no key is left out with a warning, which does not repeat it. Certificates in files of their own, which
+    authorized_keys would take for keys, are left out without one.
     """
     files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
-    lines = (line.strip() for path in [*files, home / ".ssh" / "authorized_keys"] for line in _lines(path))
-    return list(dict.fromkeys(line for line in lines if not line.startswith("#") and _KEY_TYPE.search(line)))
+    found: dict[str, None] = {}
+    for path in [*files, home / ".ssh" / "authorized_keys"]:
+        for number, line in enumerate(_lines(path), start=1):
+            text = line.strip()
+            if not text or text.startswith("#"):
+                continue
+            if fault := fault_of_key(text):
+                say(f"warning: {path}: line {number} {fault}; guests do not get it")
+            else:
+                found[text] = None
+    return list(found)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -81,9 +81,7 @@ def check_settings(spec: RankSpec) -> None:
         HostError: A folder is missing, or the user's name cannot be determined.
     """
     names.check_domains(spec.net.domains or [])
-    if spec.image.user:
-        names.check_user(spec.image.user)
-    else:
+    if not spec.image.user:
         names.default_user()
     if spec.net.tftp_dir:
         programs.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")

@@ -13,9 +13,9 @@ from mvpnet.errors import ConfigError
 from mvpnet.spec import schema
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import AppKind
+from mvpnet.spec.user_names import check_user_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # used in file names
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _GUEST_ONLY = ("script", "on", "user", "push", "collect")
 _NOT_OF_ALL_STEPS = ("command", "script", "push", "collect")  # set by each step for itself
 SCRIPT_FOLDER = ".mvpnet"  # in the home of the guest's user
@@ -144,8 +144,8 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         raise ConfigError(
             f"{key}.max_parallel_ssh: {value['max_parallel_ssh']} guests at once will never come to an end"
         )
-    if value["user"] is not None and not _USER.fullmatch(value["user"]):
-        raise ConfigError(f"{key}.user: {value['user']!r} is no user's name")
+    if value["user"] is not None:
+        check_user_name(value["user"], f"{key}.user")
     push = {_target(f"{key}.push", to, source): Path(source) for to, source in value["push"].items()}
     executable = None
     if script:
