@@ -6,11 +6,12 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ConfigError
 from mvpnet.spec import schema
+from mvpnet.spec.copied_paths import collected, target_in_guest
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import AppKind
 from mvpnet.spec.user_names import check_user_name
@@ -146,7 +147,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         )
     if value["user"] is not None:
         check_user_name(value["user"], f"{key}.user")
-    push = {_target(f"{key}.push", to, source): Path(source) for to, source in value["push"].items()}
+    push = {target_in_guest(f"{key}.push", to, Path(source)): Path(source) for to, source in value["push"].items()}
     executable = None
     if script:
         executable = f"{SCRIPT_FOLDER}/{Path(script[0]).name}"
@@ -161,32 +162,10 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         user=value["user"],
         push=push,
         executable=executable,
-        collect=_collected(f"{key}.collect", value["collect"]),
+        collect=collected(f"{key}.collect", value["collect"]),
         timeout_s=value["timeout_s"],
         login_timeout_s=value["login_timeout_s"],
         copy_timeout_s=value["copy_timeout_s"],
         max_parallel_ssh=value["max_parallel_ssh"],
         show_output=value["show_output"],
     )
-
-
-def _target(key: str, path: str, source: str) -> str:
-    """Return the destination of a pushed file; `DIR/` means into that folder."""
-    if path.endswith("/"):
-        path += Path(source).name
-    if not path.strip("/") or ".." in PurePosixPath(path).parts:
-        raise ConfigError(f"{key}: {path!r} is no path that a file in the guest can have")
-    return path
-
-
-def _collected(key: str, paths: list[str]) -> tuple[str, ...]:
-    """Refuse a path without a last name, or two with the same one, as collected files are stored by it."""
-    names: dict[str, str] = {}
-    for path in paths:
-        name = PurePosixPath(path).name
-        if not name or ".." in PurePosixPath(path).parts:
-            raise ConfigError(f"{key}: {path!r} leads outside, or names no file", hint="name a file or folder, no ..")
-        if name in names:
-            raise ConfigError(f"{key}: {names[name]!r} and {path!r} would both be kept as {name!r}")
-        names[name] = path
-    return tuple(paths)
