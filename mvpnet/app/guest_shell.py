@@ -16,6 +16,7 @@ from mvpnet.runtime.helper_python import helper_argv
 from mvpnet.spec.copied_paths import split_pattern
 
 SSH_FAILED = 255  # ssh(1)
+NOT_FOUND, NOT_RUNNABLE = 127, 126  # env(1)
 STARTED = b"\x01mvpnet\x01\n"  # the first that comes from the guest: the command is about to run
 
 # Runs the command, and ends it when the standard input does: when ssh is told to stop, or is no more. Without a

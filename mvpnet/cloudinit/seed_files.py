@@ -17,12 +17,15 @@ from loguru import logger
 from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed import Seed, make_seed
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts
+from mvpnet.cloudinit.user_data_file import read_user_data
 from mvpnet.errors import ImageError
 from mvpnet.logs import say
 from mvpnet.spec.drive_text import expand
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.public_keys import fault_of_key
+from mvpnet.spec.script_text import HEAD_BYTES, UNIX_LINES_HINT, first_line_fault
 
+_USER_DATA_KEY = "cloud_init.user_data_file"
 SEED_KEY = "cloud_init.seed"  # key of the drive, and in records, of a seed made by mvpnet
 
 _LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
@@ -79,7 +82,10 @@ def rank_seed(spec: RankSpec, user: str, facts: SeedFacts) -> Seed:
     for path, source in spec.cloud_init.files.items():
         key = f"cloud_init.files.{path}"
         files[path] = _host_file(Path(expand(source, spec, key)), key)
-    return make_seed(spec, user, facts, files)
+    more = {}
+    if named := spec.cloud_init.user_data_file:
+        more = read_user_data(Path(expand(named, spec, _USER_DATA_KEY)), _USER_DATA_KEY)
+    return make_seed(spec, user, facts, files, more)
 
 
 def _host_file(path: Path, key: str) -> HostFile:
@@ -90,9 +96,12 @@ def _host_file(path: Path, key: str) -> HostFile:
                 f"{key}: {path} has {facts.st_size} bytes; in a seed it may have {_LARGEST_FILE_BYTES}",
                 hint="bring it on a drive of its own (image.drives), or copy it in by scp",
             )
-        return HostFile(path.read_bytes(), facts.st_mode & 0o777)
+        content = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{key}: cannot read {path}: {error.strerror}") from error
+    if fault := first_line_fault(content[:HEAD_BYTES]):
+        raise ImageError(f"{key}: {path} {fault}", hint=UNIX_LINES_HINT)
+    return HostFile(content, facts.st_mode & 0o777)
 
 
 def seed_image(scratch: Path) -> Path:

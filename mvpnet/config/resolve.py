@@ -33,7 +33,7 @@ _PATHS = {
         "prepare",
     ),
     "net": ("socket_dir", "tftp_dir"),
-    "cloud_init": ("path", "files"),
+    "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
 }
 

@@ -14,6 +14,7 @@ from mvpnet.spec import schema
 from mvpnet.spec.copied_paths import collected, target_in_guest
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import AppKind
+from mvpnet.spec.script_text import UNIX_LINES_HINT, host_script_fault, is_executable, script_fault
 from mvpnet.spec.user_names import check_user_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # used in file names
@@ -64,7 +65,11 @@ def steps_of(app: schema.App) -> list[Step]:
 
 
 def check_steps(steps: list[Step], world_size: int) -> None:
-    """Refuse steps for no rank of this world, or with a missing file, with a ConfigError."""
+    """Refuse steps for no rank of this world, or with a file that is missing or no script that runs.
+
+    Raises:
+        ConfigError: Names the key.
+    """
     for step in steps:
         if step.kind is AppKind.guest and step.on.is_empty_in(world_size):
             raise ConfigError(
@@ -72,9 +77,26 @@ def check_steps(steps: list[Step], world_size: int) -> None:
                 hint="start more ranks (mpirun -n), or name others",
             )
         for target, source in step.push.items():
-            if not source.exists():
-                key = "script" if target == step.executable else "push"
-                raise ConfigError(f"{step.key}.{key}: there is no file or folder {source}")
+            _check_pushed(step, target, source)
+        if step.kind is AppKind.host and "/" in step.argv[0]:
+            _refuse(f"{step.key}.command", Path(step.argv[0]), host_script_fault(Path(step.argv[0])))
+
+
+def _check_pushed(step: Step, target: str, source: Path) -> None:
+    is_script = target == step.executable
+    key = f"{step.key}.{'script' if is_script else 'push'}"
+    if not source.exists():
+        hint = "no shell reads it; ~/ is your home" if "$" in str(source) else None
+        raise ConfigError(f"{key}: there is no file or folder {source}", hint=hint)
+    if is_script and not source.is_file():
+        raise ConfigError(f"{key}: {source} is a folder, and no script")
+    if is_script or is_executable(source):
+        _refuse(key, source, script_fault(source, is_text=is_script))
+
+
+def _refuse(key: str, path: Path, fault: str | None) -> None:
+    if fault:
+        raise ConfigError(f"{key}: {path} {fault}", hint=UNIX_LINES_HINT if "CR LF" in fault else None)
 
 
 def app_argv(command: Any, key: str = "app.command") -> list[str] | None:

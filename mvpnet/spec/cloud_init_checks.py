@@ -12,6 +12,7 @@ from mvpnet.errors import ConfigError
 from mvpnet.spec.near import near
 from mvpnet.spec.public_keys import fault_of_key
 from mvpnet.spec.schema import CloudInit, Config
+from mvpnet.spec.script_text import HEAD_BYTES, first_line_fault
 
 NETWORK_VERSION = 2  # the form of the network-config that mvpnet makes
 _SECTIONS = (
@@ -49,6 +50,7 @@ def check_cloud_init(prefix: str, config: Config) -> None:
     """
     asked = config.cloud_init
     _check_keys(f"{prefix}cloud_init.ssh_authorized_keys", asked.ssh_authorized_keys)
+    _check_written(f"{prefix}cloud_init.write_files", asked.write_files)
     check_user_data(f"{prefix}cloud_init.user_data", asked.user_data)
     check_user_data(f"{prefix}image.prepare.user_data", config.image.prepare.user_data)
     _check_meta_data(f"{prefix}cloud_init.meta_data", asked)
@@ -67,6 +69,7 @@ def check_user_data(key: str, user_data: Mapping[str, Any]) -> None:
     _refuse_misplaced(key, user_data, _NOT_IN_USER_DATA)
     for place, keys in _key_lists(key, user_data):
         _check_keys(place, keys)
+    _check_written(f"{key}.write_files", user_data.get("write_files"))
 
 
 def network_settings(network_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +115,14 @@ def _check_meta_data(key: str, asked: CloudInit) -> None:
     for name in ("public-keys", "public_keys"):
         if name in asked.meta_data:
             _check_keys(f"{key}.{name}", asked.meta_data[name])
+
+
+def _check_written(place: str, entries: Any) -> None:
+    """Refuse scripts among write_files that cannot run."""
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if isinstance(content, str) and (fault := first_line_fault(content[:HEAD_BYTES].encode(errors="replace"))):
+            raise ConfigError(f"{place}[{index}].content: {fault}", hint="write it with Unix's line ends")
 
 
 def _refuse_misplaced(key: str, mapping: Mapping[str, Any], misplaced: Mapping[str, str]) -> None:

@@ -243,6 +243,7 @@ class CloudInit:
     no_proxy: str | None = None  # with a proxy URL: hosts and domains that are reached without it, with commas
     timezone: str | None = None  # Europe/Berlin
     locale: str | None = "C.UTF-8"  # null leaves the image's
+    user_data_file: str | None = None  # a file of #cloud-config, merged over what is above and below user_data
     # Other settings, merged over those from above: mappings key by key, lists appended, null removes.
     user_data: dict[str, Any] = field(default_factory=dict)
     meta_data: dict[str, Any] = field(default_factory=dict)  # {dsmode: local}
