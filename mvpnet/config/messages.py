@@ -100,7 +100,8 @@ def _refused_key(found: list[Any], error: Exception, place: str) -> ConfigError:
         what = f"there is no key {key!r}{near(key.removeprefix(place + '.'), all_keys(), place)}"
     else:
         what = f"{key}: {_first_line(inner)}"
-    where = "" if outer in what or place else f"\n  in: {_place(outer)}"
+    # a private key that was given by mistake is not repeated
+    where = "" if outer in what or place or key.endswith("ssh_authorized_keys") else f"\n  in: {_place(outer)}"
     return ConfigError(what + where, hint=_hint(inner, key, where))
 
 
@@ -108,7 +109,18 @@ def _hint(inner: OmegaConfBaseException, key: str, where: str) -> str | None:
     """What to do about mistakes that are made often."""
     if isinstance(inner, InterpolationKeyError):
         return _SHELL_HINT
+    if shape := _shape_hint(_first_line(inner), key):
+        return shape
     return _PACKAGE_HINT if key.startswith("recipe.") and "the config file recipe/" in where else None
+
+
+def _shape_hint(refusal: str, key: str) -> str | None:
+    """How to write a mapping or a list, where a single value was given."""
+    if re.search(r"Cannot assign \w+ to Dict\[|Cannot merge DictConfig with", refusal):
+        if key.endswith("cloud_init.user_data"):
+            return f"a file of cloud-config is given by {key}_file=FILE; {key} takes a mapping, {{NAME: VALUE}}"
+        return f"{key} takes a mapping: {key}={{NAME: VALUE}}, or {key}.NAME=VALUE"
+    return f"{key} takes a list: {key}=[VALUE]" if "is not a ListConfig" in refusal else None
 
 
 def _unknown_group(error: Exception) -> ConfigError:

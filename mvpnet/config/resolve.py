@@ -17,6 +17,7 @@ from mvpnet.config.references import check_references
 from mvpnet.errors import ConfigError
 from mvpnet.spec import app_steps, schema
 from mvpnet.spec.checks import check_job
+from mvpnet.spec.copied_paths import with_pushed_files
 from mvpnet.spec.drive_text import absolute_drive
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.model import JobSpec, Override
@@ -32,7 +33,7 @@ _PATHS = {
         "prepare",
     ),
     "net": ("socket_dir", "tftp_dir"),
-    "cloud_init": ("path", "files"),
+    "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
 }
 
@@ -63,6 +64,7 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     assert isinstance(entries, dict)
     overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
     whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
+    whole = dataclasses.replace(whole, app=with_pushed_files(whole.app))
     ranks = world_size if whole.job.ranks is None else whole.job.ranks
     if not 1 <= ranks <= world_size:
         raise ConfigError(
