@@ -54,14 +54,14 @@ def test_words_of_commands_in_a_file_are_as_written(launch_folder: Path) -> None
 app:
   kind: guest
   steps:
-    one: {{command: [{written}], script: null, collect: [{written}]}}
+    one: {{command: [{written}], script: null, collect: [{", ".join(REWRITTEN)}]}}
 cloud_init: {{runcmd: [[{written}]], ssh_authorized_keys: []}}
 qemu: {{extra_args: [{written}]}}
 net: {{domains: [{written}]}}
 """,
     ).config
     assert config.app.steps["one"]["command"] == words
-    assert config.app.steps["one"]["collect"] == words
+    assert config.app.steps["one"]["collect"] == [*REWRITTEN]
     assert config.cloud_init.runcmd == [words]
     assert config.qemu.extra_args == words
     assert config.net.domains == words
