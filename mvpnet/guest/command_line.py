@@ -13,8 +13,8 @@ from mvpnet.spec.model import RankSpec
 from mvpnet.spec.option_string import escaped
 from mvpnet.spec.schema import Accel, NetKind
 from mvpnet.spec.sizes import parse_size
+from mvpnet.spec.user_network import parse_user_network
 
-USER_NETWORK = "192.168.1.0/24"
 GUEST_SSH_PORT = 22
 STANDARD_MTU = 1500  # bytes; RFC 894
 # With ERMS or FSRM, Linux copies memory by `rep movsb`, which TCG runs byte by byte: docs/performance.md.
@@ -144,7 +144,8 @@ def _qmp(wiring: Wiring) -> list[str]:
 
 def _user_network(spec: RankSpec, wiring: Wiring) -> list[str]:
     check_domains(wiring.domains)
-    netdev = f"user,id=usernet,net={USER_NETWORK},hostname={host_name(spec.rank)}"
+    network = parse_user_network(spec.net.user_network)
+    netdev = f"user,id=usernet,{network.netdev_properties},hostname={host_name(spec.rank)}"
     netdev += "".join(f",dnssearch={domain}" for domain in wiring.domains)
     if spec.net.tftp_dir is not None:
         netdev += f",tftp={escaped(spec.net.tftp_dir)}"

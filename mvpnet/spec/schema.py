@@ -199,6 +199,7 @@ class Net:
     socket: NetSocket = NetSocket.fd
     socket_dir: str = "/tmp"  # with socket=path
     mtu: int = 1500  # bytes; more than 1500 reaches the guest by host_mtu
+    user_network: str = "192.168.1.0/24"  # of qemu's user network: ssh, and the guests' way to the outside; not of 10/8
     domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r

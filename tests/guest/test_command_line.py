@@ -23,6 +23,7 @@ from mvpnet.qemu.binary import panic_device, supports_sandbox
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.option_string import escaped
 from mvpnet.spec.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm
+from mvpnet.spec.user_network import parse_user_network
 from support import poll_until
 
 QEMU = "qemu-system-x86_64"
@@ -229,6 +230,34 @@ def test_t_tftp() -> None:
     old = PLAIN[PLAIN.index("-netdev") + 1]
     argv = qemu_argv(make_spec(net=Net(tftp_dir="/tf,tp")), make_wiring())
     assert argv == with_changes((old, old.replace(",hostfwd", ",tftp=/tf,,tp,hostfwd")))
+
+
+@pytest.mark.parametrize(
+    ("network", "properties"),
+    [
+        ("192.168.1.0/24", "net=192.168.1.0/24"),
+        ("172.30.0.0/24", "net=172.30.0.0/24,host=172.30.0.2,dns=172.30.0.3,dhcpstart=172.30.0.15"),
+        ("172.30.0.0/16", "net=172.30.0.0/16,host=172.30.0.2,dns=172.30.0.3,dhcpstart=172.30.0.15"),
+        ("192.0.2.8/29", "net=192.0.2.8/29,host=192.0.2.10,dns=192.0.2.11,dhcpstart=192.0.2.12"),
+        ("192.0.2.16/28", "net=192.0.2.16/28,host=192.0.2.18,dns=192.0.2.19,dhcpstart=192.0.2.20"),
+        ("172.31.0.0/255.255.0.0", "net=172.31.0.0/16,host=172.31.0.2,dns=172.31.0.3,dhcpstart=172.31.0.15"),
+    ],
+)
+def test_user_network(network: str, properties: str) -> None:
+    old = PLAIN[PLAIN.index("-netdev") + 1]
+    argv = qemu_argv(make_spec(net=Net(user_network=network)), make_wiring())
+    assert argv == with_changes((old, old.replace("net=192.168.1.0/24", properties)))
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    "network", ["192.168.1.0/24", "172.16.0.0/12", "192.0.2.128/27", "192.0.2.16/28", "192.0.2.8/29"]
+)
+def test_qemu_itself_accepts_the_user_network(network: str) -> None:
+    netdev = f"user,id=u,{parse_user_network(network).netdev_properties}"
+    argv = [QEMU, "-machine", "none", "-nodefaults", "-display", "none", "-monitor", "stdio", "-netdev", netdev]
+    done = subprocess.run(argv, input="quit\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_d_dns_search_domains() -> None:
