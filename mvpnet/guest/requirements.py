@@ -6,13 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.errors import HostError
+from mvpnet.errors import HostError, ImageError
 from mvpnet.host import kvm, names, programs
 from mvpnet.paths import UNIX_PATH_MAX, scratch_base
 from mvpnet.qemu import binary
 from mvpnet.spec.model import RankSpec
-from mvpnet.spec.schema import Accel, NetKind, NetSocket, WaitFor
+from mvpnet.spec.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
 
+_BUILT, _BUILT_FOR = (ImageKind.tiny, ImageKind.debian), "x86_64"
 _UNIX_SOCKETS = Path("/proc/net/unix")
 
 
@@ -30,6 +31,7 @@ def plan_host(spec: RankSpec) -> HostPlan:
 
     Raises:
         HostError: A program, folder or accelerator is missing, or a socket's path is too long.
+        ImageError: The image is of another architecture than qemu's.
         ConfigError: The name of a user or domain is invalid.
     """
     check_host(spec)
@@ -41,7 +43,7 @@ def check_host(spec: RankSpec) -> None:
     """Refuse a rank whose programs, folders or names cannot be used.
 
     Raises:
-        HostError, ConfigError: With the key that names the cause.
+        HostError, ImageError, ConfigError: With the key that names the cause.
     """
     check_qemu(spec)
     check_ssh(spec)
@@ -54,7 +56,7 @@ def check_qemu(spec: RankSpec) -> None:
     """Check qemu.
 
     Raises:
-        HostError: qemu is missing or lacks the netdev.
+        HostError: qemu is missing, or lacks the netdev or the user network.
     """
     programs.find_program(spec.qemu.binary, "qemu.binary")
     binary.check_netdev(spec.qemu.binary, spec.net.kind)
@@ -71,12 +73,14 @@ def check_ssh(spec: RankSpec) -> None:
 
 
 def check_settings(spec: RankSpec) -> None:
-    """Check names and folders.
+    """Check names, folders, and the architecture of a built image.
 
     Raises:
         ConfigError: A name is invalid.
         HostError: A folder is missing, or the user's name cannot be determined.
+        ImageError: The image is of another architecture than qemu's.
     """
+    check_built_image(spec)
     names.check_domains(spec.net.domains or [])
     if spec.image.user:
         names.check_user(spec.image.user)
@@ -86,6 +90,20 @@ def check_settings(spec: RankSpec) -> None:
         programs.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")
     if spec.net.socket is NetSocket.path:
         programs.check_folder(Path(spec.net.socket_dir), "net.socket_dir", write=True)
+
+
+def check_built_image(spec: RankSpec) -> None:
+    """Check that qemu runs the architecture of the image that mvpnet builds.
+
+    Raises:
+        ImageError: It does not.
+    """
+    kind, architecture = spec.image.kind, programs.architecture(spec.qemu.binary)
+    if kind in _BUILT and architecture != _BUILT_FOR:
+        raise ImageError(
+            f"image.kind: {kind.name} is built for {_BUILT_FOR}, and {spec.qemu.binary} is of {architecture}",
+            hint=f"an image for {architecture}, as in image=file image.path=disk.qcow2; or another qemu.binary",
+        )
 
 
 def unix_socket_paths(spec: RankSpec) -> list[tuple[str, Path]]:
