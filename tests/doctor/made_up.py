@@ -63,6 +63,8 @@ def facts(rank: int = 0, host: str = "a", **changes: Any) -> Facts:
         programs=(("ssh", "/bin/ssh"), ("ssh-keygen", "/bin/ssh-keygen")),
         refused=(),
         mpi=MPI,
+        firmware=(),
+        overlaps=(),
     )
     return replace(well, **changes)
 
