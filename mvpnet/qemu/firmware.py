@@ -48,7 +48,7 @@ _WELL_KNOWN: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("qemu/edk2-riscv-code.fd", "qemu/edk2-riscv-vars.fd"),
     ),
 }
-_MACHINES_OF_WELL_KNOWN: Final = ("pc-*", "virt-*")
+_MACHINES_OF_WELL_KNOWN: Final = ("pc-*", "virt", "virt-*")
 PACKAGES: Final[Mapping[str, str]] = {
     "x86_64": "ovmf (Debian, Ubuntu), edk2-ovmf (Fedora, RHEL, Arch) or qemu-ovmf-x86_64 (SUSE)",
     "aarch64": "qemu-efi-aarch64 (Debian, Ubuntu), edk2-aarch64 (Fedora, RHEL, Arch) or qemu-uefi-aarch64 (SUSE)",
