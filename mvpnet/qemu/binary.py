@@ -55,11 +55,15 @@ def check_netdev(binary: str, kind: NetKind) -> None:
 
 
 def has_block_driver(binary: str, name: str) -> bool:
-    """Return whether this qemu has a block driver. True for a program that prints no list.
+    """Return whether this qemu has a block driver. True for a program that prints no list, or does not start.
 
     Some distributions build it with a list of the only ones to have (configure --block-drv-rw-whitelist).
     """
-    _, heading, names = _ask(binary, "-drive", "format=help", *_any_machine(binary)).partition("Supported formats:")
+    try:
+        said = _ask(binary, "-drive", "format=help", *_any_machine(binary))
+    except HostError:
+        return True
+    _, heading, names = said.partition("Supported formats:")
     return not heading or name in names.partition("\n")[0].split()
 
 

@@ -33,9 +33,7 @@ def test_uefi_and_another_user_network(start_mvpnet: StartMvpnet, tmp_path: Path
     options = ["vm.firmware=auto", "vm.machine=q35", "net.user_network=172.30.7.0/24"]
     job = up(start_mvpnet, 1, *options, "job.name=uefi")
     assert list(job.scratch.rglob("firmware-variables-0.fd"))
-    by_firmware, route, names = answers(
-        job, 0, "ls /sys/firmware/efi", "ip route show default", "cat /etc/resolv.conf"
-    )
+    by_firmware, route, names = answers(job, 0, "ls /sys/firmware/efi", "ip route show default", "cat /etc/resolv.conf")
     assert "systab" in by_firmware
     assert "default via 172.30.7.2 " in route
     assert "nameserver 172.30.7.3\n" in names

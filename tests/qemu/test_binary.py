@@ -53,6 +53,10 @@ def test_block_drivers(tmp_path: Path, formats: str, has: bool) -> None:
     assert has_block_driver(qemu_that_says(tmp_path, formats=formats), "vvfat") is has
 
 
+def test_a_program_that_is_not_there_lacks_nothing() -> None:
+    assert has_block_driver("/no/such/qemu", "vvfat"), "what is missing is refused by a check of its own"
+
+
 MACHINES = (
     "pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-9.1)\\n"
     "pc-i440fx-9.1        Standard PC (i440FX + PIIX, 1996) (default)\\n"
