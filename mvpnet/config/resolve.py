@@ -32,6 +32,7 @@ _PATHS = {
         *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
         "prepare",
     ),
+    "vm": ("firmware",),
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
@@ -166,5 +167,7 @@ def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
     if (section, key) == ("cloud_init", "files"):
         return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
     if value is None or key not in _PATHS.get(section, ()) or "://" in value:
+        return value
+    if (section, key, value) == ("vm", "firmware", "auto"):
         return value
     return str(folder / Path(value).expanduser())
