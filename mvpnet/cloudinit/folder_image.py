@@ -21,8 +21,7 @@ def pack_folder(folder: Path, image: Path, key: str) -> None:
     Raises:
         ImageError: A file cannot be read, or has no place in such an image. Names `key`.
     """
-    import pycdlib
-    from pycdlib.pycdlibexception import PyCdlibException
+    import pycdlib.pycdlibexception  # slow to import, and few need it
 
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
@@ -37,7 +36,7 @@ def pack_folder(folder: Path, image: Path, key: str) -> None:
                 iso.add_file(str(path), f"{plain}.;1", rr_name=place.name, joliet_path=str(place), file_mode=0o100444)
         with os.fdopen(os.open(image, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "w+b") as file:
             iso.write_fp(file)
-    except (PyCdlibException, OSError) as error:
+    except (pycdlib.pycdlibexception.PyCdlibException, OSError) as error:
         image.unlink(missing_ok=True)
         raise ImageError(f"{key}: {folder} cannot be packed into an image: {error}", hint=_BY_HAND) from error
     finally:
