@@ -21,6 +21,7 @@ from mvpnet.logs import write_quietly
 from mvpnet.mpi.launcher import launched_size
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals, die_with_parent
+from mvpnet.util.encoding import encoded
 from mvpnet.util.hydra_options import is_inspecting
 
 
@@ -76,7 +77,7 @@ def launch(program: Program, argv: list[str]) -> int:
         return code
     except BaseException:
         failed = f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}"
-        write_quietly(sys.stderr, failed.encode())
+        write_quietly(sys.stderr, encoded(failed))
         world.abort(MvpnetError.exit_code)
         raise
 

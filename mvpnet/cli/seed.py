@@ -15,6 +15,7 @@ from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.config import compose
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.host.names import default_user
+from mvpnet.paths import home_folder
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Validate
 from mvpnet.ssh import make_key_pair
@@ -63,7 +64,7 @@ def _facts(folder: Path, job_name: str) -> SeedFacts:
         public, private = (folder / f"{_KEY}.pub").read_text(), (folder / _KEY).read_text()
     except OSError as error:
         raise HostError(f"cannot write {folder}: {error.strerror}") from error
-    return seed_facts(public, private, Path.home(), os.environ)
+    return seed_facts(public, private, home_folder(), os.environ)
 
 
 def _write(spec: RankSpec, folder: Path, facts: SeedFacts, iso: bool, validate: Validate | None) -> str | None:

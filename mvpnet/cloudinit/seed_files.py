@@ -29,10 +29,10 @@ _LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several tim
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def seed_facts(public_key: str, private_key: str, home: Path, environment: Mapping[str, str]) -> SeedFacts:
-    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies."""
+def seed_facts(public_key: str, private_key: str, home: Path | None, environment: Mapping[str, str]) -> SeedFacts:
+    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the proxies of the environment."""
     proxies = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _PROXIES}
-    return SeedFacts(public_key, private_key, tuple(user_keys(home)), proxies)
+    return SeedFacts(public_key, private_key, tuple(user_keys(home) if home else ()), proxies)
 
 
 def user_keys(home: Path) -> list[str]:

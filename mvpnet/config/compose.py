@@ -30,12 +30,13 @@ from mvpnet.config.resolve import resolve
 from mvpnet.config.sources import FOLDER_SCHEME, register
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.logs import write_quietly
-from mvpnet.paths import RunFolder, conf_folder
+from mvpnet.paths import RunFolder, conf_folder, host_path, launch_folder
 from mvpnet.spec import schema
 from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.near import near
 from mvpnet.sweep.sweep import Sweep, remembered, resumed
+from mvpnet.util.encoding import encoded
 
 
 class SweepStopped(BaseException):
@@ -68,7 +69,7 @@ def run(
     launch = _launch(config_dir, world_size, old_names, sweep)
     try:
         if shown := _resolved_job(words, launch):
-            write_quietly(sys.stdout, shown.encode())
+            write_quietly(sys.stdout, encoded(shown))
             return [0]
         return _run_by_hydra(flags_first(words), launch, _Jobs(world_size, run_job, tell, launch))
     finally:
@@ -78,8 +79,8 @@ def run(
 
 def _launch(config_dir: str | None, world_size: int, old_names: OldNames, sweep: Sweep) -> LaunchContext:
     return LaunchContext(
-        launch_dir=Path.cwd(),
-        config_dir=Path(config_dir) if config_dir else None,
+        launch_dir=launch_folder(),
+        config_dir=host_path(config_dir, "--config-dir") if config_dir else None,
         sweep=sweep,
         digest_of=lambda config: resolve(config, world_size, Path(), ()).digest(),
         old_names=old_names,
@@ -142,6 +143,8 @@ class _Jobs:
         self._launch.warn_of_old_names()
         sweep = self._launch.sweep
         try:
+            if self._launch.refused:
+                raise self._launch.refused
             spec = self._spec(config)
             if sweep.current:
                 sweep.current.folder = spec.run_dir
@@ -247,7 +250,7 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
     words = renamed_words(overrides, old_names)
     launch = _launch(config_dir, world_size, old_names, Sweep(()))
     with _composed(words, launch) as config:
-        run_dir = Path.cwd() / config.hydra.run.dir
+        run_dir = host_path(config.hydra.run.dir, "hydra.run.dir")
         return resolve(_without_hydra(config), world_size, run_dir, tuple(words))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -17,7 +16,7 @@ from omegaconf.errors import (
 
 from mvpnet.config.nodes import all_keys
 from mvpnet.errors import ConfigError
-from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.paths import conf_folder, launch_folder, user_config_folders
 from mvpnet.spec.near import near
 from mvpnet.spec.schema import GROUPS
 
@@ -122,7 +121,7 @@ def _place(outer: str) -> str:
 
 
 def _options(group: str) -> set[str]:
-    folders = [*user_config_folders(Path.cwd()), conf_folder()]
+    folders = [*user_config_folders(launch_folder()), conf_folder()]
     return {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
 
 

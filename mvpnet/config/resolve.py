@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
 from mvpnet.errors import ConfigError
+from mvpnet.paths import host_path, launch_folder
 from mvpnet.spec import app_steps, schema
 from mvpnet.spec.checks import check_job
 from mvpnet.spec.drive_text import absolute_drive
@@ -33,6 +34,7 @@ _PATHS = {
     "cloud_init": ("path", "files"),
     "logging": ("dir",),
 }
+_TEMPLATES = {"image": ("path", "drives", "copy_dir", "kernel", "initrd"), "cloud_init": ("path", "files")}
 
 
 def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
@@ -57,8 +59,9 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     assert isinstance(whole, schema.Config)
     entries = OmegaConf.to_container(config.ranks, resolve=True)
     assert isinstance(entries, dict)
-    overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
-    whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
+    folder = launch_folder()
+    overrides = tuple(_override(str(name), entry, folder) for name, entry in entries.items())
+    whole = _with_steps(_absolute(whole, folder), folder)
     ranks = world_size if whole.job.ranks is None else whole.job.ranks
     if not 1 <= ranks <= world_size:
         raise ConfigError(
@@ -71,7 +74,7 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     return spec
 
 
-def _override(name: str, entry: Any) -> Override:
+def _override(name: str, entry: Any, folder: Path) -> Override:
     place = f"ranks.{name}"
     if isinstance(entry, Mapping):
         entry = _with_on(entry)
@@ -91,10 +94,9 @@ def _override(name: str, entry: Any) -> Override:
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     assert isinstance(typed, schema.RankOverride)
-    folder = Path.cwd()
     changes = {
         section: {
-            key: _given(_absolute_value(section, key, getattr(getattr(typed, section), key), folder), value)
+            key: _given(_absolute_value(_PathKey(folder, section, key, place), getattr(typed, section)), value)
             for key, value in keys.items()
         }
         for section, keys in given.items()
@@ -110,7 +112,8 @@ def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
     """
     own = {name: getattr(config.app, name) for name in ("push", "script")}
     steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
-    return changed(config, {"app": {**app_steps.absolute(own, folder), "steps": steps}})
+    located = _PathKey(folder, "app", "push").located
+    return changed(config, {"app": {**app_steps.absolute(own, "app", located), "steps": steps}})
 
 
 def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     step = {key: plain(getattr(typed, key)) for key in given}
-    return {**step, **app_steps.absolute(step, folder)}
+    return {**step, **app_steps.absolute(step, place, _PathKey(folder, "app", "push").located)}
 
 
 def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -141,24 +144,46 @@ def _given(typed: Any, written: Any) -> Any:
     return typed
 
 
+@dataclasses.dataclass(frozen=True)
+class _PathKey:
+    """A key that may be a path of the host."""
+
+    folder: Path  # where relative paths count from
+    section: str
+    key: str
+    place: str = ""  # ranks.NAME, for the keys of a rank override
+
+    @property
+    def name(self) -> str:
+        return ".".join(filter(None, (self.place, self.section, self.key)))
+
+    def located(self, text: str, key: str) -> str:
+        """Return the absolute path for a path as written. Raises ConfigError, which names `key`."""
+        is_template = self.key in _TEMPLATES.get(self.section, ())
+        return str(host_path(text, key, self.folder, template=is_template))
+
+
 def _absolute(config: schema.Config, folder: Path) -> schema.Config:
     paths = {
-        section: {key: _absolute_value(section, key, getattr(getattr(config, section), key), folder) for key in keys}
+        section: {key: _absolute_value(_PathKey(folder, section, key), getattr(config, section)) for key in keys}
         for section, keys in _PATHS.items()
     }
     return changed(config, paths)
 
 
-def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
-    if (section, key) == ("image", "drives"):
-        return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
-    if (section, key) == ("image", "path") and value is not None:
-        return absolute_drive(value, folder, "image.path")
-    if (section, key) == ("image", "prepare"):
-        script = None if value.script is None else str(folder / Path(value.script).expanduser())
-        return dataclasses.replace(value, script=script)
-    if (section, key) == ("cloud_init", "files"):
-        return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
-    if value is None or key not in _PATHS.get(section, ()) or "://" in value:
+def _absolute_value(one: _PathKey, section: Any) -> Any:
+    """Return the key's value in a section, with absolute paths where it is a path of the host, or holds some."""
+    value = getattr(section, one.key)
+    match one.section, one.key:
+        case "image", "drives":
+            return [absolute_drive(text, f"{one.name}[{i}]", one.located) for i, text in enumerate(value)]
+        case "image", "path" if value is not None:
+            return absolute_drive(value, one.name, one.located)
+        case "image", "prepare":
+            script = None if value.script is None else one.located(value.script, f"{one.name}.script")
+            return dataclasses.replace(value, script=script)
+        case "cloud_init", "files":
+            return {path: one.located(source, f"{one.name}.{path}") for path, source in value.items()}
+    if value is None or one.key not in _PATHS.get(one.section, ()) or "://" in value:
         return value
-    return str(folder / Path(value).expanduser())
+    return one.located(value, one.name)

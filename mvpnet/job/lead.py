@@ -38,6 +38,7 @@ from mvpnet.spec.app_steps import steps_of
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import OnGuestExit
 from mvpnet.ssh import SshEndpoint, ssh_config
+from mvpnet.util.files import write_whole
 from mvpnet.util.text import count, timestamp
 
 _PROGRESS_EVERY_S = 1.0
@@ -104,8 +105,8 @@ class LeadDuties:
         """Write ssh_config and inventory.yaml, which users and programs need to reach the guests."""
         run = self._run
         try:
-            run.ssh_config.write_text(ssh_config(self._endpoints, run.ssh_key, self._hosts[0]))
-            run.inventory.write_text(inventory(self._endpoints, run.ssh_config))
+            write_whole(run.ssh_config, ssh_config(self._endpoints, run.ssh_key, self._hosts[0]))
+            write_whole(run.inventory, inventory(self._endpoints, run.ssh_config))
         except OSError as error:
             where = error.filename or run.root
             self.coordinator.stop(f"cannot write {where}: {error.strerror}", HostError.exit_code)
@@ -239,4 +240,7 @@ class LeadDuties:
 
 
 def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):  # the folder of the launch was removed, or the path is elsewhere
+        return str(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -98,19 +98,24 @@ def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
     return argv
 
 
-def absolute(section: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a step's keys that name files on the host, with relative paths resolved against `folder`.
+def absolute(section: Mapping[str, Any], place: str, located: Callable[[str, str], str]) -> dict[str, Any]:
+    """Return a step's keys that name files on the host, with absolute paths.
+
+    Args:
+        section: The step's keys.
+        place: The step's own key: app, app.steps.NAME.
+        located: Returns the absolute path for a path as written and its key.
 
     Raises:
-        ConfigError: A script is no valid command line.
+        ConfigError: A script is no valid command line, or there is no such path.
     """
     changes: dict[str, Any] = {}
     if section.get("push"):
         changes["push"] = {
-            target: str(folder / Path(source).expanduser()) for target, source in section["push"].items()
+            target: located(source, f"{place}.push.{target}") for target, source in section["push"].items()
         }
-    if script := app_argv(section.get("script"), "app.script"):
-        changes["script"] = [str(folder / Path(script[0]).expanduser()), *script[1:]]
+    if script := app_argv(section.get("script"), f"{place}.script"):
+        changes["script"] = [located(script[0], f"{place}.script"), *script[1:]]
     return changes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
@@ -76,12 +76,26 @@ def drive_text(drive: DriveText) -> str:
     return option_string.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
 
 
-def absolute_drive(text: str, folder: Path, key: str) -> str:
-    """Return the drive's text with its path, if any, resolved against `folder`. Raises ConfigError."""
+def absolute_drive(text: str, key: str, located: Callable[[str, str], str]) -> str:
+    """Return the drive's text with its path, if any, made absolute.
+
+    Args:
+        text: The drive as written.
+        key: What set it.
+        located: Returns the absolute path for a path as written and its key.
+
+    Raises:
+        ConfigError: It is neither a path nor property=value, or there is no such path.
+    """
     drive = parse_drive(text, key)
     if drive.path is None:
         return text
-    return drive_text(replace(drive, path=str(folder / Path(drive.path).expanduser())))
+    return drive_text(replace(drive, path=located(drive.path, key)))
+
+
+def drive_of_file(path: Path) -> str:
+    """Return the drive that a user would write for this file: {rank} and commas have a meaning there."""
+    return option_string.escaped(path).replace("{", "{{").replace("}", "}}")
 
 
 def expand(text: str, spec: RankSpec, key: str) -> str:

@@ -25,8 +25,9 @@ from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, check_shared_writes, plan_drives, seed_drive
 from mvpnet.images.disk_image import Progress, copy_image, image_format
+from mvpnet.paths import host_path
 from mvpnet.spec import option_string
-from mvpnet.spec.drive_text import DriveText, absolute_drive, drive_text, expand, parse_drive
+from mvpnet.spec.drive_text import DriveText, absolute_drive, drive_of_file, drive_text, expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
 
@@ -144,11 +145,22 @@ def test_parse_refuses(text: str, message: str) -> None:
 
 
 def test_absolute_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def located(text: str, key: str) -> str:
+        return str(host_path(text, key, Path("/w,{x}"), template=True))
+
     monkeypatch.setenv("HOME", "/home/me")
-    assert absolute_drive("a,,b.img,cache=none,mvpctl=s", Path("/w,x"), "key") == "/w,,x/a,,b.img,cache=none,mvpctl=s"
-    assert absolute_drive("~/a.img", Path("/w"), "key") == "/home/me/a.img"
-    assert absolute_drive("/a.img", Path("/w"), "key") == "/a.img"
-    assert absolute_drive("file=a.img,if=none", Path("/w"), "key") == "file=a.img,if=none"
+    assert absolute_drive("a,,b{rank}.img,cache=none,mvpctl=s", "key", located) == (
+        "/w,,{{x}}/a,,b{rank}.img,cache=none,mvpctl=s"
+    )
+    assert absolute_drive("~/a.img", "key", located) == "/home/me/a.img"
+    assert absolute_drive("/a.img", "key", located) == "/a.img"
+    assert absolute_drive("file=a.img,if=none", "key", located) == "file=a.img,if=none"
+
+
+def test_a_drive_of_a_file_is_that_file() -> None:
+    path = Path("/w,{rank}/{{x}}/a,,b.img")
+    drive = parse_drive(drive_of_file(path), "key")
+    assert expand(drive.path or "", make_spec(), "key") == str(path)
 
 
 def test_expand() -> None:

@@ -22,6 +22,7 @@ from mvpnet.images.store.fetch import ensure
 from mvpnet.images.store.lock_file import LOCK_FILE, read_lock
 from mvpnet.images.store.request import parse_request
 from mvpnet.images.store.store import Store, StoredImage
+from mvpnet.paths import launch_folder
 from mvpnet.spec.schema import Image, ImageKind
 from mvpnet.util.files import size_on_disk
 from mvpnet.util.text import size_text
@@ -149,7 +150,7 @@ def _doomed(store: Store, digests: tuple[str, ...], everything: bool) -> Iterato
         for path in store.broken():
             yield path, partial(store.remove, path)
         needed = {record.sha256 for record in store.source_records.all()}
-        needed |= {pin.sha256 for pin in read_lock(Path.cwd() / LOCK_FILE).values()}
+        needed |= {pin.sha256 for pin in read_lock(launch_folder() / LOCK_FILE).values()}
         chosen = [one for one in store.images() if everything or one.sha256 not in needed]
     going = {one.sha256 for one in chosen}
     backing = {one.backing for one in store.images() if one.sha256 not in going}
