@@ -50,6 +50,8 @@ def _run(argv: list[str]) -> int:
                 return launch.examine(argv)
             case Asked.job:
                 return launch.launch(launch.JOB, argv)
+            case Asked.nothing:
+                return 0
     except FileNotFoundError:
         launch_folder()  # where that is gone, no relative path can be looked up
         raise
