@@ -24,7 +24,6 @@ from mvpnet.runtime.signals import StopSignals, die_with_parent
 from mvpnet.util.encoding import encoded
 from mvpnet.util.hydra_options import is_inspecting
 
-
 _OF_ALL_RANKS = ("bench", "replay", "doctor")
 
 

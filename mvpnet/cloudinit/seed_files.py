@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -40,7 +41,9 @@ def user_keys(home: Path) -> list[str]:
 
     Certificates are left out, because authorized_keys would treat them as keys.
     """
-    files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
+    files = []
+    with suppress(OSError):  # of another user
+        files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
     lines = (line.strip() for path in [*files, home / ".ssh" / "authorized_keys"] for line in _lines(path))
     return list(dict.fromkeys(line for line in lines if not line.startswith("#") and _KEY_TYPE.search(line)))
 

@@ -151,7 +151,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         )
     if value["user"] is not None and not _USER.fullmatch(value["user"]):
         raise ConfigError(f"{key}.user: {value['user']!r} is no user's name")
-    push = {_target(f"{key}.push", to, source): Path(source) for to, source in value["push"].items()}
+    push = _pushed(f"{key}.push", value["push"])
     executable = None
     if script:
         executable = f"{SCRIPT_FOLDER}/{Path(script[0]).name}"
@@ -175,13 +175,32 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
     )
 
 
+def _pushed(key: str, files: Mapping[str, str]) -> dict[str, Path]:
+    """Return the files to send, by destination. Raises ConfigError."""
+    push: dict[str, Path] = {}
+    for to, source in files.items():
+        target = _target(key, to, source)
+        if target in push:
+            raise ConfigError(f"{key}: {push[target]} and {source} would both be sent to {to!r}")
+        push[target] = Path(source)
+    return push
+
+
 def _target(key: str, path: str, source: str) -> str:
-    """Return the destination of a pushed file; `DIR/` means into that folder."""
+    """Return the destination of a pushed file: absolute, or relative to the home of the guest's user, as for ssh.
+
+    `DIR/` means into that folder. Raises ConfigError.
+    """
+    if path == "~":
+        path = "~/"
     if path.endswith("/"):
         path += Path(source).name
-    if not path.strip("/") or ".." in PurePosixPath(path).parts:
+    target = path.removeprefix("~/")
+    if target.startswith("~"):
+        raise ConfigError(f"{key}: {path!r}: other homes than ~/ are not known", hint="write the path out")
+    if not target.strip("/") or ".." in PurePosixPath(target).parts or "\0" in target:
         raise ConfigError(f"{key}: {path!r} is no path that a file in the guest can have")
-    return path
+    return target if path.startswith("/") else target.lstrip("/")
 
 
 def _collected(key: str, paths: list[str]) -> tuple[str, ...]:
