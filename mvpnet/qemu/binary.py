@@ -64,7 +64,12 @@ def panic_device(binary: str) -> str | None:
 def _ask(binary: str, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            [binary, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ASK_TIMEOUT_S
+            [binary, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=_ASK_TIMEOUT_S,
         )
     except OSError as error:
         raise HostError(f"qemu.binary: {binary} does not start: {error.strerror}") from error

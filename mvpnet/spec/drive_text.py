@@ -25,6 +25,12 @@ MVPCTL_FLAGS = {
     "s": "snapshot mode (snapshot=on)",
 }
 _PROPERTY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+# What the text of a -drive option may begin with: qemu(1), "-drive", and its blockdev properties, which have a dot.
+_OF_DRIVES = re.compile(
+    r"file|if|bus|unit|index|media|snapshot|cache|aio|format|driver|node-name|id|serial|[rw]error|read-?only|"
+    r"auto-read-only|copy-on-read|discard|detect-zeroes|(bps|iops)(_[a-z_]+)?|.+\..+"
+)
+_NAMES_A_FILE = re.compile(r"file(\..+)?|driver")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ def parse_drive(text: str, key: str) -> DriveText:
         ConfigError: It is neither a path nor property=value. Names `key`.
     """
     first, *rest = option_string.split(text)
-    passed_through = _PROPERTY.fullmatch(first) is not None
+    begins = _PROPERTY.fullmatch(first)
+    passed_through = begins is not None and _OF_DRIVES.fullmatch(begins[1]) is not None
     properties: dict[str, str] = {}
     for part in [first, *rest] if passed_through else rest:
         match = _PROPERTY.fullmatch(part)
@@ -60,6 +67,10 @@ def parse_drive(text: str, key: str) -> DriveText:
             raise ConfigError(
                 f"{key}: mvpctl cannot be used in {text!r}, which is passed to qemu as it is",
                 hint="write PATH,mvpctl=… in place of file=PATH,mvpctl=…",
+            )
+        if "media" not in properties and not any(map(_NAMES_A_FILE.fullmatch, properties)):
+            raise ConfigError(
+                f"{key}: {text!r} are properties of a drive, and name no file", hint=f"./{text}, or file=…"
             )
         return DriveText(None, properties)
     if not first:
