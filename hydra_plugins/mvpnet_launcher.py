@@ -64,7 +64,8 @@ class SweepLauncher(Launcher):
         config = self._loader.load_sweep_config(self._config, list(overrides))
         with flag_override(config, "struct", False):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        claim_job_folder(config, folder)
+        if launch := launch_context():
+            launch.run_dir = claim_job_folder(config, folder)
         ended = run_job(
             hydra_context=self._hydra_context,
             task_function=self._task_function,

@@ -160,7 +160,8 @@ class _Jobs:
         typed = OmegaConf.to_container(facts.overrides.task, resolve=False)  # a typed ${…} is to stay as it is
         assert isinstance(typed, list)
         composed = OmegaConf.to_yaml(config)
-        spec = resolve(config, self._world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+        run_dir = self._launch.run_dir or Path(facts.runtime.output_dir)
+        spec = resolve(config, self._world_size, run_dir, tuple(map(str, typed)))
         spec = dataclasses.replace(spec, recipe=_chosen_recipe(facts.runtime))
         if sweep.current:
             spec = dataclasses.replace(spec, repeat=sweep.current.repeat)

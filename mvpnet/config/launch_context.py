@@ -41,6 +41,7 @@ class LaunchContext:
     digest_of: Callable[[DictConfig], str]  # of the spec that a composed config resolves to; raises ConfigError
     old_names: OldNames = field(default_factory=OldNames)
     claimed: Claimed | None = None  # the run folder, or that of the sweep, once it is this launch's own
+    run_dir: Path | None = None  # of the job that is next
     refused: MvpnetError | None = None  # why there is none
 
     def warn_of_old_names(self) -> None:

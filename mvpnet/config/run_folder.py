@@ -106,7 +106,7 @@ def _named(folder: Path, key: str) -> ClaimedFolder:
     return ClaimedFolder(folder, made, fd)
 
 
-def claim_job_folder(config: DictConfig, sweep_folder: Path) -> None:
+def claim_job_folder(config: DictConfig, sweep_folder: Path) -> Path:
     """Make a folder for one job of a sweep, named by hydra.sweep.subdir, and write its path into the keys.
 
     A name that another job has, such as that of a combination's repeats, gets a number. A slash cannot be in a file
@@ -131,6 +131,7 @@ def claim_job_folder(config: DictConfig, sweep_folder: Path) -> None:
     _set(config, "hydra.sweep.dir", resolved_already(str(sweep_folder)))
     _set(config, _SUBDIR, resolved_already(folder.name))
     _set(config, "hydra.job.chdir", False)
+    return folder
 
 
 class RunFolderCallback(Callback):
@@ -143,6 +144,7 @@ class RunFolderCallback(Callback):
             return
         try:
             launch.claimed = claim(config, "hydra.run.dir")
+            launch.run_dir = launch.claimed.path
         except MvpnetError as error:
             launch.refused = error
             _set(config, "hydra.run.dir", ".")  # so that Hydra makes nothing
