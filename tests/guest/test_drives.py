@@ -724,3 +724,21 @@ def test_progress_is_said_after_two_seconds_and_then_every_five() -> None:
     for _ in range(4):
         progress.add(100 * 2**20)
     assert said == ["copying x: 50 % of 400 MiB", "copying x: 100 % of 400 MiB"]
+
+
+@pytest.mark.parametrize("name", ["size=5.qcow2", "a=b", "d=1.qcow2,cache=none", "./file=x"])
+def test_a_name_with_an_equals_sign_is_a_path(name: str) -> None:
+    assert parse_drive(name, "key").path == name.split(",")[0]
+
+
+@pytest.mark.parametrize("text", ["id=3.qcow2", "if=virtio,format=raw", "cache=none"])
+def test_properties_without_a_file_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^key: .* name no file"):
+        parse_drive(text, "key")
+
+
+@pytest.mark.parametrize(
+    "text", ["if=ide,media=cdrom", "if=pflash,file=/x", "driver=null-co,if=none", "file.driver=vvfat"]
+)
+def test_properties_of_a_drive_are_passed_through(text: str) -> None:
+    assert parse_drive(text, "key").path is None
