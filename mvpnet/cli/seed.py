@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from mvpnet.cli.host_path import HostPath
 from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed_files import rank_seed, seed_facts, write_folder, write_image
 from mvpnet.cloudinit.user_data import SeedFacts
@@ -28,7 +29,7 @@ _KEY = "id_ed25519"
 @click.option("--iso", is_flag=True, help="also write seed.iso, as the guest's drive has it, beside each rank's files")
 @click.option("--validate", is_flag=True, help="fail where cloud-init, which checks the user-data, is not installed")
 @click.option("--config-dir", metavar="DIR", help="more config groups, as for a job")
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=HostPath())
 @click.argument("overrides", nargs=-1)
 def seed(
     ranks: int, iso: bool, validate: bool, config_dir: str | None, folder: Path, overrides: tuple[str, ...]

@@ -33,6 +33,7 @@ _PATHS = {
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path", "files"),
     "logging": ("dir",),
+    "qemu": ("binary", "monwrap"),
 }
 _TEMPLATES = {"image": ("path", "drives", "copy_dir", "kernel", "initrd"), "cloud_init": ("path", "files")}
 
@@ -184,6 +185,8 @@ def _absolute_value(one: _PathKey, section: Any) -> Any:
             return dataclasses.replace(value, script=script)
         case "cloud_init", "files":
             return {path: one.located(source, f"{one.name}.{path}") for path, source in value.items()}
+        case "qemu", _ if "/" not in str(value):
+            return value  # the name of a program, looked for on the PATH
     if value is None or one.key not in _PATHS.get(one.section, ()) or "://" in value:
         return value
     return one.located(value, one.name)

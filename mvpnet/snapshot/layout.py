@@ -43,6 +43,8 @@ def save_folder(name: str) -> Path:
     Raises:
         ConfigError: The name is not usable.
     """
+    if name.startswith("~"):
+        name = str(host_path(name, "NAME of a save"))
     if Path(name).is_absolute() and Path(name).name:
         return Path(os.path.normpath(name))
     if not _NAME.fullmatch(name):

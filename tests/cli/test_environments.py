@@ -123,3 +123,20 @@ def can_be_another() -> bool:
 def test_a_name_that_is_no_text_is_told_in_its_own_bytes(run: Run) -> None:
     done = run(SURROUNDINGS["as usual"], VERBS["a disk that is no text"])
     assert done.returncode == 4 and b"/caf\xe9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["report", "~nosuch/run"], ["export", "~nosuch/run"], ["diff", "~nosuch/a", "~nosuch/b"]),
+        *(["seed", "~nosuch/s", "cloud_init=always"], ["image", "import", "~nosuch/x"], ["image", "info", "~nosuch/x"]),
+        *(["image", "resize", "~nosuch/x", "+1G"], ["image", "list", "--cache-dir=~nosuch"]),
+        *(["plan", "--config-dir=~nosuch"], ["recipes", "--config-dir", "~nosuch"], ["saves", "rm", "~nosuch"]),
+        *(["resume=~nosuch/x"], ["sweep.resume=~nosuch/x"], ["hydra.run.dir='~nosuch/x'"], ["--config-dir=~nosuch"]),
+        *(["-m", "vm.cpus=1,2", "hydra.sweep.dir='~nosuch/x'"], ["image.path='~nosuch/x'", "image=file"]),
+    ],
+)
+def test_an_unknown_home_is_refused_wherever_a_path_is_taken(run: Run, words: list[str | bytes]) -> None:
+    done = run(SURROUNDINGS["as usual"], words)
+    assert done.returncode == 2, done
+    assert b": this host knows no home folder ~nosuch" in done.stderr and b"Traceback" not in done.stderr, done

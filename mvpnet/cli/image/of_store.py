@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import click
 
+from mvpnet.cli.host_path import HostPath
 from mvpnet.cli.image.common import (
     as_json_option,
     cache_dir_option,
@@ -106,7 +107,7 @@ def prune(digests: tuple[str, ...], everything: bool, dry_run: bool, cache_dir: 
 
 
 @click.command(name="import")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=HostPath())
 @click.option("--sha256", metavar="DIGEST", help="refuse any other file")
 @click.option("--format", "format_name", metavar="FORMAT", help="as image.format")
 @cache_dir_option
