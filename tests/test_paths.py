@@ -11,9 +11,10 @@ import pytest
 from mvpnet.config import compose
 from mvpnet.errors import ConfigError
 from mvpnet.paths import claim_new_folder, host_path
-from mvpnet.spec.escape import as_hydra_value
+from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import plain
+from mvpnet.util.hydra_quotes import quoted
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ PATH_KEYS = {
 
 def spec_with(key: str, path: str) -> JobSpec:
     """The spec of a job with this key set to a path."""
-    return compose.compose([word.replace("PATH", as_hydra_value(path)) for word in PATH_KEYS[key]], 1)
+    return compose.compose([word.replace("PATH", quoted(resolved_already(path))) for word in PATH_KEYS[key]], 1)
 
 
 def texts_in(value: object) -> set[str]:

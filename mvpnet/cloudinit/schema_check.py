@@ -55,6 +55,7 @@ def _check(program: str, user_data: str) -> str | None:
                 text=True,
                 errors="surrogateescape",
                 timeout=_TIMEOUT_S,
+                cwd="/",  # a Python program may look for modules where it is started
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"{program} does not run: {error}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts, cloud_config, home
 from mvpnet.cloudinit.written_files import Login
 from mvpnet.dataplane.address import host_name, ipv4_text, mac, mac_text, user_mac
+from mvpnet.spec.cloud_init_checks import network_settings
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import CloudInit
 from mvpnet.util.yaml_text import Quoted, yaml_text
@@ -35,7 +36,13 @@ class Seed:
         return {"meta-data": self.meta_data, "user-data": self.user_data, "network-config": self.network_config}
 
 
-def make_seed(spec: RankSpec, user: str, facts: SeedFacts, files: Mapping[str, HostFile] | None = None) -> Seed:
+def make_seed(
+    spec: RankSpec,
+    user: str,
+    facts: SeedFacts,
+    files: Mapping[str, HostFile] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Seed:
     """Make the seed of a rank.
 
     The instance id is derived from the contents: cloud-init applies a changed seed only under a new id, and repeats
@@ -46,41 +53,25 @@ def make_seed(spec: RankSpec, user: str, facts: SeedFacts, files: Mapping[str, H
         user: The user who logs in to the guest.
         facts: Facts from the host.
         files: The files of cloud_init.files, by path in the guest.
+        more: The settings of cloud_init.user_data_file.
 
     Raises:
-        ConfigError: A proxy cannot be written into the guest's files, or a file has no path there.
+        ConfigError: A proxy cannot be written into the guest's files, a file has no path there, or the user cannot be
+            made.
     """
     config = filled(spec.cloud_init, spec)
     heading = f"# Made by mvpnet for rank {spec.rank} of {spec.world_size}, job {spec.job_name}.\n"
-    ours = cloud_config(spec, config, user, facts, filled(files or {}, spec))
-    login = Login(user, home(config, user))
-    whole = _with_owned_folders(merged(ours, _with_paths(config.user_data, login)), login)
+    theirs = filled(more or {}, spec)
+    seen = replace(config, user_data=merged(theirs, config.user_data))
+    login = Login(user, home(seen, user))
+    ours = cloud_config(spec, seen, user, facts, filled(files or {}, spec))
+    ours = merged(ours, login.with_paths(theirs, "cloud_init.user_data_file"))
+    whole = login.with_owned_folders(merged(ours, login.with_paths(config.user_data, "cloud_init.user_data")))
     user_data = "#cloud-config\n" + heading + yaml_text(whole)
-    network_config = heading + yaml_text(merged(network(spec), config.network_config))
+    network_config = heading + yaml_text(merged(network(spec), network_settings(config.network_config)))
     digest = hashlib.sha256(f"{user_data}\0{network_config}".encode()).hexdigest()
     names = {"instance-id": f"mvpnet-{spec.job_name}-{spec.rank}-{digest[:16]}", "local-hostname": host_name(spec.rank)}
     return Seed(yaml_text(merged(names, config.meta_data)), user_data, network_config)
-
-
-def _with_paths(user_data: Mapping[str, Any], login: Login) -> Mapping[str, Any]:
-    """Return cloud_init.user_data with the paths of its files absolute. Raises ConfigError."""
-    files = user_data.get("write_files")
-    if not isinstance(files, list):
-        return user_data
-    key = "cloud_init.user_data.write_files"
-    return {**user_data, "write_files": [login.entry(entry, f"{key}[{i}]") for i, entry in enumerate(files)]}
-
-
-def _with_owned_folders(user_data: dict[str, Any], login: Login) -> dict[str, Any]:
-    """Return the user-data with a command that gives the user the folders in which the user's files are.
-
-    It runs after those files are written (cloud-init's final modules), before the other commands.
-    """
-    files, commands = user_data.get("write_files"), user_data.get("runcmd") or []
-    folders = login.folders_to_own(files) if isinstance(files, list) else []
-    if not folders or not isinstance(commands, list):
-        return user_data
-    return {**user_data, "runcmd": [["chown", login.user, *folders], *commands]}
 
 
 def network(spec: RankSpec) -> dict[str, Any]:

@@ -58,6 +58,25 @@ class Login:
         own = {"owner": self.user, "defer": True} if is_own else {}
         return {**own, **written, "path": path}
 
+    def with_paths(self, settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        """Return settings of user-data with the paths of their files absolute. Raises ConfigError; names `key`."""
+        files = settings.get("write_files")
+        if not isinstance(files, list):
+            return settings
+        entries = [self.entry(entry, f"{key}.write_files[{i}]") for i, entry in enumerate(files)]
+        return {**settings, "write_files": entries}
+
+    def with_owned_folders(self, user_data: dict[str, Any]) -> dict[str, Any]:
+        """Return the user-data with a command that gives the user the folders in which the user's files are.
+
+        It runs after those files are written (cloud-init's final modules), before the other commands.
+        """
+        files, commands = user_data.get("write_files"), user_data.get("runcmd") or []
+        folders = self.folders_to_own(files) if isinstance(files, list) else []
+        if not folders or not isinstance(commands, list):
+            return user_data
+        return {**user_data, "runcmd": [["chown", self.user, *folders], *commands]}
+
     def folders_to_own(self, entries: Iterable[Mapping[str, Any]]) -> list[str]:
         """Return the folders in the user's home that cloud-init makes for the user's files, owned by root."""
         if self.user == "root":

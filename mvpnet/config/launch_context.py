@@ -40,6 +40,7 @@ class LaunchContext:
     sweep: Sweep
     digest_of: Callable[[DictConfig], str]  # of the spec that a composed config resolves to; raises ConfigError
     old_names: OldNames = field(default_factory=OldNames)
+    origins: dict[str, str] = field(default_factory=dict)  # of texts with ${…}: the config file that they stand in
     claimed: Claimed | None = None  # the run folder, or that of the sweep, once it is this launch's own
     run_dir: Path | None = None  # of the job that is next
     refused: MvpnetError | None = None  # why there is none

@@ -10,12 +10,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mvpnet.config.launch_context import launch_context
 from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
+from mvpnet.config.references import check_references
 from mvpnet.errors import ConfigError
 from mvpnet.paths import host_path, launch_folder
 from mvpnet.spec import app_steps, schema
 from mvpnet.spec.checks import check_job
+from mvpnet.spec.copied_paths import with_pushed_files
 from mvpnet.spec.drive_text import absolute_drive
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.model import JobSpec, Override
@@ -31,11 +34,14 @@ _PATHS = {
         "prepare",
     ),
     "net": ("socket_dir", "tftp_dir"),
-    "cloud_init": ("path", "files"),
+    "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
     "qemu": ("binary", "monwrap"),
 }
-_TEMPLATES = {"image": ("path", "drives", "copy_dir", "kernel", "initrd"), "cloud_init": ("path", "files")}
+_TEMPLATES = {
+    "image": ("path", "drives", "copy_dir", "kernel", "initrd"),
+    "cloud_init": ("path", "files", "user_data_file"),
+}
 
 
 def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str, ...]) -> JobSpec:
@@ -52,6 +58,8 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     """
     if unknown := next(unknown_keys(config), None):
         raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
+    launch = launch_context()
+    check_references(config, launch.origins if launch else {})
     keep_rank_values(config)
     try:
         whole = OmegaConf.to_object(config)
@@ -63,6 +71,7 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     folder = launch_folder()
     overrides = tuple(_override(str(name), entry, folder) for name, entry in entries.items())
     whole = _with_steps(_absolute(whole, folder), folder)
+    whole = dataclasses.replace(whole, app=with_pushed_files(whole.app, folder))
     ranks = world_size if whole.job.ranks is None else whole.job.ranks
     if not 1 <= ranks <= world_size:
         raise ConfigError(

@@ -6,14 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.errors import HostError
+from mvpnet.errors import ConfigError, HostError
 from mvpnet.host import kvm, names, programs
 from mvpnet.paths import UNIX_PATH_MAX, scratch_base
 from mvpnet.qemu import binary
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, NetKind, NetSocket, WaitFor
+from mvpnet.ssh import identity_line, nameable
 
 _UNIX_SOCKETS = Path("/proc/net/unix")
+_SSH_HINT = "job.scratch_dir=DIR, or TMPDIR: a folder without quotes, backslashes, control characters, braces and $"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def check_host(spec: RankSpec) -> None:
     check_qemu(spec)
     check_ssh(spec)
     check_settings(spec)
+    check_login_paths(spec)
     for key, path in unix_socket_paths(spec):
         check_socket_path(path, key)
 
@@ -78,14 +81,29 @@ def check_settings(spec: RankSpec) -> None:
         HostError: A folder is missing, or the user's name cannot be determined.
     """
     names.check_domains(spec.net.domains or [])
-    if spec.image.user:
-        names.check_user(spec.image.user)
-    else:
+    if not spec.image.user:
         names.default_user()
     if spec.net.tftp_dir:
         programs.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")
     if spec.net.socket is NetSocket.path:
         programs.check_folder(Path(spec.net.socket_dir), "net.socket_dir", write=True)
+
+
+def check_login_paths(spec: RankSpec) -> None:
+    """Check that ssh's configuration can name the job's private key.
+
+    Raises:
+        ConfigError: It cannot name the folder that the key is in; names the folder's key.
+    """
+    scratch = scratch_base(spec.scratch_dir)
+    if spec.boot.wait_for is WaitFor.cloud_init and identity_line(scratch) is None:
+        raise ConfigError(f"job.scratch_dir: {str(scratch)!r} is no path that ssh takes a key from", hint=_SSH_HINT)
+    if spec.rank == 0 and not nameable(spec.run_dir) and not nameable(scratch):
+        raise ConfigError(
+            f"hydra.run.dir: neither {str(spec.run_dir)!r} nor the scratch folder {str(scratch)!r} is a path that "
+            "ssh takes a key from",
+            hint=_SSH_HINT,
+        )
 
 
 def unix_socket_paths(spec: RankSpec) -> list[tuple[str, Path]]:

@@ -26,11 +26,13 @@ from mvpnet.images.store.sources import SourceRecord
 from mvpnet.images.store.store import StoredImage
 from mvpnet.paths import RunFolder, cache_base, claim_new_folder, launch_folder
 from mvpnet.qemu.img import QemuImg, QemuImgError
+from mvpnet.runtime.helper_python import helper_argv
 from mvpnet.runtime.signals import die_with_parent
-from mvpnet.spec.escape import as_hydra_value, resolved_already
+from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, SeedMode, Shutdown, WaitFor
 from mvpnet.util.files import file_digest
+from mvpnet.util.hydra_quotes import quoted
 from mvpnet.util.text import Say, size_text, timestamp
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
@@ -146,8 +148,8 @@ def _boot_once(config: Config, say: Say) -> Path:
     say(f"preparing in one guest: {run_dir}")
     with tempfile.TemporaryDirectory(prefix="mvpnet-prepare-") as folder:
         write_recipe(config, Path(folder))
-        command = [sys.executable, "-m", "mvpnet", "--config-dir", folder, f"recipe={_RECIPE}"]
-        command += [f"hydra.run.dir={as_hydra_value(str(run_dir))}"]
+        command = helper_argv("mvpnet", "--config-dir", folder, f"recipe={_RECIPE}")
+        command += [f"hydra.run.dir={quoted(resolved_already(str(run_dir)))}"]
         code = _run_job(command)
     if code:
         raise ImageError(

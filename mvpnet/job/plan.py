@@ -31,7 +31,7 @@ def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
     Raises ConfigError, ImageError or HostError, naming the first rank.
     """
     checked: list[tuple[CloudInit, str | None]] = []
-    facts = seed_facts("", "", home_folder(), os.environ)
+    facts = seed_facts("", "", specs, home_folder(), os.environ)
     for spec in specs:
         alike = (spec.cloud_init, spec.image.user)
         if not spec.makes_seed or alike in checked:
@@ -58,7 +58,7 @@ def planned_rank(spec: RankSpec) -> PlannedRank:
     """
     host = plan_host(spec)
     if spec.makes_seed:
-        rank_seed(spec, host.user, seed_facts("", "", home_folder(), os.environ))
+        rank_seed(spec, host.user, seed_facts("", "", (), home_folder(), os.environ))
     folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
     seed = seed_image(folder) if spec.makes_seed else None
     wiring = qemu_wiring(

@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError
+from mvpnet.spec.cloud_init_checks import check_cloud_init
 from mvpnet.spec.log_parts import OLD_PARTS, PARTS
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.near import near
@@ -13,6 +14,7 @@ from mvpnet.spec.plain import changed
 from mvpnet.spec.rank_set import MAX_WORLD_SIZE
 from mvpnet.spec.schema import Config, ImageKind, WaitFor
 from mvpnet.spec.sizes import parse_size
+from mvpnet.spec.user_names import check_user_name
 
 LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -38,7 +40,7 @@ def check_job(spec: JobSpec) -> None:
 
 
 def _check_sections(prefix: str, config: Config) -> None:
-    for check in (_check_vm, _check_waits, _check_net, _check_proxy, _check_levels):
+    for check in (_check_vm, _check_waits, _check_net, _check_proxy, _check_levels, _check_users, check_cloud_init):
         check(prefix, config)
 
 
@@ -87,6 +89,11 @@ def _check_proxy(prefix: str, config: Config) -> None:
             hint="set http_proxy and https_proxy in mpirun's environment, and cloud_init.proxy=env; "
             "what Hydra wrote into .hydra in the run folder has the password in it already",
         )
+
+
+def _check_users(prefix: str, config: Config) -> None:
+    if config.image.user is not None:
+        check_user_name(config.image.user, f"{prefix}image.user")
 
 
 def _check_levels(prefix: str, config: Config) -> None:

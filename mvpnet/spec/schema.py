@@ -243,6 +243,7 @@ class CloudInit:
     no_proxy: str | None = None  # with a proxy URL: hosts and domains that are reached without it, with commas
     timezone: str | None = None  # Europe/Berlin
     locale: str | None = "C.UTF-8"  # null leaves the image's
+    user_data_file: str | None = None  # a file of #cloud-config, merged over what is above and below user_data
     # Other settings, merged over those from above: mappings key by key, lists appended, null removes.
     user_data: dict[str, Any] = field(default_factory=dict)
     meta_data: dict[str, Any] = field(default_factory=dict)  # {dsmode: local}
@@ -296,8 +297,9 @@ class Step:
     script: Any = None  # in place of command: a file on the host that is copied into the guest, and its arguments
     on: str | None = None  # the rank set of those guests; default "0"
     user: str | None = None  # the user in the guest who runs it; default the login user
-    push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
-    collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
+    # sent before: path in the guest: file or folder on the host, with wildcards into DIR/
+    push: dict[str, str] = field(default_factory=dict)
+    collect: list[str] = field(default_factory=list)  # fetched after, also when it failed; with wildcards
     # for the login: a guest's ssh port answers before all users may log in: pam_nologin(8), cloud-init
     login_timeout_s: float = 60.0
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvpnet.util.hydra_quotes import without_quotes
+
 
 @dataclass
 class SweepJob:
@@ -28,7 +30,8 @@ class SweepJob:
     def settings(self) -> dict[str, str]:
         """Return key and value of each override."""
         pairs = (text.partition("=") for text in self.overrides if "=" in text)
-        return {key.lstrip("+"): value for key, _, value in pairs if not key.startswith(("hydra.", "sweep."))}
+        own = ("hydra.", "sweep.")
+        return {key.lstrip("+"): without_quotes(value) for key, _, value in pairs if not key.startswith(own)}
 
 
 def swept_keys(jobs: Sequence[SweepJob]) -> list[str]:

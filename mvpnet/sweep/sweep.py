@@ -17,12 +17,13 @@ from mvpnet.errors import ConfigError
 from mvpnet.logs import say, write_quietly
 from mvpnet.paths import host_path
 from mvpnet.records.result import read_result
-from mvpnet.spec.escape import as_hydra_value
+from mvpnet.spec.escape import resolved_already
 from mvpnet.sweep.model import SweepJob, swept_keys
 from mvpnet.sweep.results import csv_text, document, next_number, results_in
 from mvpnet.util.encoding import encoded
 from mvpnet.util.files import write_json, write_whole
 from mvpnet.util.hydra_options import is_inspecting
+from mvpnet.util.hydra_quotes import quoted, without_quotes
 from mvpnet.util.text import duration
 
 
@@ -130,7 +131,7 @@ def resumed(argv: Sequence[str]) -> list[str]:
     """
     if is_inspecting(argv):
         return list(argv)
-    folder = next((word.partition("=")[2].strip("'\"") for word in argv if word.startswith("sweep.resume=")), None)
+    folder = next((without_quotes(word.partition("=")[2]) for word in argv if word.startswith("sweep.resume=")), None)
     if not folder:
         repeats = any(word.startswith("sweep.repeat=") for word in argv)
         return ["-m", *argv] if repeats and not _multirun(argv) else list(argv)
@@ -146,8 +147,8 @@ def resumed(argv: Sequence[str]) -> list[str]:
             f"sweep.resume: {folder} holds no sweep: {why}", hint="name the folder that has the jobs' folders 0, 1, …"
         ) from None
     rest = [word for word in argv if not word.startswith("sweep.resume=") and word not in ("-m", "--multirun")]
-    quoted = as_hydra_value(str(path))
-    return ["-m", *(rest or before), f"sweep.resume={quoted}", f"hydra.sweep.dir={quoted}"]
+    found = quoted(resolved_already(str(path)))
+    return ["-m", *(rest or before), f"sweep.resume={found}", f"hydra.sweep.dir={found}"]
 
 
 def _multirun(argv: Sequence[str]) -> bool:

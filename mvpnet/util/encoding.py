@@ -48,4 +48,5 @@ def ensure_utf8() -> None:
     if sys.getfilesystemencoding() == "utf-8":
         return
     os.environ["PYTHONUTF8"] = "1"
-    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    python = sys.executable
+    os.execv(python, [python, "-X", "utf8", *sys.orig_argv[1:]])  # as it was started, but for the mode

@@ -219,10 +219,9 @@ def test_a_steps_files_are_taken_from_the_folder_of_the_launch(launch_folder: Pa
     }
 
 
-def test_on_without_quotes_in_a_group_is_explained(launch_folder: Path) -> None:
+def test_on_is_a_key_without_quotes_too(launch_folder: Path) -> None:
     option(launch_folder / "mvpnet.d", "recipe", "mine", "# @package _global_\napp: {kind: guest, on: all}\n")
-    with pytest.raises(ConfigError, match=r'YAML reads on as true; write "on" with quotes'):
-        composed("recipe=mine")
+    assert composed("recipe=mine").config.app.on == "all"
 
 
 def test_a_recipe_that_does_not_say_where_its_keys_go_is_told_how(launch_folder: Path) -> None:

@@ -16,7 +16,8 @@ from mvpnet.config import compose
 from mvpnet.job.plan import planned_rank
 from mvpnet.spec import option_string
 from mvpnet.spec.drive_text import drive_of_file
-from mvpnet.spec.escape import as_hydra_value
+from mvpnet.spec.escape import resolved_already
+from mvpnet.util.hydra_quotes import quoted
 
 NAMES = [
     *("a,b", ",,x", "a=b", "file=x", "#1", "d#1 (2)", "Größe", "a:b", "json:{}", "it's", 'a"b', "a\\b", "a\\", "$x"),
@@ -37,7 +38,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def words(keys: dict[str, str]) -> list[str]:
-    return [f"{key}={as_hydra_value(value)}" for key, value in keys.items()]
+    return [f"{key}={quoted(resolved_already(value))}" for key, value in keys.items()]
 
 
 def told_by_qemu(argv: list[str]) -> list[dict[str, Any]]:

@@ -37,13 +37,29 @@ def test_a_config_error_is_told_once_and_ends_all_ranks(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("image.user=a/b", ["image.user", "'a/b'"]),
+        ("cloud_init.ssh_authorized_keys=[~/.ssh/id.pub]", ["cloud_init.ssh_authorized_keys[0]", "is no public key"]),
+        ("cloud_init.network_config={config: disabled}", ["cloud_init.network_config", "without a network"]),
+        ("cloud_init.user_data={network: {}}", ["cloud_init.user_data.network", "cloud_init.network_config"]),
+        ("+app={kind: guest, command: date, collect: ['$HOME/x']}", ["app.collect", "'~/x'"]),
+        ("+app={kind: guest, command: date, push: {in/: 'no*thing'}}", ["app.push.in/", "no*thing"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_recorded(bench: Bench, option: str, says: list[str]) -> None:
+    job, end = bench.run(option, ranks=1)
+    refused(job, end, 2, *says)
+    assert [path for path in (job.cwd / "run").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
     ("option", "code", "says"),
     [
         ("qemu.binary=qemu-system-x86_65", 3, ["qemu.binary", "qemu-system-x86_65"]),
         ("image.path=nowhere.qcow2", 4, ["image.path", "nowhere.qcow2"]),
         ("net.tftp_dir=nowhere", 3, ["net.tftp_dir", "nowhere"]),
         ("net.domains=[a/b]", 2, ["net.domains", "a/b"]),
-        ("image.user=a/b", 2, ["image.user", "a/b"]),
         ("cloud_init.path=nowhere", 4, ["cloud_init.path", "nowhere"]),
         ("image.drives=[nowhere.img]", 4, ["image.drives[0]", "nowhere.img"]),
         ("image.kernel=nowhere", 2, ["image.kernel", "nowhere"]),
