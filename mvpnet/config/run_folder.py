@@ -64,9 +64,8 @@ def claim(config: DictConfig, key: str) -> ClaimedFolder:
     try:
         claimed = _next_free(wanted) if "${now:" in str(written[name]) else _named(wanted, key)
     except OSError as error:
-        raise HostError(
-            f"{key}: cannot make {error.filename or wanted}: {error.strerror}", hint="name another folder"
-        ) from error
+        where = f"{error.filename}: " if error.filename not in (None, str(wanted)) else ""
+        raise HostError(f"{key}: cannot make {wanted}: {where}{error.strerror}", hint="name another folder") from error
     _set(config, key, resolved_already(str(claimed.path)))
     if config.hydra.job.chdir:
         say("warning: hydra.job.chdir has no effect: a job stays in the folder of its launch; see $MVPNET_RUNDIR")
