@@ -17,6 +17,7 @@ from omegaconf import DictConfig, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from mvpnet.config.launch_context import LaunchContext, launch_context
+from mvpnet.config.run_folder import claim, claim_job_folder
 from mvpnet.errors import MvpnetError
 from mvpnet.sweep.model import SweepJob
 
@@ -30,6 +31,9 @@ class SweepLauncher(Launcher):
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
+        launch = launch_context()
+        assert launch
+        launch.claimed = claim(config, "hydra.sweep.dir")  # before a sweeper writes anything there
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run what is not done yet of these combinations and their repeats.
@@ -40,25 +44,28 @@ class SweepLauncher(Launcher):
         assert launch
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         sweep, returns = launch.sweep, []
-        folder = Path(str(self._config.hydra.sweep.dir)).resolve()
+        assert launch.claimed
+        folder = launch.claimed.path
         for job in sweep.plan(folder, self._repeated(job_overrides, launch)):
             if job.done:
                 continue
             sweep.begin(job)
             assert job.number is not None
             try:
-                ended = self._run(job.overrides, job.number)
+                ended = self._run(job.overrides, job.number, folder)
                 _ = ended.return_value  # raises what nobody foresaw: the ranks may be out of step, none is to go on
                 returns.append(ended)
             finally:
                 sweep.end()
         return returns
 
-    def _run(self, overrides: Sequence[str], number: int) -> JobReturn:
-        """Run one job, as Hydra's basic launcher does, under our number."""
+    def _run(self, overrides: Sequence[str], number: int, folder: Path) -> JobReturn:
+        """Run one job, as Hydra's basic launcher does, under our number and in a folder of its own."""
         config = self._loader.load_sweep_config(self._config, list(overrides))
         with flag_override(config, "struct", False):
             config.hydra.job.id, config.hydra.job.num = str(number), number
+        if launch := launch_context():
+            launch.run_dir = claim_job_folder(config, folder)
         ended = run_job(
             hydra_context=self._hydra_context,
             task_function=self._task_function,

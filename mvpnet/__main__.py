@@ -15,15 +15,27 @@ from mvpnet.cli import launch
 from mvpnet.cli.launch import Asked
 from mvpnet.cli.outcome import is_repeated, report_error
 from mvpnet.errors import MvpnetError
+from mvpnet.paths import launch_folder
+from mvpnet.util.encoding import ensure_utf8, set_up_streams
 
 
 def main() -> None:
+    ensure_utf8()
+    set_up_streams()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: list[str]) -> int:
     """Run what the command line asks for; return the exit code."""
     logs.silence()
+    try:
+        return _run(argv)
+    except MvpnetError as error:
+        return 0 if is_repeated(error) else report_error(error)
+
+
+def _run(argv: list[str]) -> int:
+    """Run what the command line asks for. Raises MvpnetError."""
     try:
         match launch.asked_for(argv, os.environ):
             case Asked.verb:
@@ -38,8 +50,11 @@ def run(argv: list[str]) -> int:
                 return launch.examine(argv)
             case Asked.job:
                 return launch.launch(launch.JOB, argv)
-    except MvpnetError as error:
-        return 0 if is_repeated(error) else report_error(error)
+            case Asked.nothing:
+                return 0
+    except FileNotFoundError:
+        launch_folder()  # where that is gone, no relative path can be looked up
+        raise
 
 
 if __name__ == "__main__":

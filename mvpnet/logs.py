@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from loguru import logger
 
-from mvpnet.paths import RankLogs
+from mvpnet.paths import RankLogs, doubled_braces
 from mvpnet.spec.log_parts import levels_by_part
 from mvpnet.spec.schema import Logging
 from mvpnet.spec.sizes import parse_size
+from mvpnet.util.encoding import AS_BYTES, encoded
 
 if TYPE_CHECKING:
     from loguru import FilterFunction, Record
@@ -43,7 +44,7 @@ class LogRing:
     def write_to(self, path: Path) -> None:
         if self._lines:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(self._lines))
+            path.write_text("".join(self._lines), errors=AS_BYTES)
 
 
 def part_of(module: str) -> str:
@@ -71,7 +72,7 @@ def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[LogRing]
     to_terminal = above(settings.stderr_level, settings.levels)
     sinks = [
         add(
-            lambda text: write_quietly(sys.stderr, text.encode()),
+            lambda text: write_quietly(sys.stderr, encoded(text)),
             format=f"n{rank:04d} {{level}}: {{message}}",
             filter=to_terminal,
         )
@@ -79,7 +80,8 @@ def rank_logs(rank: int, settings: Logging, logs: RankLogs) -> Iterator[LogRing]
     if settings.file:
         logs.folder.mkdir(parents=True, exist_ok=True)
         to_file = above(settings.level, settings.levels)
-        sinks.append(add(logs.mvpnet, format=line, filter=to_file))
+        path = doubled_braces(str(logs.mvpnet))  # loguru expands {time} in it
+        sinks.append(add(path, format=line, filter=to_file, errors=AS_BYTES))
     if recent.limit_bytes:
         sinks.append(add(recent.add, format=line))
     try:
@@ -115,7 +117,7 @@ def write_quietly(stream: TextIO | None, data: bytes) -> None:
 
 def say(line: str) -> None:
     """Write a line for the person at the terminal, in one write, so that lines of several ranks do not mix."""
-    write_quietly(sys.stderr, f"{line}\n".encode())
+    write_quietly(sys.stderr, encoded(f"{line}\n"))
 
 
 def silence() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.errors import ConfigError
+from mvpnet.errors import ConfigError, HostError
+from mvpnet.util.files import create_folder
 
 UNIX_PATH_MAX = 107  # bytes of sun_path but for the closing zero: unix(7)
+_PATH_MAX, _NAME_MAX = 4096, 255  # bytes, as in Linux's limits.h
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,18 @@ class RunFolder:
         """
         if self.job_json.exists():
             raise ConfigError(f"{key}: {self.root} holds another run", hint=hint)
+
+    def claim(self, key: str, *, hint: str) -> None:
+        """Make job.json, by which others see that a run is in the folder: of two that ask at once, one is refused.
+
+        Raises:
+            ConfigError: A run is in it; the message names the `key` that set the folder.
+            OSError: It cannot be written.
+        """
+        try:
+            self.job_json.open("x").close()
+        except FileExistsError:
+            self.refuse_another_run(key, hint=hint)
 
     @property
     def job_json(self) -> Path:
@@ -133,16 +148,116 @@ def registry_base() -> Path:
 
 
 def cache_base(cache_dir: str | None) -> Path:
-    """Return the folder of built and fetched images (XDG Base Directory Specification)."""
+    """Return the folder of built and fetched images (XDG Base Directory Specification).
+
+    Raises:
+        HostError: Nothing says where it is: there is no home folder.
+    """
     if cache_dir:
-        return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvpnet"
+        return host_path(cache_dir, "image.cache_dir")
+    return _user_folder("XDG_CACHE_HOME", ".cache", "or image.cache_dir=FOLDER") / "mvpnet"
+
+
+def state_base() -> Path:
+    """Return the folder of what mvpnet keeps for the user, such as saves. Raises HostError as `cache_base` does."""
+    return _user_folder("XDG_STATE_HOME", ".local/state") / "mvpnet"
+
+
+def _user_folder(variable: str, below_home: str, otherwise: str = "") -> Path:
+    if value := os.environ.get(variable):
+        return Path(value)
+    if (home := home_folder()) is None:
+        hint = f"set HOME, or {variable}{', ' if otherwise else ''}{otherwise}"
+        raise HostError(f"HOME is not set, and this host knows no home folder of user id {os.getuid()}", hint=hint)
+    return home / below_home
 
 
 def user_config_folders(launch_dir: Path) -> list[Path]:
-    """Return the existing folders with the user's own config groups, in order of precedence."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mvpnet"
-    return [folder for folder in (launch_dir / "mvpnet.d", home) if folder.is_dir()]
+    """Return the existing folders with the user's own config groups, in order of precedence.
+
+    A folder that this user may not look into, as below another user's HOME, counts as none.
+    """
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or (home_folder() or Path("/")) / ".config") / "mvpnet"
+    return [one for one in (launch_dir / "mvpnet.d", home) if os.access(one, os.R_OK | os.X_OK) and one.is_dir()]
+
+
+def launch_folder() -> Path:
+    """Return the folder that this launch was made in, from which relative paths count.
+
+    Raises:
+        HostError: It was removed, or this user may not look at it.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise HostError(
+            f"the folder that mvpnet was started in cannot be used: {error.strerror}",
+            hint="cd to a folder that exists",
+        ) from None
+
+
+def home_folder() -> Path | None:
+    """Return this user's home folder: HOME, else the one that the host knows; None where neither is there."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def host_path(text: str, key: str, folder: Path | None = None, *, template: bool = False) -> Path:
+    """Return the absolute path of this host that a user means; every path that users write goes through this.
+
+    Args:
+        text: As written: `~` and `~NAME` at its beginning are home folders.
+        key: What set it, for messages.
+        folder: Where relative paths count from; default the folder of the launch.
+        template: Whether {rank} and {job} are expanded in the result. Braces in what is put in front are doubled then,
+            as only what the user wrote is a template.
+
+    Raises:
+        ConfigError: It is empty, or nobody knows that home folder. Names `key`.
+        HostError: The folder of the launch is gone.
+    """
+    if not text.strip() or "\0" in text:
+        raise ConfigError(f"{key}: {text!r} is no path", hint="leave the key out, or name a file or folder")
+    path = Path(text)
+    if len(os.fsencode(text)) >= _PATH_MAX or any(len(os.fsencode(part)) > _NAME_MAX for part in path.parts):
+        raise ConfigError(f"{key}: {text[:40]!r}… is too long for a path")
+    if path.is_absolute():
+        return path
+    if text.startswith("~"):
+        base, path = _home_of(path.parts[0], key), Path(*path.parts[1:])
+    else:
+        base = folder or launch_folder()
+    return (Path(doubled_braces(str(base))) if template else base) / path
+
+
+def _home_of(name: str, key: str) -> Path:
+    """Return the home folder for `~` or `~NAME`. Raises ConfigError, which names `key`."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{key}: this host knows no home folder {name}",
+            hint=f"write the folder out; ./{name} is a file of that name",
+        ) from None
+
+
+def doubled_braces(text: str) -> str:
+    """Return a text that is no template in the form of one: {rank} and {job} are not expanded in it."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def claim_new_folder(wanted: Path) -> Path:
+    """Make a folder that nobody else has: `wanted`, or the first of `wanted-2`, `wanted-3`, … that is not there yet.
+
+    Of processes that ask for the same at the same time, each gets one of its own. Raises OSError.
+    """
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if create_folder(folder):
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def conf_folder() -> Path:

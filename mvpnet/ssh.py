@@ -50,7 +50,9 @@ def make_key_pair(path: Path, comment: str) -> None:
     """
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape", check=False
+        )
     except FileNotFoundError:
         raise HostError("ssh-keygen is not installed", hint="install openssh-client") from None
     if done.returncode:

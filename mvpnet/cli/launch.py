@@ -18,10 +18,13 @@ from enum import Enum, auto
 from mvpnet.cli.outcome import is_repeated
 from mvpnet.errors import MpiError, MvpnetError
 from mvpnet.logs import write_quietly
-from mvpnet.mpi.launcher import launched_size
+from mvpnet.mpi.launcher import launched_rank, launched_size
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals, die_with_parent
+from mvpnet.util.encoding import encoded
 from mvpnet.util.hydra_options import is_inspecting
+
+_OF_ALL_RANKS = ("bench", "replay", "doctor")
 
 
 class Asked(Enum):
@@ -33,15 +36,24 @@ class Asked(Enum):
     doctor = auto()
     verb = auto()
     inspection = auto()
+    nothing = auto()  # what another rank prints for all
 
 
 def asked_for(argv: list[str], environ: Mapping[str, str]) -> Asked:
-    """Tell jobs, verbs that all ranks run, other verbs, and inspection apart."""
-    inspecting = is_inspecting(argv) and launched_size(environ) is None
-    if argv and not inspecting and argv[0] in ("bench", "replay", "doctor"):
-        return Asked[argv[0]]
-    completes = "_MVPNET_COMPLETE" in environ  # set by what `mvpnet completion` printed
-    if completes or (argv and (argv[0].isidentifier() or argv == ["--version"])):
+    """Tell jobs, verbs that all ranks run, other verbs, and inspection apart.
+
+    Inspection needs no MPI, also when a launcher starts it: its first rank prints, and the others have nothing to do.
+    """
+    verb = argv[0] if argv and argv[0].isidentifier() else None
+    inspecting = is_inspecting(argv)
+    if "_MVPNET_COMPLETE" in environ:  # set by what `mvpnet completion` printed
+        return Asked.verb
+    if verb in _OF_ALL_RANKS and not inspecting:
+        return Asked[verb]
+    prints = inspecting if verb is None or verb in _OF_ALL_RANKS else verb in ("help", "completion")
+    if (prints or argv == ["--version"]) and launched_rank(environ) not in (None, 0):
+        return Asked.nothing
+    if verb or argv == ["--version"]:
         return Asked.verb
     return Asked.inspection if inspecting else Asked.job
 
@@ -76,7 +88,7 @@ def launch(program: Program, argv: list[str]) -> int:
         return code
     except BaseException:
         failed = f"mvpnet: rank {world.rank} on {world.hosts[world.rank]} failed:\n{traceback.format_exc()}"
-        write_quietly(sys.stderr, failed.encode())
+        write_quietly(sys.stderr, encoded(failed))
         world.abort(MvpnetError.exit_code)
         raise
 

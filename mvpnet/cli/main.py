@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from mvpnet import __version__
 from mvpnet.cli.completion import complete
 from mvpnet.cli.lazy import LazyCommand, LazyGroup
 from mvpnet.cli.outcome import report_error
-from mvpnet.errors import ConfigError, InterruptedJobError, MpiError, MvpnetError
+from mvpnet.errors import ConfigError, HostError, InterruptedJobError, MpiError, MvpnetError
 from mvpnet.mpi.launch import Launch
 from mvpnet.mpi.world import World
 from mvpnet.runtime.signals import StopSignals
@@ -39,6 +41,10 @@ def run(argv: list[str], launch: Launch | MpiError | None = None) -> int:
         raise InterruptedJobError("stopped by SIGINT") from None
     except click.exceptions.Exit as end:
         return end.exit_code
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or not error.filename:
+            raise
+        raise HostError(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
     except click.UsageError as error:
         usage = error.ctx.get_usage() if error.ctx else ""
         raise ConfigError(error.format_message(), hint=usage or None) from None

@@ -13,13 +13,14 @@ import click
 from rich import box
 from rich.table import Table
 
+from mvpnet.cli.host_path import HostPath
 from mvpnet.records.archive import is_archive, pack, unpack
 from mvpnet.records.diff import Difference, differences
 from mvpnet.records.run import Run, open_run
 from mvpnet.util.tables import PLAIN_WIDTH, table_text
 
 _SECTIONS = ("spec", "inputs", "hosts", "versions", "verdict", "metrics")
-RUN_PATH = click.Path(path_type=Path)
+RUN_PATH = HostPath()
 
 
 @click.command()

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from mvpnet.cli.host_path import HostPath
 from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed_files import rank_seed, seed_facts, write_folder, write_image
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.config import compose
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.host.names import default_user
+from mvpnet.paths import home_folder
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Validate
 from mvpnet.ssh import make_key_pair
@@ -27,7 +29,7 @@ _KEY = "id_ed25519"
 @click.option("--iso", is_flag=True, help="also write seed.iso, as the guest's drive has it, beside each rank's files")
 @click.option("--validate", is_flag=True, help="fail where cloud-init, which checks the user-data, is not installed")
 @click.option("--config-dir", metavar="DIR", help="more config groups, as for a job")
-@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=HostPath())
 @click.argument("overrides", nargs=-1)
 def seed(
     ranks: int, iso: bool, validate: bool, config_dir: str | None, folder: Path, overrides: tuple[str, ...]
@@ -63,7 +65,7 @@ def _facts(folder: Path, job_name: str, specs: list[RankSpec]) -> SeedFacts:
         public, private = (folder / f"{_KEY}.pub").read_text(), (folder / _KEY).read_text()
     except OSError as error:
         raise HostError(f"cannot write {folder}: {error.strerror}") from error
-    return seed_facts(public, private, specs, Path.home(), os.environ)
+    return seed_facts(public, private, specs, home_folder(), os.environ)
 
 
 def _write(spec: RankSpec, folder: Path, facts: SeedFacts, iso: bool, validate: Validate | None) -> str | None:

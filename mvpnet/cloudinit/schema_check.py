@@ -53,6 +53,7 @@ def _check(program: str, user_data: str) -> str | None:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                errors="surrogateescape",
                 timeout=_TIMEOUT_S,
                 cwd="/",  # a Python program may look for modules where it is started
             )

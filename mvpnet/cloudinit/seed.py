@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mvpnet.cloudinit.user_data import HostFile, SeedFacts, cloud_config
+from mvpnet.cloudinit.user_data import HostFile, SeedFacts, cloud_config, home
+from mvpnet.cloudinit.written_files import Login
 from mvpnet.dataplane.address import host_name, ipv4_text, mac, mac_text, user_mac
 from mvpnet.spec.cloud_init_checks import network_settings
 from mvpnet.spec.model import RankSpec
@@ -55,14 +56,18 @@ def make_seed(
         more: The settings of cloud_init.user_data_file.
 
     Raises:
-        ConfigError: A proxy cannot be written into the guest's files, or the user cannot be made.
+        ConfigError: A proxy cannot be written into the guest's files, a file has no path there, or the user cannot be
+            made.
     """
     config = filled(spec.cloud_init, spec)
     heading = f"# Made by mvpnet for rank {spec.rank} of {spec.world_size}, job {spec.job_name}.\n"
     theirs = filled(more or {}, spec)
     seen = replace(config, user_data=merged(theirs, config.user_data))
+    login = Login(user, home(seen, user))
     ours = cloud_config(spec, seen, user, facts, filled(files or {}, spec))
-    user_data = "#cloud-config\n" + heading + yaml_text(merged(merged(ours, theirs), config.user_data))
+    ours = merged(ours, login.with_paths(theirs, "cloud_init.user_data_file"))
+    whole = login.with_owned_folders(merged(ours, login.with_paths(config.user_data, "cloud_init.user_data")))
+    user_data = "#cloud-config\n" + heading + yaml_text(whole)
     network_config = heading + yaml_text(merged(network(spec), network_settings(config.network_config)))
     digest = hashlib.sha256(f"{user_data}\0{network_config}".encode()).hexdigest()
     names = {"instance-id": f"mvpnet-{spec.job_name}-{spec.rank}-{digest[:16]}", "local-hostname": host_name(spec.rank)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -33,14 +34,14 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 def seed_facts(
-    public_key: str, private_key: str, specs: Iterable[RankSpec], home: Path, environment: Mapping[str, str]
+    public_key: str, private_key: str, specs: Iterable[RankSpec], home: Path | None, environment: Mapping[str, str]
 ) -> SeedFacts:
     """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies.
 
-    The keys in `home` are looked for if any of `specs` takes them.
+    The keys in `home` are looked for if there is one and any of `specs` takes them.
     """
     proxies = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _PROXIES}
-    keys = user_keys(home) if any(spec.takes_user_keys for spec in specs) else ()
+    keys = user_keys(home) if home and any(spec.takes_user_keys for spec in specs) else ()
     return SeedFacts(public_key, private_key, tuple(keys), proxies)
 
 
@@ -50,7 +51,9 @@ def user_keys(home: Path) -> list[str]:
     What is no key is left out with a warning, which does not repeat it. Certificates in files of their own, which
     authorized_keys would take for keys, are left out without one.
     """
-    files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
+    files = []
+    with suppress(OSError):  # of another user
+        files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
     found: dict[str, None] = {}
     for path in [*files, home / ".ssh" / "authorized_keys"]:
         for number, line in enumerate(_lines(path), start=1):

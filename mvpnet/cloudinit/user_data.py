@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from mvpnet.cloudinit.written_files import Login
 from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.errors import ConfigError
 from mvpnet.spec.model import RankSpec
@@ -65,9 +66,11 @@ def cloud_config(
     `config` is the rank's cloud_init with the rank's values filled in.
 
     Raises:
-        ConfigError: A proxy cannot be written into the guest's files, or the user cannot be made.
+        ConfigError: A proxy cannot be written into the guest's files, a file has no path there, or the user cannot be
+            made.
     """
     proxies = proxy_environment(config, facts.environment)
+    login = Login(user, home(config, user))
     return {
         # Debian's cloud images would replace /etc/hosts at each boot.
         **({"manage_etc_hosts": False} if config.hosts else {}),
@@ -79,8 +82,8 @@ def cloud_config(
             *(_known_to_each_other(spec.world_size) if config.hosts else []),
             _file("/etc/ssh/ssh_config.d/10-mvpnet.conf", _SSH_CLIENT),
             *_private_keys(config, user, facts.private_key),
-            *(_host_file(path, file, config, user) for path, file in files.items()),
-            *config.write_files,
+            *(_host_file(path, file, login) for path, file in files.items()),
+            *(login.entry(entry, f"cloud_init.write_files[{i}]") for i, entry in enumerate(config.write_files)),
         ],
         **({"runcmd": config.runcmd} if config.runcmd else {}),
     }
@@ -201,11 +204,12 @@ def _file(path: str, text: str, mode: int = 0o644) -> dict[str, Any]:
     return {"path": path, "permissions": f"{mode:04o}", "encoding": "gz+b64", "content": packed}
 
 
-def _host_file(path: str, file: HostFile, config: CloudInit, user: str) -> dict[str, Any]:
+def _host_file(written: str, file: HostFile, login: Login) -> dict[str, Any]:
+    path = login.path(written, f"cloud_init.files.{written}")
     packed = base64.b64encode(gzip.compress(file.content, mtime=0)).decode()
     entry = {"path": path, "permissions": f"{file.mode:04o}", "encoding": "gz+b64", "content": packed}
     # Written before the user is made, it would create the home folder, owned by root.
-    return entry | _owned_by(user) if path.startswith(f"{home(config, user)}/") else entry
+    return entry | _owned_by(login.user) if path.startswith(f"{login.home}/") else entry
 
 
 def _unique(texts: list[str]) -> list[str]:

@@ -31,12 +31,13 @@ from mvpnet.config.sources import FOLDER_SCHEME, register
 from mvpnet.config.words import hydra_words
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.logs import write_quietly
-from mvpnet.paths import RunFolder, conf_folder
+from mvpnet.paths import RunFolder, conf_folder, host_path, launch_folder
 from mvpnet.spec import schema
 from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.near import near
 from mvpnet.sweep.sweep import Sweep, remembered, resumed
+from mvpnet.util.encoding import encoded
 
 
 class SweepStopped(BaseException):
@@ -69,7 +70,7 @@ def run(
     launch = _launch(config_dir, world_size, old_names, sweep)
     try:
         if shown := _resolved_job(words, launch):
-            write_quietly(sys.stdout, shown.encode())
+            write_quietly(sys.stdout, encoded(shown))
             return [0]
         return _run_by_hydra(flags_first(words), launch, _Jobs(world_size, run_job, tell, launch))
     finally:
@@ -79,8 +80,8 @@ def run(
 
 def _launch(config_dir: str | None, world_size: int, old_names: OldNames, sweep: Sweep) -> LaunchContext:
     return LaunchContext(
-        launch_dir=Path.cwd(),
-        config_dir=Path(config_dir) if config_dir else None,
+        launch_dir=launch_folder(),
+        config_dir=host_path(config_dir, "--config-dir") if config_dir else None,
         sweep=sweep,
         digest_of=lambda config: resolve(config, world_size, Path(), ()).digest(),
         old_names=old_names,
@@ -147,6 +148,8 @@ class _Jobs:
         self._launch.warn_of_old_names()
         sweep = self._launch.sweep
         try:
+            if self._launch.refused:
+                raise self._launch.refused
             spec = self._spec(config)
             if sweep.current:
                 sweep.current.folder = spec.run_dir
@@ -162,7 +165,8 @@ class _Jobs:
         typed = OmegaConf.to_container(facts.overrides.task, resolve=False)  # a typed ${…} is to stay as it is
         assert isinstance(typed, list)
         composed = OmegaConf.to_yaml(config)
-        spec = resolve(config, self._world_size, Path(facts.runtime.output_dir), tuple(map(str, typed)))
+        run_dir = self._launch.run_dir or Path(facts.runtime.output_dir)
+        spec = resolve(config, self._world_size, run_dir, tuple(map(str, typed)))
         spec = dataclasses.replace(spec, recipe=_chosen_recipe(facts.runtime))
         if sweep.current:
             spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
@@ -257,7 +261,7 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
     with _composed(words, launch) as config:
         job = _without_hydra(config.copy())
         check_references(job, launch.origins)  # before the run folder is named after the job
-        run_dir = Path.cwd() / config.hydra.run.dir
+        run_dir = host_path(config.hydra.run.dir, "hydra.run.dir")
         return resolve(job, world_size, run_dir, tuple(words))
 
 

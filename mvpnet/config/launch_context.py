@@ -12,16 +12,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from omegaconf import DictConfig
 
-from mvpnet.errors import ConfigError
+from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.logs import say
 from mvpnet.spec.aliases import OldNames
 from mvpnet.sweep.sweep import Sweep
 
 
-@dataclass(frozen=True)
+class Claimed(Protocol):
+    """A folder that is this launch's alone until it is released."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def release(self) -> None: ...
+
+
+@dataclass
 class LaunchContext:
     """One launch: a job, a sweep, or a look at their config."""
 
@@ -31,6 +41,9 @@ class LaunchContext:
     digest_of: Callable[[DictConfig], str]  # of the spec that a composed config resolves to; raises ConfigError
     old_names: OldNames = field(default_factory=OldNames)
     origins: dict[str, str] = field(default_factory=dict)  # of texts with ${…}: the config file that they stand in
+    claimed: Claimed | None = None  # the run folder, or that of the sweep, once it is this launch's own
+    run_dir: Path | None = None  # of the job that is next
+    refused: MvpnetError | None = None  # why there is none
 
     def warn_of_old_names(self) -> None:
         """Say, in one line on standard error, which old names were met since the last time."""
@@ -55,6 +68,8 @@ def handed_to_hydra(context: LaunchContext) -> Iterator[LaunchContext]:
         yield context
     finally:
         _current.reset(token)
+        if context.claimed:
+            context.claimed.release()
 
 
 def launch_context() -> LaunchContext | None:

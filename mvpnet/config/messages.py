@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -18,7 +17,7 @@ from omegaconf.errors import (
 
 from mvpnet.config.nodes import all_keys
 from mvpnet.errors import ConfigError
-from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.paths import conf_folder, launch_folder, user_config_folders
 from mvpnet.spec.near import near
 from mvpnet.spec.schema import GROUPS
 from mvpnet.util.hydra_quotes import quoted
@@ -164,7 +163,7 @@ def _place(outer: str) -> str:
 
 
 def _options(group: str) -> set[str]:
-    folders = [*user_config_folders(Path.cwd()), conf_folder()]
+    folders = [*user_config_folders(launch_folder()), conf_folder()]
     return {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvpnet.paths import conf_folder, user_config_folders
+from mvpnet.paths import conf_folder, host_path, launch_folder, user_config_folders
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import Recipe
 
@@ -35,7 +35,8 @@ def described(config_dir: str | None = None) -> list[Described]:
     """
     from mvpnet.config.recipe_file import facts_in  # with OmegaConf: other verbs import this module and need none
 
-    folders = [*user_config_folders(Path.cwd()), conf_folder(), *([Path(config_dir)] if config_dir else [])]
+    folders = [*user_config_folders(launch_folder()), conf_folder()]
+    folders += [host_path(config_dir, "--config-dir")] if config_dir else []
     paths: dict[str, Path] = {}
     for folder in folders:
         for path in (folder / "recipe").glob("*.yaml"):

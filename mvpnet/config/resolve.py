@@ -15,6 +15,7 @@ from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
 from mvpnet.config.references import check_references
 from mvpnet.errors import ConfigError
+from mvpnet.paths import host_path, launch_folder
 from mvpnet.spec import app_steps, schema
 from mvpnet.spec.checks import check_job
 from mvpnet.spec.copied_paths import with_pushed_files
@@ -36,6 +37,12 @@ _PATHS = {
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
+    "qemu": ("binary", "monwrap"),
+}
+_TEMPLATES = {
+    "image": ("path", "drives", "copy_dir", "kernel", "initrd"),
+    "vm": ("firmware",),
+    "cloud_init": ("path", "files", "user_data_file"),
 }
 
 
@@ -63,9 +70,10 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     assert isinstance(whole, schema.Config)
     entries = OmegaConf.to_container(config.ranks, resolve=True)
     assert isinstance(entries, dict)
-    overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
-    whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
-    whole = dataclasses.replace(whole, app=with_pushed_files(whole.app))
+    folder = launch_folder()
+    overrides = tuple(_override(str(name), entry, folder) for name, entry in entries.items())
+    whole = _with_steps(_absolute(whole, folder), folder)
+    whole = dataclasses.replace(whole, app=with_pushed_files(whole.app, folder))
     ranks = world_size if whole.job.ranks is None else whole.job.ranks
     if not 1 <= ranks <= world_size:
         raise ConfigError(
@@ -78,10 +86,8 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     return spec
 
 
-def _override(name: str, entry: Any) -> Override:
+def _override(name: str, entry: Any, folder: Path) -> Override:
     place = f"ranks.{name}"
-    if isinstance(entry, Mapping):
-        entry = _with_on(entry)
     if not isinstance(entry, Mapping) or "on" not in entry:
         raise ConfigError(f"{place}: has no rank set", hint=f'write {name}: {{on: "0,3,7-9", vm: {{memory: 8G}}}}')
     given = {key: value for key, value in entry.items() if key != "on"}
@@ -98,10 +104,9 @@ def _override(name: str, entry: Any) -> Override:
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     assert isinstance(typed, schema.RankOverride)
-    folder = Path.cwd()
     changes = {
         section: {
-            key: _given(_absolute_value(section, key, getattr(getattr(typed, section), key), folder), value)
+            key: _given(_absolute_value(_PathKey(folder, section, key, place), getattr(typed, section)), value)
             for key, value in keys.items()
         }
         for section, keys in given.items()
@@ -117,14 +122,15 @@ def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
     """
     own = {name: getattr(config.app, name) for name in ("push", "script")}
     steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
-    return changed(config, {"app": {**app_steps.absolute(own, folder), "steps": steps}})
+    located = _PathKey(folder, "app", "push").located
+    return changed(config, {"app": {**app_steps.absolute(own, "app", located), "steps": steps}})
 
 
 def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
     place = f"app.steps.{name}"
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
-    given = _with_on(entry)
+    given = dict(entry)
     known = [field.name for field in dataclasses.fields(schema.Step)]
     if wrong := next((str(key) for key in given if key not in known), None):
         raise ConfigError(f"there is no key '{place}.{wrong}'{near(wrong, known, place)}")
@@ -133,12 +139,7 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     step = {key: plain(getattr(typed, key)) for key in given}
-    return {**step, **app_steps.absolute(step, folder)}
-
-
-def _with_on(entry: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the same mapping with the key `on`, which YAML 1.1 reads as true."""
-    return {"on" if key is True else key: value for key, value in entry.items()}
+    return {**step, **app_steps.absolute(step, place, _PathKey(folder, "app", "push").located)}
 
 
 def _given(typed: Any, written: Any) -> Any:
@@ -148,26 +149,50 @@ def _given(typed: Any, written: Any) -> Any:
     return typed
 
 
+@dataclasses.dataclass(frozen=True)
+class _PathKey:
+    """A key that may be a path of the host."""
+
+    folder: Path  # where relative paths count from
+    section: str
+    key: str
+    place: str = ""  # ranks.NAME, for the keys of a rank override
+
+    @property
+    def name(self) -> str:
+        return ".".join(filter(None, (self.place, self.section, self.key)))
+
+    def located(self, text: str, key: str) -> str:
+        """Return the absolute path for a path as written. Raises ConfigError, which names `key`."""
+        is_template = self.key in _TEMPLATES.get(self.section, ())
+        return str(host_path(text, key, self.folder, template=is_template))
+
+
 def _absolute(config: schema.Config, folder: Path) -> schema.Config:
     paths = {
-        section: {key: _absolute_value(section, key, getattr(getattr(config, section), key), folder) for key in keys}
+        section: {key: _absolute_value(_PathKey(folder, section, key), getattr(config, section)) for key in keys}
         for section, keys in _PATHS.items()
     }
     return changed(config, paths)
 
 
-def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
-    if (section, key) == ("image", "drives"):
-        return [absolute_drive(text, folder, f"image.drives[{i}]") for i, text in enumerate(value)]
-    if (section, key) == ("image", "path") and value is not None:
-        return absolute_drive(value, folder, "image.path")
-    if (section, key) == ("image", "prepare"):
-        script = None if value.script is None else str(folder / Path(value.script).expanduser())
-        return dataclasses.replace(value, script=script)
-    if (section, key) == ("cloud_init", "files"):
-        return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
-    if value is None or key not in _PATHS.get(section, ()) or "://" in value:
+def _absolute_value(one: _PathKey, section: Any) -> Any:
+    """Return the key's value in a section, with absolute paths where it is a path of the host, or holds some."""
+    value = getattr(section, one.key)
+    match one.section, one.key:
+        case "image", "drives":
+            return [absolute_drive(text, f"{one.name}[{i}]", one.located) for i, text in enumerate(value)]
+        case "image", "path" if value is not None:
+            return absolute_drive(value, one.name, one.located)
+        case "image", "prepare":
+            script = None if value.script is None else one.located(value.script, f"{one.name}.script")
+            return dataclasses.replace(value, script=script)
+        case "cloud_init", "files":
+            return {path: one.located(source, f"{one.name}.{path}") for path, source in value.items()}
+        case "qemu", _ if "/" not in str(value):
+            return value  # the name of a program, looked for on the PATH
+        case "vm", "firmware" if value == "auto":
+            return value
+    if value is None or one.key not in _PATHS.get(one.section, ()) or "://" in value:
         return value
-    if (section, key, value) == ("vm", "firmware", "auto"):
-        return value
-    return str(folder / Path(value).expanduser())
+    return one.located(value, one.name)

@@ -7,6 +7,7 @@ jobs look at too.
 from __future__ import annotations
 
 import errno
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -269,14 +270,15 @@ def _space(views: Sequence[RankView], demands: Sequence[Demand]) -> Finding:
 def sockets(here: Sequence[RankView]) -> Finding:
     """The longest path of a unix socket that any rank of the host makes."""
     view, key, path = max(
-        ((view, key, path) for view in here for key, path in view.facts.sockets), key=lambda one: len(one[2].encode())
+        ((view, key, path) for view in here for key, path in view.facts.sockets),
+        key=lambda one: len(os.fsencode(one[2])),
     )
     try:
         check_socket_path(Path(path), key)
     except HostError as error:
         return view.fails("sockets", Refusal(error.message, error.hint))
     ranks = tuple(one.rank for one in here)
-    return Finding(view.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(path.encode())} bytes")
+    return Finding(view.facts.host, ranks, "sockets", Level.ok, f"the longest path has {len(os.fsencode(path))} bytes")
 
 
 def ssh_ports(here: Sequence[RankView]) -> Iterator[Finding]:

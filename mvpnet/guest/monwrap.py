@@ -129,8 +129,10 @@ def _seconds(text: str) -> float:
 
 def _own_folder(text: str) -> Path:
     """Only an absolute path below the root, to a folder that is ours: a slip here would delete a home."""
-    path = Path(text)
-    if not path.is_absolute() or len(path.parts) < 3 or path == Path.home():
+    path, home = Path(text), None
+    with suppress(RuntimeError):  # there is no home
+        home = Path.home()
+    if not path.is_absolute() or len(path.parts) < 3 or path == home:
         raise argparse.ArgumentTypeError(f"{text}: not a folder to delete")
     if path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.getuid():
         raise argparse.ArgumentTypeError(f"{text}: not a folder of your own")

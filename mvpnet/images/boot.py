@@ -11,9 +11,8 @@ from mvpnet.images import debian, tiny
 from mvpnet.images.store import provide_image
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.paths import cache_base
-from mvpnet.spec.drive_text import expand
+from mvpnet.spec.drive_text import drive_of_file, expand
 from mvpnet.spec.model import RankSpec
-from mvpnet.spec.option_string import escaped
 from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import ImageKind
 from mvpnet.util.text import Say
@@ -84,7 +83,7 @@ def with_built_disk(spec: RankSpec) -> RankSpec:
     if spec.image.kind is not ImageKind.debian or is_asked(spec.image):
         return spec
     folder = cache_base(spec.image.cache_dir) / "debian" / debian.image_digest(spec.image.packages)
-    return changed(spec, {"image": {"path": escaped(debian.image_in(folder).disk), "format": "qcow2"}})
+    return changed(spec, {"image": {"path": drive_of_file(debian.image_in(folder).disk), "format": "qcow2"}})
 
 
 def debian_boot(spec: RankSpec, built: debian.DebianImage) -> BootFiles:

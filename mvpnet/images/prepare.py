@@ -24,7 +24,7 @@ from mvpnet.images.store.prepared import source_of
 from mvpnet.images.store.request import ImageRequest, check_architecture, declaration, parse_request
 from mvpnet.images.store.sources import SourceRecord
 from mvpnet.images.store.store import StoredImage
-from mvpnet.paths import RunFolder, cache_base
+from mvpnet.paths import RunFolder, cache_base, claim_new_folder, launch_folder
 from mvpnet.qemu.img import QemuImg, QemuImgError
 from mvpnet.runtime.helper_python import helper_argv
 from mvpnet.runtime.signals import die_with_parent
@@ -32,6 +32,7 @@ from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import App, CloudInit, Config, ImageUse, Prepare, SeedMode, Shutdown, WaitFor
 from mvpnet.util.files import file_digest
+from mvpnet.util.hydra_quotes import quoted
 from mvpnet.util.text import Say, size_text, timestamp
 from mvpnet.util.yaml_text import Quoted, yaml_text
 
@@ -142,12 +143,13 @@ def _boot_once(config: Config, say: Say) -> Path:
     Raises:
         ImageError: The guest did not power itself off, as it was asked to.
     """
-    run_dir = Path.cwd() / "runs" / f"prepare-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{config.job.name}"
+    name = f"prepare-{time.strftime('%Y-%m-%dT%H-%M-%S')}-{config.job.name}"
+    run_dir = claim_new_folder(launch_folder() / "runs" / name)
     say(f"preparing in one guest: {run_dir}")
     with tempfile.TemporaryDirectory(prefix="mvpnet-prepare-") as folder:
         write_recipe(config, Path(folder))
         command = helper_argv("mvpnet", "--config-dir", folder, f"recipe={_RECIPE}")
-        command += [f"hydra.run.dir='{run_dir}'"]
+        command += [f"hydra.run.dir={quoted(resolved_already(str(run_dir)))}"]
         code = _run_job(command)
     if code:
         raise ImageError(

@@ -241,4 +241,7 @@ class LeadDuties:
 
 
 def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):  # the folder of the launch was removed, or the path is elsewhere
+        return str(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from pathlib import Path
 
 from loguru import logger
 
@@ -27,7 +26,7 @@ from mvpnet.job.recording import RunRecords, open_run_folder
 from mvpnet.job.session import RankSession
 from mvpnet.logs import say
 from mvpnet.mpi.world import World
-from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
+from mvpnet.paths import RankLogs, RunFolder, cache_base, home_folder, scratch_base
 from mvpnet.records.inputs import digest_all, shared_out
 from mvpnet.records.manifest import rank_facts
 from mvpnet.runtime.signals import StopSignals
@@ -72,7 +71,7 @@ def _order(world: World, signals: StopSignals, spec: JobSpec, provenance: Proven
     check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
     keys = open_run_folder(RunFolder(spec.run_dir), spec, provenance.keys)
     ranks = (spec.for_rank(rank) for rank in range(spec.world_size))
-    facts = seed_facts(keys.public, keys.private, ranks, Path.home(), os.environ)
+    facts = seed_facts(keys.public, keys.private, ranks, home_folder(), os.environ)
     return JobOrder(spec, keys, facts, asked_digest, provenance.resume)
 
 

@@ -16,7 +16,7 @@ from mvpnet.guest.wiring import qemu_wiring
 from mvpnet.host.names import default_user
 from mvpnet.images import boot, build_cache, debian, store, tiny
 from mvpnet.images.boot import BootFiles
-from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
+from mvpnet.paths import RankLogs, RunFolder, cache_base, home_folder, scratch_base
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import CloudInit, ImageKind, NetSocket
@@ -31,7 +31,7 @@ def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
     Raises ConfigError, ImageError or HostError, naming the first rank.
     """
     checked: list[tuple[CloudInit, str | None]] = []
-    facts = seed_facts("", "", specs, Path.home(), os.environ)
+    facts = seed_facts("", "", specs, home_folder(), os.environ)
     for spec in specs:
         alike = (spec.cloud_init, spec.image.user)
         if not spec.makes_seed or alike in checked:
@@ -58,7 +58,7 @@ def planned_rank(spec: RankSpec) -> PlannedRank:
     """
     host = plan_host(spec)
     if spec.makes_seed:
-        rank_seed(spec, host.user, seed_facts("", "", (), Path.home(), os.environ))
+        rank_seed(spec, host.user, seed_facts("", "", (), home_folder(), os.environ))
     folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
     seed = seed_image(folder) if spec.makes_seed else None
     wiring = qemu_wiring(

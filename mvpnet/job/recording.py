@@ -131,9 +131,9 @@ def open_run_folder(run: RunFolder, spec: JobSpec, keys: KeyPair | None) -> KeyP
         ConfigError: another run is in it.
         HostError: it cannot be written.
     """
-    run.refuse_another_run("hydra.run.dir", hint="leave it out, or name a new folder")
     try:
         make_private(run.root)
+        run.claim("hydra.run.dir", hint="leave it out, or name a new folder")
         if {path.name for path in run.root.iterdir()} <= {".hydra"}:  # made for this job, by Hydra, with the umask
             run.root.chmod(0o700)
         _write_job(run, spec, {"started": timestamp()})

@@ -102,7 +102,12 @@ def _any_machine(binary: str) -> tuple[str, ...]:
 def _ask(binary: str, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            [binary, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ASK_TIMEOUT_S
+            [binary, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=_ASK_TIMEOUT_S,
         )
     except OSError as error:
         raise HostError(f"qemu.binary: {binary} does not start: {error.strerror}") from error

@@ -116,6 +116,7 @@ class QemuImg:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             env={**os.environ, "LC_ALL": "C"},
         )
 

@@ -49,6 +49,7 @@ def _git(root: Path, *words: str) -> str | None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=_GIT_TIMEOUT_S,
             check=True,
         )

@@ -16,14 +16,13 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from mvpnet.errors import ConfigError, MvpnetError
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.guest.requirements import HostPlan
 from mvpnet.images.boot import BootFiles
-from mvpnet.paths import RunFolder, jobs_of_sweep
+from mvpnet.paths import RunFolder, jobs_of_sweep, launch_folder
 from mvpnet.records import environment
 from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, with_digests
 from mvpnet.spec.model import JobSpec, RankSpec
@@ -65,7 +64,7 @@ class Recorder:
             "digest": spec.digest(),
             "typed": shown["typed"],
             "recipe": str(spec.recipe) if spec.recipe else None,
-            "launch_folder": str(Path.cwd()),
+            "launch_folder": str(launch_folder()),
             "replays": dict(replays) if replays else None,
             "resumes": dict(resumes) if resumes else None,
             "software": {},

@@ -21,14 +21,14 @@ from mvpnet.guest.drives import plan_drives
 from mvpnet.images import store
 from mvpnet.images.boot import boot_files, with_built_disk
 from mvpnet.images.store.store import Store
-from mvpnet.paths import RunFolder, cache_base
+from mvpnet.paths import RunFolder, cache_base, claim_new_folder, host_path, launch_folder
 from mvpnet.records import digests
 from mvpnet.records.digests import Remembered, mark
 from mvpnet.records.inputs import Input, as_plain, digested, error_free, job_inputs, rank_inputs
 from mvpnet.records.run import Run
 from mvpnet.records.typed import InputFile, read_as
-from mvpnet.spec import option_string
 from mvpnet.spec.codec import job_spec
+from mvpnet.spec.drive_text import drive_of_file
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import digest_of, plain
 from mvpnet.spec.rank_set import RankSet, ranks_text
@@ -85,12 +85,19 @@ def recorded_spec(run: Run, world_size: int) -> JobSpec:
 
 
 def new_run_folder(spec: JobSpec, given: str | None) -> Path:
-    """Return the new run folder: `given`, or a name in runs/ like a job's (hydra.run.dir in config.yaml).
+    """Return the new run folder: `given`, or a new one in runs/, named like a job's (hydra.run.dir in config.yaml).
 
     Raises:
         ConfigError: The folder holds a run already.
+        HostError: The new one cannot be made.
     """
-    folder = Path(given or time.strftime(f"runs/%Y-%m-%d/%H-%M-%S-{spec.name}")).absolute()
+    if given is None:
+        wanted = launch_folder() / time.strftime(f"runs/%Y-%m-%d/%H-%M-%S-{spec.name}")
+        try:
+            return claim_new_folder(wanted)
+        except OSError as error:
+            raise HostError(f"cannot make {error.filename or wanted}: {error.strerror}") from error
+    folder = host_path(given, "--run-dir")
     RunFolder(folder).refuse_another_run("--run-dir", hint="name a new folder")
     return folder
 
@@ -106,21 +113,21 @@ def at_hand(run: Run, spec: JobSpec) -> JobSpec:
         HostError: A file cannot be copied.
     """
     images = Store(cache_base(spec.config.image.cache_dir) / "images").images()
-    stored = {image.disk_sha256: option_string.escaped(image.disk) for image in images}
-    launch_folder = run.manifest.launch_folder or ""
+    stored = {image.disk_sha256: drive_of_file(image.disk) for image in images}
+    launched_in = run.manifest.launch_folder or ""
     moved = _from_archive(run, RunFolder(spec.run_dir))
     for one in run.manifest.inputs:
         path, digest = one.path, one.sha256
         if not path or not digest or path in moved:
             continue
         if digest in stored and one.key.startswith(("image.path", "image.drives")) and not Path(path).exists():
-            moved[path] = stored[digest]
-        elif one.key.startswith("app") and launch_folder != str(Path.cwd()):
+            moved[drive_of_file(Path(path))] = stored[digest]
+        elif one.key.startswith("app") and launched_in != str(launch_folder()):
             moved[path] = path  # the app's words are relative to the folder of the launch
     python = run.manifest.software.executable
     if python and not Path(python).exists():
         moved[python] = sys.executable
-    return job_spec(Moved(moved, launch_folder).within(plain(spec)), str(run.folder.manifest)) if moved else spec
+    return job_spec(Moved(moved, launched_in).within(plain(spec)), str(run.folder.manifest)) if moved else spec
 
 
 def _from_archive(run: Run, new: RunFolder) -> dict[str, str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mvpnet.errors import ConfigError, HostError
+from mvpnet.paths import host_path, state_base
 
 FORMAT: Final = 1  # increased when a reader of the old format would misread the new one
 SAVES_KEY: Final = "MVPNET_SAVES"
@@ -32,8 +33,8 @@ _PART = re.compile(r"\.(.+)\.[0-9a-f]{12}\.part")
 def saves_base() -> Path:
     """Return the folder of this user's saves: MVPNET_SAVES, else below the XDG state folder (XDG Base Directory)."""
     if given := os.environ.get(SAVES_KEY):
-        return Path(given).absolute()
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "mvpnet" / "saves"
+        return host_path(given, SAVES_KEY)
+    return state_base() / "saves"
 
 
 def save_folder(name: str) -> Path:
@@ -42,6 +43,8 @@ def save_folder(name: str) -> Path:
     Raises:
         ConfigError: The name is not usable.
     """
+    if name.startswith("~"):
+        name = str(host_path(name, "NAME of a save"))
     if Path(name).is_absolute() and Path(name).name:
         return Path(os.path.normpath(name))
     if not _NAME.fullmatch(name):

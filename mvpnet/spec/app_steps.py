@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -121,19 +121,24 @@ def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
     return argv
 
 
-def absolute(section: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a step's keys that name files on the host, with relative paths resolved against `folder`.
+def absolute(section: Mapping[str, Any], place: str, located: Callable[[str, str], str]) -> dict[str, Any]:
+    """Return a step's keys that name files on the host, with absolute paths.
+
+    Args:
+        section: The step's keys.
+        place: The step's own key: app, app.steps.NAME.
+        located: Returns the absolute path for a path as written and its key.
 
     Raises:
-        ConfigError: A script is no valid command line.
+        ConfigError: A script is no valid command line, or there is no such path.
     """
     changes: dict[str, Any] = {}
     if section.get("push"):
         changes["push"] = {
-            target: str(folder / Path(source).expanduser()) for target, source in section["push"].items()
+            target: located(source, f"{place}.push.{target}") for target, source in section["push"].items()
         }
-    if script := app_argv(section.get("script"), "app.script"):
-        changes["script"] = [str(folder / Path(script[0]).expanduser()), *script[1:]]
+    if script := app_argv(section.get("script"), f"{place}.script"):
+        changes["script"] = [located(script[0], f"{place}.script"), *script[1:]]
     return changes
 
 
@@ -169,7 +174,7 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         )
     if value["user"] is not None:
         check_user_name(value["user"], f"{key}.user")
-    push = {target_in_guest(f"{key}.push", to, Path(source)): Path(source) for to, source in value["push"].items()}
+    push = _pushed(f"{key}.push", value["push"])
     executable = None
     if script:
         executable = f"{SCRIPT_FOLDER}/{Path(script[0]).name}"
@@ -191,3 +196,14 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         max_parallel_ssh=value["max_parallel_ssh"],
         show_output=value["show_output"],
     )
+
+
+def _pushed(key: str, files: Mapping[str, str]) -> dict[str, Path]:
+    """Return the files to send, by destination. Raises ConfigError."""
+    push: dict[str, Path] = {}
+    for to, source in files.items():
+        target = target_in_guest(key, to, Path(source))
+        if target in push:
+            raise ConfigError(f"{key}: {push[target]} and {source} would both be sent to {to!r}")
+        push[target] = Path(source)
+    return push

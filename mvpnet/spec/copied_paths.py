@@ -101,23 +101,29 @@ def target_in_guest(key: str, path: str, source: Path) -> str:
     return place
 
 
-def with_pushed_files(app: App) -> App:
+def with_pushed_files(app: App, folder: Path = Path("/")) -> App:
     """Return the app with wildcards in the sources of push replaced by the files that they match now.
+
+    Args:
+        app: The app, with absolute paths.
+        folder: The folder of the launch, in whose name no sign is a wildcard.
 
     Raises:
         ConfigError: Nothing matches, or more than one file would go to the same place.
     """
     steps = {
-        name: {**step, "push": _pushed(f"app.steps.{name}.push", step["push"])} if step.get("push") else step
+        name: {**step, "push": _pushed(f"app.steps.{name}.push", step["push"], folder)} if step.get("push") else step
         for name, step in app.steps.items()
     }
-    return dataclasses.replace(app, push=_pushed("app.push", app.push), steps=steps)
+    return dataclasses.replace(app, push=_pushed("app.push", app.push, folder), steps=steps)
 
 
-def _pushed(key: str, sources: Mapping[str, Any]) -> dict[str, Any]:
+def _pushed(key: str, sources: Mapping[str, Any], launch_folder: Path) -> dict[str, Any]:
     pushed: dict[str, Any] = {}
     for target, source in sources.items():
-        if not is_pattern(source) or Path(source).exists():
+        base = launch_folder if Path(source).is_relative_to(launch_folder) else Path("/")
+        pattern = str(Path(source).relative_to(base))
+        if not is_pattern(pattern) or Path(source).exists():
             pushed[target] = source
             continue
         if not target.endswith("/") and target != "~":
@@ -125,10 +131,10 @@ def _pushed(key: str, sources: Mapping[str, Any]) -> dict[str, Any]:
                 f"{key}.{target}: {source!r} may match several files",
                 hint=f"write {target}/ for a folder that they go into",
             )
-        matches = sorted(glob.glob(source))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        matches = sorted(glob.glob(pattern, root_dir=base))  # noqa: PTH207 - Path.glob finds hidden files too
         if not matches:
             raise ConfigError(f"{key}.{target}: no file or folder matches {source}")
-        folder, _ = split_pattern(source)
+        folder, _ = split_pattern(pattern)
         for match in matches:
-            pushed[f"{target.rstrip('/')}/{Path(match).relative_to(folder or '/')}"] = match
+            pushed[f"{target.rstrip('/')}/{Path(match).relative_to(folder)}"] = str(base / match)
     return pushed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
@@ -25,6 +25,12 @@ MVPCTL_FLAGS = {
     "s": "snapshot mode (snapshot=on)",
 }
 _PROPERTY = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+# What the text of a -drive option may begin with: qemu(1), "-drive", and its blockdev properties, which have a dot.
+_OF_DRIVES = re.compile(
+    r"file|if|bus|unit|index|media|snapshot|cache|aio|format|driver|node-name|id|serial|[rw]error|read-?only|"
+    r"auto-read-only|copy-on-read|discard|detect-zeroes|(bps|iops)(_[a-z_]+)?|.+\..+"
+)
+_NAMES_A_FILE = re.compile(r"file(\..+)?|driver")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ def parse_drive(text: str, key: str) -> DriveText:
         ConfigError: It is neither a path nor property=value. Names `key`.
     """
     first, *rest = option_string.split(text)
-    passed_through = _PROPERTY.fullmatch(first) is not None
+    begins = _PROPERTY.fullmatch(first)
+    passed_through = begins is not None and _OF_DRIVES.fullmatch(begins[1]) is not None
     properties: dict[str, str] = {}
     for part in [first, *rest] if passed_through else rest:
         match = _PROPERTY.fullmatch(part)
@@ -61,6 +68,10 @@ def parse_drive(text: str, key: str) -> DriveText:
                 f"{key}: mvpctl cannot be used in {text!r}, which is passed to qemu as it is",
                 hint="write PATH,mvpctl=… in place of file=PATH,mvpctl=…",
             )
+        if "media" not in properties and not any(map(_NAMES_A_FILE.fullmatch, properties)):
+            raise ConfigError(
+                f"{key}: {text!r} are properties of a drive, and name no file", hint=f"./{text}, or file=…"
+            )
         return DriveText(None, properties)
     if not first:
         raise ConfigError(f"{key}: {text!r} names no image")
@@ -76,12 +87,26 @@ def drive_text(drive: DriveText) -> str:
     return option_string.joined([*path, *(f"{name}={value}" for name, value in drive.properties.items()), *flags])
 
 
-def absolute_drive(text: str, folder: Path, key: str) -> str:
-    """Return the drive's text with its path, if any, resolved against `folder`. Raises ConfigError."""
+def absolute_drive(text: str, key: str, located: Callable[[str, str], str]) -> str:
+    """Return the drive's text with its path, if any, made absolute.
+
+    Args:
+        text: The drive as written.
+        key: What set it.
+        located: Returns the absolute path for a path as written and its key.
+
+    Raises:
+        ConfigError: It is neither a path nor property=value, or there is no such path.
+    """
     drive = parse_drive(text, key)
     if drive.path is None:
         return text
-    return drive_text(replace(drive, path=str(folder / Path(drive.path).expanduser())))
+    return drive_text(replace(drive, path=located(drive.path, key)))
+
+
+def drive_of_file(path: Path) -> str:
+    """Return the drive that a user would write for this file: {rank} and commas have a meaning there."""
+    return option_string.escaped(path).replace("{", "{{").replace("}", "}}")
 
 
 def expand(text: str, spec: RankSpec, key: str) -> str:

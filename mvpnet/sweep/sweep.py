@@ -15,9 +15,12 @@ from pathlib import Path
 
 from mvpnet.errors import ConfigError
 from mvpnet.logs import say, write_quietly
+from mvpnet.paths import host_path
 from mvpnet.records.result import read_result
+from mvpnet.spec.escape import resolved_already
 from mvpnet.sweep.model import SweepJob, swept_keys
 from mvpnet.sweep.results import csv_text, document, next_number, results_in
+from mvpnet.util.encoding import encoded
 from mvpnet.util.files import write_json, write_whole
 from mvpnet.util.hydra_options import is_inspecting
 from mvpnet.util.hydra_quotes import quoted, without_quotes
@@ -68,7 +71,8 @@ class Sweep:
 
     def begin(self, job: SweepJob) -> None:
         """Make a job the current one, give it a number, and say how far the sweep is."""
-        self.current, job.number = job, next_number(self.folder)
+        numbers = [one.number for one in self.jobs if one.number is not None]
+        self.current, job.number = job, max([next_number(self.folder), *(number + 1 for number in numbers)])
         job.folder = job.result = job.problem = None
         say(self._progress(job))
         self._began_s = time.monotonic()
@@ -91,7 +95,7 @@ class Sweep:
         if self.jobs and self.folder:
             from mvpnet.sweep.table import table  # loads rich, which a job that is no sweep does without
 
-            write_quietly(sys.stdout, table(self.jobs).encode())
+            write_quietly(sys.stdout, encoded(table(self.jobs)))
             say(f"sweep: results.csv and results.json are in {self.folder}; mvpnet report {self.folder} draws them")
 
     def _progress(self, job: SweepJob) -> str:
@@ -133,7 +137,7 @@ def resumed(argv: Sequence[str]) -> list[str]:
         return ["-m", *argv] if repeats and not _multirun(argv) else list(argv)
     if any(word.startswith("hydra.sweep.dir=") for word in argv):
         raise ConfigError("sweep.resume: names the sweep folder, and so does hydra.sweep.dir", hint="leave one out")
-    path = Path(folder).expanduser().resolve()
+    path = host_path(folder, "sweep.resume").resolve()
     try:
         found = json.loads((path / "results.json").read_bytes())
         before = [str(word) for word in found["argv"]]
@@ -143,7 +147,8 @@ def resumed(argv: Sequence[str]) -> list[str]:
             f"sweep.resume: {folder} holds no sweep: {why}", hint="name the folder that has the jobs' folders 0, 1, …"
         ) from None
     rest = [word for word in argv if not word.startswith("sweep.resume=") and word not in ("-m", "--multirun")]
-    return ["-m", *(rest or before), f"sweep.resume={quoted(str(path))}", f"hydra.sweep.dir={quoted(str(path))}"]
+    found = quoted(resolved_already(str(path)))
+    return ["-m", *(rest or before), f"sweep.resume={found}", f"hydra.sweep.dir={found}"]
 
 
 def _multirun(argv: Sequence[str]) -> bool:

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mvpnet.util.encoding import AS_BYTES
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file by `write_whole`."""
@@ -20,7 +22,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file atomically: a reader finds the old content or the new. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, newline="")
+        temporary.write_text(text, newline="", errors=AS_BYTES)
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -46,6 +48,16 @@ def make_private(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
+
+
+def create_folder(folder: Path) -> bool:
+    """Create a folder; return whether it was not there. Of several processes, one alone hears so. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def remove(path: Path) -> None:

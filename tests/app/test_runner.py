@@ -207,6 +207,9 @@ GUEST = {"kind": schema.AppKind.guest, "command": "true"}
         ({**GUEST, "collect": ["/"]}, "names no file"),
         ({**GUEST, "collect": ["/a/x", "/b/x"]}, "would both be kept as 'x'"),
         ({**GUEST, "push": {"../x": "x"}}, "app.push: '../x'"),
+        ({**GUEST, "push": {"": "x"}}, "app.push: ''"),
+        ({**GUEST, "push": {"~bob/x": "x"}}, "app.push: '~bob/x'"),
+        ({**GUEST, "push": {"~/x": "a", "x": "b"}}, "app.push: a and b would both be sent to 'x'"),
         ({"command": "true", "steps": {"a": {"command": "true"}}}, "app.command: is for an app without steps"),
         ({"steps": {"a": {}}}, "app.steps.a: has nothing to do"),
         ({"steps": {"a/b": {"command": "true"}}}, "cannot be used in file names"),
@@ -226,3 +229,11 @@ def test_steps_for_nobody_and_files_that_are_not_there_are_refused(tmp_path: Pat
         check_steps([the_step(**GUEST, push={"/x": str(tmp_path / "nothing")})], 2)
     with pytest.raises(ConfigError, match=r"app\.script: there is no file or folder .*nothing"):
         check_steps([the_step(kind=schema.AppKind.guest, script=str(tmp_path / "nothing"))], 2)
+
+
+@pytest.mark.parametrize(
+    ("written", "becomes"),
+    [("~/x", "x"), ("~", "lib"), ("~/", "lib"), ("a/b", "a/b"), ("a/", "a/lib"), ("/opt/a=b, c#", "/opt/a=b, c#")],
+)
+def test_a_pushed_file_counts_from_the_home_as_for_ssh(written: str, becomes: str) -> None:
+    assert the_step(**GUEST, push={written: "/data/lib"}).push == {becomes: Path("/data/lib")}

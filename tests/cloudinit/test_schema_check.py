@@ -73,7 +73,7 @@ def test_cloud_init_takes_what_we_write(cloud_init: str, asked: dict[str, Any], 
     [
         ({"packages": {"a": 1}}, "packages"),
         ({"runcmd": 3}, "runcmd"),
-        ({"write_files": [{"content": "no path"}]}, "write_files"),
+        ({"write_files": [{"path": "/etc/x", "content": ["no", "text"]}]}, "write_files"),
         ({"growpart": {"mode": "sideways"}}, "growpart"),
         ({"timezone": 7}, "timezone"),
     ],

@@ -448,3 +448,38 @@ def test_settings_that_no_seed_holds_are_warned_of() -> None:
     (warning,) = idle.warnings()
     assert "packages, timezone" in warning and "cloud_init.seed" in warning
     assert JobSpec(2, Path("/run"), Config(image=Image(kind=ImageKind.cloud), cloud_init=asked)).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "becomes"),
+    [
+        ("~/run.sh", "/home/alice/run.sh"),
+        ("~/a/b/run.sh", "/home/alice/a/b/run.sh"),
+        ("/opt/a,b=c d#1", "/opt/a,b=c d#1"),
+        ("/srv/Größe/(1)", "/srv/Größe/(1)"),
+    ],
+)
+@pytest.mark.parametrize("key", ["files", "write_files", "user_data"])
+def test_home_is_that_of_who_logs_in(key: str, path: str, becomes: str) -> None:
+    data = user_data(*asked_file(key, path))
+    [entry] = [one for one in data["write_files"] if one["path"] == becomes]
+    in_home = path.startswith("~")
+    assert (entry.get("owner"), entry.get("defer")) == (("alice", True) if in_home else (None, None))
+    owned = [["chown", "alice", "/home/alice/a", "/home/alice/a/b"]] if "/a/b/" in path else []
+    assert data.get("runcmd", []) == owned, "cloud-init would leave the folders to root"
+
+
+@pytest.mark.parametrize("path", ["rel.sh", "", "../up.sh", "/opt/../up.sh", "~", "~bob/run.sh", "/opt/", "/", "/a\nb"])
+@pytest.mark.parametrize("key", ["files", "write_files", "user_data"])
+def test_a_path_that_no_file_can_have_there_is_refused(key: str, path: str) -> None:
+    with pytest.raises(ConfigError, match=r"cloud_init\.(user_data\.)?(write_)?files") as caught:
+        user_data(*asked_file(key, path))
+    assert repr(path) in str(caught.value)
+
+
+def asked_file(key: str, path: str) -> tuple[Any, ...]:
+    """What `user_data` needs for one file at this path, asked for by one of the keys that may."""
+    if key == "files":
+        return rank_spec(), "alice", FACTS, {path: HostFile(b"", 0o644)}
+    entries = [{"path": path, "content": ""}]
+    return (rank_spec(**{key: {"write_files": entries} if key == "user_data" else entries}),)

@@ -26,8 +26,9 @@ from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, check_shared_writes, plan_drives, seed_drive
 from mvpnet.guest.seed_folder import pack_seed_folder
 from mvpnet.images.disk_image import Progress, copy_image, image_format
+from mvpnet.paths import host_path
 from mvpnet.spec import option_string
-from mvpnet.spec.drive_text import DriveText, absolute_drive, drive_text, expand, parse_drive
+from mvpnet.spec.drive_text import DriveText, absolute_drive, drive_of_file, drive_text, expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job, Qemu
 
@@ -145,11 +146,22 @@ def test_parse_refuses(text: str, message: str) -> None:
 
 
 def test_absolute_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def located(text: str, key: str) -> str:
+        return str(host_path(text, key, Path("/w,{x}"), template=True))
+
     monkeypatch.setenv("HOME", "/home/me")
-    assert absolute_drive("a,,b.img,cache=none,mvpctl=s", Path("/w,x"), "key") == "/w,,x/a,,b.img,cache=none,mvpctl=s"
-    assert absolute_drive("~/a.img", Path("/w"), "key") == "/home/me/a.img"
-    assert absolute_drive("/a.img", Path("/w"), "key") == "/a.img"
-    assert absolute_drive("file=a.img,if=none", Path("/w"), "key") == "file=a.img,if=none"
+    assert absolute_drive("a,,b{rank}.img,cache=none,mvpctl=s", "key", located) == (
+        "/w,,{{x}}/a,,b{rank}.img,cache=none,mvpctl=s"
+    )
+    assert absolute_drive("~/a.img", "key", located) == "/home/me/a.img"
+    assert absolute_drive("/a.img", "key", located) == "/a.img"
+    assert absolute_drive("file=a.img,if=none", "key", located) == "file=a.img,if=none"
+
+
+def test_a_drive_of_a_file_is_that_file() -> None:
+    path = Path("/w,{rank}/{{x}}/a,,b.img")
+    drive = parse_drive(drive_of_file(path), "key")
+    assert expand(drive.path or "", make_spec(), "key") == str(path)
 
 
 def test_expand() -> None:
@@ -736,3 +748,21 @@ def test_progress_is_said_after_two_seconds_and_then_every_five() -> None:
     for _ in range(4):
         progress.add(100 * 2**20)
     assert said == ["copying x: 50 % of 400 MiB", "copying x: 100 % of 400 MiB"]
+
+
+@pytest.mark.parametrize("name", ["size=5.qcow2", "a=b", "d=1.qcow2,cache=none", "./file=x"])
+def test_a_name_with_an_equals_sign_is_a_path(name: str) -> None:
+    assert parse_drive(name, "key").path == name.split(",")[0]
+
+
+@pytest.mark.parametrize("text", ["id=3.qcow2", "if=virtio,format=raw", "cache=none"])
+def test_properties_without_a_file_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^key: .* name no file"):
+        parse_drive(text, "key")
+
+
+@pytest.mark.parametrize(
+    "text", ["if=ide,media=cdrom", "if=pflash,file=/x", "driver=null-co,if=none", "file.driver=vvfat"]
+)
+def test_properties_of_a_drive_are_passed_through(text: str) -> None:
+    assert parse_drive(text, "key").path is None

@@ -166,7 +166,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("options", [["hydra.run.dir=blank.raw/run"], ["-m", "hydra.sweep.dir=blank.raw/run"]])
 def test_a_run_folder_that_cannot_be_made(bench: Bench, options: list[str]) -> None:
-    refused(*bench.run(*options), 3, "hydra.run.dir", "blank.raw/run", "Not a directory")
+    key = options[-1].partition("=")[0]
+    refused(*bench.run(*options), 3, f"{key}: cannot make", "blank.raw/run: ", "blank.raw: File exists")
+
+
+def test_a_file_in_the_place_of_the_run_folder(bench: Bench) -> None:
+    refused(*bench.run("hydra.run.dir=blank.raw"), 3, "hydra.run.dir: cannot make", "blank.raw: Not a directory")
 
 
 def test_a_taken_ssh_port_is_passed_over(bench: Bench) -> None:

@@ -25,7 +25,7 @@ from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.images.store.request import ImageRequest, lock_path
 from mvpnet.images.store.unpack import compression_of
-from mvpnet.paths import cache_base
+from mvpnet.paths import cache_base, host_path
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import Compression, Image, ImageKind
@@ -107,7 +107,7 @@ def info(what: tuple[str, ...], config_dir: str | None, cache_dir: str | None, a
     """Tell of a file, of an image in the store, or of what a job would take from the store (image=centos9)."""
     facts: list[dict[str, object]]
     if len(what) == 1 and "=" not in what[0]:
-        path = Path(what[0])
+        path = host_path(what[0], "PATH")
         facts = [_file_facts(path) if path.exists() else store_in(cache_dir).by_prefix(what[0]).as_dict()]
     else:
         facts = [_job_facts(one, want) for one, want in wanted_images(what, config_dir)]

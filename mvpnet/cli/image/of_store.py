@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import click
 
+from mvpnet.cli.host_path import HostPath
 from mvpnet.cli.image.common import (
     as_json_option,
     cache_dir_option,
@@ -22,6 +23,7 @@ from mvpnet.images.store.fetch import ensure
 from mvpnet.images.store.lock_file import LOCK_FILE, read_lock
 from mvpnet.images.store.request import parse_request
 from mvpnet.images.store.store import Store, StoredImage
+from mvpnet.paths import launch_folder
 from mvpnet.spec.schema import Image, ImageKind
 from mvpnet.util.files import size_on_disk
 from mvpnet.util.text import size_text
@@ -105,7 +107,7 @@ def prune(digests: tuple[str, ...], everything: bool, dry_run: bool, cache_dir: 
 
 
 @click.command(name="import")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=HostPath())
 @click.option("--sha256", metavar="DIGEST", help="refuse any other file")
 @click.option("--format", "format_name", metavar="FORMAT", help="as image.format")
 @cache_dir_option
@@ -149,7 +151,7 @@ def _doomed(store: Store, digests: tuple[str, ...], everything: bool) -> Iterato
         for path in store.broken():
             yield path, partial(store.remove, path)
         needed = {record.sha256 for record in store.source_records.all()}
-        needed |= {pin.sha256 for pin in read_lock(Path.cwd() / LOCK_FILE).values()}
+        needed |= {pin.sha256 for pin in read_lock(launch_folder() / LOCK_FILE).values()}
         chosen = [one for one in store.images() if everything or one.sha256 not in needed]
     going = {one.sha256 for one in chosen}
     backing = {one.backing for one in store.images() if one.sha256 not in going}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mvpnet.cli.host_path import HostPath
 from mvpnet.cli.image.common import (
     cache_dir_option,
     store_in,
@@ -18,7 +19,7 @@ from mvpnet.util.text import size_text
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # -3G is no option, and refused as a size
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=HostPath())
 @click.argument("size")
 @cache_dir_option
 def resize(path: Path, size: str, cache_dir: str | None) -> None:

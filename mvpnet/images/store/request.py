@@ -15,7 +15,7 @@ from mvpnet.images.store.http import shown
 from mvpnet.images.store.inspection import architecture, architecture_in_name
 from mvpnet.images.store.lock_file import LOCK_FILE, SHA256, Pin, read_lock
 from mvpnet.images.store.store import Store
-from mvpnet.paths import cache_base
+from mvpnet.paths import cache_base, launch_folder
 from mvpnet.spec.schema import Compression, Image, ImageKind, ImageUse
 
 
@@ -190,4 +190,4 @@ def _pin(image: Image, address: str, under_lock: bool) -> tuple[Pin | None, str]
 
 
 def lock_path(image: Image) -> Path:
-    return Path(image.lock_file) if image.lock_file else Path.cwd() / LOCK_FILE
+    return Path(image.lock_file) if image.lock_file else launch_folder() / LOCK_FILE

@@ -10,7 +10,7 @@ from typing import Any
 
 from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.request import ImageRequest, check_architecture, parse_request
-from mvpnet.spec import option_string
+from mvpnet.spec.drive_text import drive_of_file
 from mvpnet.spec.model import JobSpec, Override, RankSpec
 from mvpnet.spec.rank_set import RankSet, runs_of
 from mvpnet.spec.schema import Compression, Image, Prepare
@@ -105,7 +105,7 @@ def planned(spec: RankSpec) -> RankSpec:
 
 def _with_disk(spec: RankSpec, disk: Path, format_name: str) -> RankSpec:
     """Return the spec with a path as a user would write it, as {rank} and commas have a meaning there."""
-    path = option_string.escaped(disk).replace("{", "{{").replace("}", "}}")
+    path = drive_of_file(disk)
     image = replace(spec.image, source=None, sha256=None, checksums=None, compression=Compression.auto, locked=False)
     image = replace(image, prepare=Prepare())
     return replace(spec, image=replace(_with_format(image, format_name), path=path))
