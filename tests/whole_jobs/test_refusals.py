@@ -46,7 +46,7 @@ def test_a_config_error_is_told_once_and_ends_all_ranks(bench: Bench) -> None:
         ("image.user=a/b", 2, ["image.user", "a/b"]),
         ("cloud_init.path=nowhere", 4, ["cloud_init.path", "nowhere"]),
         ("image.drives=[nowhere.img]", 4, ["image.drives[0]", "nowhere.img"]),
-        ("image.kernel=nowhere", 2, ["image.kernel", "nowhere"]),
+        ("image.kernel=nowhere", 4, ["image.kernel", "nowhere"]),
     ],
 )
 def test_what_is_not_there_is_named(bench: Bench, option: str, code: int, says: list[str]) -> None:

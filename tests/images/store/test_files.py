@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.images.store.checksums import Published, published_digest
-from mvpnet.images.store.inspection import architecture_in_name, inspect_disk
+from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
 from mvpnet.images.store.unpack import compression_of, unpack
+from mvpnet.qemu.architectures import in_file_name
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
 
@@ -192,7 +193,7 @@ def test_raw_disks(tmp_path):
         (b"\n <!DOCTYPE html><html>Not found</html>", "a web page"),
         (b"<?xml version='1.0'?><Error/>", "a web page"),
         (b"\xfd7zXZ\0more", "still compressed by xz"),
-        (b"BZh91AY", "bzip2"),
+        (b"BZh91AY&SY", "bzip2"),
         (b"PK\3\4zip", "a zip archive"),
         (bytes(257) + b"ustar" + bytes(300), "a tar archive"),
         (bytes(510) + b"\x55\xaa" + b"x", "no whole sectors"),
@@ -224,10 +225,18 @@ def test_the_format_that_the_user_says(tmp_path):
         ("disk.img", None),
         ("xamd64y.img", None),
         ("amd64-and-arm64.img", None),
+        ("debian-12-i386.qcow2", "i386"),
+        ("disk.i686.raw", "i386"),
+        ("win-x64.vhdx", "x86_64"),
+        ("disk-X86-64.img", "x86_64"),
+        ("raspios-armhf.img.xz", "arm"),
+        ("fedora.s390x.qcow2", "s390x"),
+        ("ubuntu-riscv64.img", "riscv64"),
+        ("disk-alpha.img", None),
     ],
 )
 def test_architecture_in_a_name(name, expected):
-    assert architecture_in_name(name) == expected
+    assert in_file_name(name) == expected
 
 
 # -- compression -------------------------------------------------------------------------------------------------------
