@@ -19,7 +19,7 @@ from mvpnet.job.plan import PlannedRank, PlannedStep, check_planned_seeds, plann
 from mvpnet.spec.app_steps import check_steps, steps_of
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.rank_set import ranks_text
-from mvpnet.util.urls import masked
+from mvpnet.spec.urls import masked
 
 
 @click.command()

@@ -18,11 +18,10 @@ from mvpnet.images import boot, store
 from mvpnet.images.boot import BootFiles
 from mvpnet.images.first_steps import FirstStep, Work, first_step, planned_debian, planned_tiny
 from mvpnet.paths import RankLogs, RunFolder, cache_base, scratch_base
-from mvpnet.records.recorded import recorded
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import CloudInit, ImageKind, NetSocket
-from mvpnet.util.urls import masked
+from mvpnet.spec.urls import masked, masked_tree
 
 
 def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
@@ -90,7 +89,7 @@ def planned_rank(spec: RankSpec, arguments: str) -> PlannedRank:
     )
     return {
         "rank": spec.rank,
-        "spec": recorded(plain(spec)),
+        "spec": masked_tree(plain(spec)),
         "qemu": [masked(word) for word in qemu_argv(spec, wiring)],
         "first": [_planned_step(step, arguments)] if step else [],
     }

@@ -25,9 +25,9 @@ from mvpnet.images.store.store import StoredImage
 from mvpnet.images.store.unpack import compression_of, unpack
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
+from mvpnet.spec.urls import address
 from mvpnet.util.files import file_digest
 from mvpnet.util.text import Say, size_text, timestamp
-from mvpnet.util.urls import address
 
 _NEW_HINT = (
     "was it changed on the way, or has the vendor published a new one under this URL? "

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from mvpnet.errors import ImageError
 from mvpnet.images.store.progress import Advance, Meter
-from mvpnet.util.urls import address, file_name, masked
+from mvpnet.spec.urls import address, file_name, masked
 
 if TYPE_CHECKING:
     from requests import Response

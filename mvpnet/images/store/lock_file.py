@@ -1,7 +1,7 @@
 """Read and write the lock file, mvpnet-images.lock, which pins URLs to digests.
 
 It is kept beside an experiment and under version control. Vendors move their "latest" URLs; a job under a lock boots
-the same image next year, or none. Secrets in URLs (`util.urls.address`) are not written.
+the same image next year, or none. Secrets in URLs (`spec.urls.address`) are not written.
 
     {"version": 1,
      "images": {"https://…/latest.qcow2": {"sha256": "…", "size_bytes": 123, "locked_at": "2026-01-31T12:00:00+0000"}}}
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mvpnet.errors import ConfigError, HostError
+from mvpnet.spec.urls import address
 from mvpnet.util.files import write_whole
-from mvpnet.util.urls import address
 
 LOCK_FILE = "mvpnet-images.lock"
 SHA256 = re.compile(r"[0-9a-f]{64}")

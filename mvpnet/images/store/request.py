@@ -15,8 +15,8 @@ from mvpnet.paths import cache_base
 from mvpnet.qemu.architectures import ARCHITECTURES, in_file_name, of_program, runs
 from mvpnet.spec.near import near
 from mvpnet.spec.schema import Compression, Image, ImageKind, ImageUse
-from mvpnet.util.urls import address as address_of
-from mvpnet.util.urls import file_name
+from mvpnet.spec.urls import address as address_of
+from mvpnet.spec.urls import file_name
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Take the secrets out of URLs: passwords, and the query parameters by which a URL is signed or its user known.
 
-Two rules, both without effect on what they returned before:
+Two rules, both without effect on what they themselves returned:
 
 - `address` returns a URL as it is recorded and compared. Two URLs with the same address give the same file. User name,
   password, fragment and all parameters of signatures are left out; of other parameters that are as long as secrets a
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
 
@@ -35,21 +35,26 @@ _KNOWN_DIGEST = re.compile(r"masked-[0-9a-f]{12}")
 _FILE_NAME = re.compile(
     r".+\.(?:qcow2?|img|raw|iso|vmdk|vdi|vhdx?|qed|ova|disk|tar|tgz|zip|xz|zst|gz|bz2|txt|sha\d+)", re.I
 )
-_USERINFO = re.compile(r"(?<=://)[^/@\s\"']+@")  # or only a user: some servers take a token there (RFC 3986, 3.2.1)
+# user:password@, or user@, where some servers take a token (RFC 3986, 3.2.1); passwords may have signs unquoted
+_USERINFO = re.compile(r"(?<=://)(?:[^/\s\"'?#]*@|[^/\s\"':?#]+:[^/\s\"']*@)+")
 _IN_TEXT = re.compile(rf"(?<=[?&])({_SECRET_NAME})=[^&\s\"'<>#]+", re.IGNORECASE)
 _MASK = "masked"
+#: Keys of the section `image` that are URLs of files.
+IMAGE_URLS = ("source", "checksums")
+_IMAGE_WORD = re.compile(rf"\+*(?:\S+\.)?({'|'.join(IMAGE_URLS)})=")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s,'\"\[\]{}]+")
 
 
 def address(url: str) -> str:
     """Return the URL as it is recorded and compared, without secrets; what is no URL unchanged."""
-    if "://" not in url:
-        return url
+    if not _URL.match(url):
+        return masked(url)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(_USERINFO.sub("", url))
     except ValueError:  # "[" without "]" where the host is
         return masked(url)
     kept = [_public(name, value) for name, value in _public_parameters(parts.query)]
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(kept), fragment=""))
+    return urlunsplit(parts._replace(query="&".join(kept), fragment=""))
 
 
 def _public_parameters(query: str) -> Iterable[tuple[str, str | None]]:
@@ -102,26 +107,53 @@ def masked(text: str) -> str:
     return _IN_TEXT.sub(lambda match: f"{match[1]}={_MASK}", _USERINFO.sub("", text))
 
 
-def masked_tree(value: Any, addresses: Iterable[str] = ()) -> Any:
-    """Return a tree of JSON's types with all its texts `masked`.
-
-    Args:
-        value: The tree.
-        addresses: Keys whose texts are URLs of images, of which the `address` is kept.
-    """
-    names = frozenset(addresses)
-    if isinstance(value, str):
-        return masked(value)
-    if isinstance(value, Mapping):
-        return {
-            key: address(item) if key in names and isinstance(item, str) else masked_tree(item, names)
-            for key, item in value.items()
-        }
-    return [masked_tree(item, names) for item in value] if isinstance(value, list) else value
-
-
 def masked_words(text: str, urls: Iterable[str]) -> str:
     """Return a text `masked`, and with the `address` in place of each of these URLs of images."""
     for url in sorted({one for one in urls if one != address(one)}, key=len, reverse=True):
         text = text.replace(url, address(url))
     return masked(text)
+
+
+def urls_in_words(words: Iterable[str]) -> list[str]:
+    """Return the URLs of images in the words of a command line, as in image.source=URL,URL."""
+    given = (word.partition("=")[2] for word in words if _IMAGE_WORD.match(word))
+    return [url for values in given for url in _URL.findall(values)]
+
+
+# -- trees of a spec, in JSON's types ----------------------------------------------------------------------------------
+
+
+def masked_tree(value: Any) -> Any:
+    """Return a spec with all its texts `masked`, and the `address` of the URLs of images."""
+    return _changed(value, masked)
+
+
+def with_addresses(value: Any) -> Any:
+    """Return a spec with the `address` of the URLs of images, and all else as it is."""
+    return _changed(value, lambda text: text)
+
+
+def _changed(value: Any, of_text: Callable[[str], str], of_image: bool = False) -> Any:
+    if isinstance(value, str):
+        return of_text(value)
+    if isinstance(value, Mapping):
+        return {
+            key: address(item)
+            if of_image and key in IMAGE_URLS and isinstance(item, str)
+            else _changed(item, of_text, key == "image")
+            for key, item in value.items()
+        }
+    return [_changed(item, of_text) for item in value] if isinstance(value, list) else value
+
+
+def image_urls(value: Any, of_image: bool = False) -> Iterator[str]:
+    """Yield the URLs of images, and of their checksum files, in a spec."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if of_image and key in IMAGE_URLS and isinstance(item, str):
+                yield item
+            else:
+                yield from image_urls(item, key == "image")
+    elif isinstance(value, list):
+        for item in value:
+            yield from image_urls(item)
