@@ -42,17 +42,18 @@ _MASK = "masked"
 #: Keys of the section `image` that are URLs of files.
 IMAGE_URLS = ("source", "checksums")
 _IMAGE_WORD = re.compile(rf"\+*(?:\S+\.)?({'|'.join(IMAGE_URLS)})=")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s,'\"\[\]{}]+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = re.compile(rf"{_SCHEME.pattern}[^\s,'\"\[\]{{}}]+")
 
 
 def address(url: str) -> str:
     """Return the URL as it is recorded and compared, without secrets; what is no URL unchanged."""
-    if not _URL.match(url):
+    if not _SCHEME.match(url):
         return masked(url)
     try:
         parts = urlsplit(_USERINFO.sub("", url))
-    except ValueError:  # "[" without "]" where the host is
-        return masked(url)
+    except ValueError:  # "[" without "]" where the host is: nothing to be fetched
+        return re.split("[?#]", masked(url))[0]
     kept = [_public(name, value) for name, value in _public_parameters(parts.query)]
     return urlunsplit(parts._replace(query="&".join(kept), fragment=""))
 
@@ -90,7 +91,7 @@ def file_name(url: str) -> str:
     if "://" not in url:
         return url.rpartition("/")[2]
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(_USERINFO.sub("", url))
     except ValueError:
         return ""
     name = unquote(parts.path.rpartition("/")[2])
