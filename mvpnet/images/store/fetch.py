@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import check_readable, copy_image
-from mvpnet.images.store.checksums import Published, published_digest
-from mvpnet.images.store.http import download, download_text
+from mvpnet.images.store.checksums import Published, checksums_text, published_digest
+from mvpnet.images.store.http import download, download_small
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.progress import Meter, default_meter
 from mvpnet.images.store.request import ImageRequest
@@ -153,10 +153,10 @@ def _published(want: ImageRequest, say: Say) -> Published | None:
 
 def _text_of(source: str) -> str:
     if "://" in source and not source.startswith("file://"):
-        return download_text(source)
+        return checksums_text(download_small(source))
     path = Path(unquote(urlsplit(source).path)) if "://" in source else Path(source)
     check_readable(path, "image.checksums")
-    return path.read_text(errors="replace")
+    return checksums_text(path.read_bytes())
 
 
 def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:

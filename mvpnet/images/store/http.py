@@ -77,8 +77,8 @@ def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes
     raise ImageError(f"image.source: the server of {address(url)} answers every request for a part with another part")
 
 
-def download_text(url: str) -> str:
-    """Return the content of a small text file. Raises ImageError."""
+def download_small(url: str) -> bytes:
+    """Return the content of a small file. Raises ImageError."""
     sink = io.BytesIO()
 
     def begin(response: Response) -> None:
@@ -87,7 +87,7 @@ def download_text(url: str) -> str:
             raise ImageError(f"image.checksums: {address(url)} is too long to be a checksum file")
 
     _get(url, sink.write, begin, {})
-    return sink.getvalue().decode(errors="replace")
+    return sink.getvalue()
 
 
 def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: int | None) -> None:

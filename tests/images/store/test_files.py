@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, ImageError
-from mvpnet.images.store.checksums import Published, published_digest
+from mvpnet.images.store.checksums import Published, checksums_text, published_digest
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
 from mvpnet.images.store.unpack import compression_of, unpack
@@ -41,11 +41,37 @@ needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qe
         f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nSHA256 (disk.img) = {A.upper()}\n"
         "-----BEGIN PGP SIGNATURE-----\n\niQIzBAEBCAAd\n-----END PGP SIGNATURE-----\n",
         f"MD5 (disk.img) = {'d' * 32}\nSHA1 (disk.img) = {'e' * 40}\nSHA256 (disk.img) = {A}\n",
+        f"SHA256(./disk.img)= {A}\nSHA256(other.img)= {B}\n",
+        f"SHA2-256(disk.img)= {A}\nSHA2-512(other.img)= {C}\n",
+        f"sha256 (disk.img) = {A}\n",
+        f"\\{B}  a\\nb.img\n\\{A}  sub\\\\x/disk.img\n",
+        f"{A} disk.img\r\n{B} other.img\r\n",
     ],
-    ids=["coreutils", "coreutils, binary", "in a folder", "BSD, with comments", "signed", "beside weak ones"],
+    ids=[
+        *("coreutils", "coreutils, binary", "in a folder", "BSD, with comments", "signed", "beside weak ones"),
+        *("OpenSSL 1", "OpenSSL 3", "small letters", "escaped", "one blank, CRLF"),
+    ],
 )
-def test_the_layouts_that_vendors_use(text):
-    assert published_digest(text, "disk.img", "https://v/SHA256SUMS") == Published("sha256", A)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_layouts_that_vendors_use(text, encoding):
+    read = checksums_text(text.encode(encoding))
+    assert published_digest(read, "disk.img", "https://v/SHA256SUMS") == Published("sha256", A)
+
+
+def test_a_name_with_a_line_break():
+    assert published_digest(f"\\{A}  a\\nb.img\n", "a\nb.img", "SHA256SUMS") == Published("sha256", A)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["openssl", "dgst", "-sha256"], ["openssl", "dgst", "-sha256", "-r"], ["sha256sum"], ["sha256sum", "--tag"]],
+)
+def test_what_the_programs_here_write(tmp_path, command):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    (tmp_path / "disk.img").write_bytes(b"disk")
+    written = subprocess.run([*command, "./disk.img"], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert published_digest(checksums_text(written), "disk.img", "SUMS").digest == hashlib.sha256(b"disk").hexdigest()
 
 
 def test_sha512_where_that_is_what_is_published_and_before_sha256():
