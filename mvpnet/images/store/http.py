@@ -4,8 +4,8 @@
     NAME.json    the version of the file on the server that it belongs to: its ETag or Last-Modified, and its size
 
 A transfer is resumed (RFC 9110, 14.2 and 13.1.5: Range and If-Range) only if the server confirms that the file is
-unchanged; otherwise it restarts. Proxies and passwords are found by requests: in the environment (https_proxy,
-no_proxy) and in ~/.netrc.
+unchanged; otherwise it restarts. Proxies and passwords are found by requests: in the environment (https_proxy) and
+in ~/.netrc.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _get(
         ImageError: The request failed.
         _CutOffError: The connection was lost in the middle.
     """
-    import requests
+    from mvpnet.images.store import http_session
 
     begun = False
     responses = ExitStack()
@@ -201,12 +201,13 @@ def _get(
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         with responses:
-            response = requests.get(url, headers=headers, hooks={"response": hook}, timeout=_TIMEOUT_S, stream=True)
+            session = responses.enter_context(http_session.Session())
+            response = session.get(url, headers=headers, hooks={"response": hook}, timeout=_TIMEOUT_S, stream=True)
             if not response.ok:
                 raise _refused(url, response)
             for data in response.iter_content(_CHUNK):
                 write(data)
-    except requests.RequestException as error:
+    except http_session.RequestException as error:
         if begun:
             raise _CutOffError(_reason(error)) from error
         raise ImageError(f"{address(url)} cannot be had: {_reason(error)}", hint=_OFFLINE_HINT) from error

@@ -647,6 +647,25 @@ def test_an_architecture_that_is_none(make_image):
         check_architecture(make_image("https://v/disk.img", arch="amd46"), "qemu-system-x86_64")
 
 
+@pytest.mark.parametrize("no_proxy", ["a, 127.0.0.1", "a 127.0.0.1", "127.0.0.1:{port}", "127.0.0.0/8", " * "])
+def test_the_environments_no_proxy(server, make_image, said, monkeypatch, no_proxy):
+    url = server.serve("disk.img", DISK)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", no_proxy.format(port=url.split(":")[2].partition("/")[0]))
+    server.serve("moved.img", b"", redirect=url)
+    want = parse_request(make_image(server.url("moved.img")))
+    assert want and ensure(want, said.append).sha256 == DIGEST
+
+
+@pytest.mark.parametrize("no_proxy", ["", "127.0.0.1:1", "10.0.0.0/8"])
+def test_without_it_the_proxy_is_asked(server, make_image, said, monkeypatch, no_proxy):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    want = parse_request(make_image(server.serve("disk.img", DISK)))
+    with pytest.raises(ImageError, match="cannot be had"):
+        ensure(want, said.append)
+
+
 # -- for a job ---------------------------------------------------------------------------------------------------------
 
 
