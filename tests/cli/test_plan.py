@@ -167,6 +167,34 @@ def test_no_secret_of_a_url_is_printed(mvpnet: Run) -> None:
         assert "hunter2" not in done.stdout + done.stderr and "https://example.org/disk.qcow2" in done.stdout, done
 
 
+def test_the_command_that_a_plan_names_takes_the_jobs_number_of_ranks(mvpnet: Run, tmp_path: Path) -> None:
+    (tmp_path / "disk.gz").write_bytes(gzip.compress(DISK))
+    words = ["image=file", "image.source=disk.gz", "job.ranks=2"]
+    [one, _] = planned(mvpnet("plan", "-n", "3", "--json", *words))
+    verb = one["first"][0]["command"].split()
+    assert verb == ["mvpnet", "image", "fetch", *words]
+    done = mvpnet(*verb[1:])
+    assert done.returncode == 0, done
+
+
+@pytest.mark.parametrize(("content", "says"), [(PAGE, "is: a web page"), (gzip.compress(DISK), "compression: gz")])
+def test_info_of_a_file_says_what_it_is(mvpnet: Run, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "thing").write_bytes(content)
+    done = mvpnet("image", "info", "thing")
+    assert done.returncode == 0 and says in done.stdout, done
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="root reads all, unless setpriv takes that from it")
+@pytest.mark.parametrize("key", ["image.path", "image.drives[0]", "image.source", "image.kernel", "cloud_init.path"])
+def test_a_file_that_may_not_be_read(tmp_path: Path, files: dict[str, str], key: str) -> None:
+    (tmp_path / "bad").chmod(0)
+    like_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    words = [word.format(**files) for word in KEYS[key]]
+    command = [*like_others, sys.executable, "-m", "mvpnet", "plan", "image=file", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and f"mvpnet: {key}: " in done.stderr and "may not be read" in done.stderr, done
+
+
 def test_what_is_no_disk_is_not_grown(mvpnet: Run, tmp_path: Path) -> None:
     packed = gzip.compress(DISK)
     (tmp_path / "d.gz").write_bytes(packed)
