@@ -249,3 +249,14 @@ def test_no_deadline_hangs_on_a_clock_that_jumps(name):
         if isinstance(node, (ast.While, ast.Compare)) and wall_clock_calls(ast.Module([node], []))
     ]
     assert compared == [] or name == "mvpnet.records.digests", "an age by a file's time, and nothing that waits"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_python_of_ours_looks_for_no_module_in_the_launch_folder(name):
+    """Every command line that begins with this Python goes on with -P."""
+    starts = [
+        [ast.unparse(word) for word in node.elts[:2]]
+        for node in ast.walk(TREES[name])
+        if isinstance(node, (ast.List, ast.Tuple)) and node.elts and ast.unparse(node.elts[0]) == "sys.executable"
+    ]
+    assert [start for start in starts if start[1:] != ["'-P'"]] == []

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mvpnet.dataplane.address import host_name
+from mvpnet.runtime.helper_python import helper_argv
+from mvpnet.spec.copied_paths import split_pattern
 
 SSH_FAILED = 255  # ssh(1)
+NOT_FOUND, NOT_RUNNABLE = 127, 126  # env(1)
 STARTED = b"\x01mvpnet\x01\n"  # the first that comes from the guest: the command is about to run
 
 # Runs the command, and ends it when the standard input does: when ssh is told to stop, or is no more. Without a
@@ -30,16 +32,42 @@ code=$?
 kill $watch 2> /dev/null
 exit $code"""
 
-# One archive after another on standard output; what is missing is told on standard error, and the rest sent.
+# One archive after another on standard output, of what folder and pattern, in turn, name; what is missing is told on
+# standard error, and the rest sent. Patterns are expanded, and no more than that: without IFS no word is split. A name
+# that has the signs of a pattern comes first.
 _SEND = """\
 code=0
-for path do
-    if [ -e "$path" ] || [ -L "$path" ]; then
-        tar -cf - -C "$(dirname "$path")" "./$(basename "$path")" || code=1
+files=//
+names=//
+IFS=
+send() {
+    found=1
+    case "$files" in *"//$1/$2//"*) return ;; esac
+    files="$files$1/$2//"
+    case "$names" in *"//$2//"*)
+        echo "$1/$2: there is another $2 already; left out" >&2
+        code=1
+        return
+        ;;
+    esac
+    names="$names$2//"
+    tar -cf - -C "$1/" "./$2" || code=1
+}
+while [ $# -gt 1 ]; do
+    found=
+    if [ -e "$1/$2" ] || [ -L "$1/$2" ]; then
+        send "$1" "$2"
     else
-        echo "there is no $path" >&2
+        for match in "$1"/$2; do
+            if [ -e "$match" ] || [ -L "$match" ]; then send "$1" "${match#"$1"/}"; fi
+        done
+    fi
+    if [ ! "$found" ]; then
+        path="$1/$2"
+        echo "there is no ${path#./}" >&2
         code=1
     fi
+    shift 2
 done
 exit $code"""
 
@@ -61,18 +89,19 @@ def run_command(argv: Sequence[str], environment: Mapping[str, str]) -> str:
 
 def send_command(paths: Sequence[str]) -> str:
     """The shell command line that writes these files and folders to standard output as tar archives."""
-    return shlex.join(["sh", "-c", _SEND, "sh", *(str(PurePosixPath(path)) for path in paths)])
+    return shlex.join(["sh", "-c", _SEND, "sh", *(part for path in paths for part in split_pattern(path))])
 
 
 def push_argv(files: Mapping[str, Path], executable: str | None, ssh: Sequence[str]) -> list[str]:
     """The process on the host that sends files to a guest."""
-    return [*_CARRY, "push", json.dumps({to: str(source) for to, source in files.items()}), executable or "", *ssh]
+    sources = json.dumps({to: str(source) for to, source in files.items()})
+    return helper_argv(_CARRY, "push", sources, executable or "", *ssh)
 
 
 def fetch_argv(folder: Path, paths: Sequence[str], ssh: Sequence[str]) -> list[str]:
     """The process on the host that fetches files from a guest into a folder."""
-    names = [PurePosixPath(path).name for path in paths]
-    return [*_CARRY, "fetch", str(folder), json.dumps(names), *ssh, send_command(paths)]
+    names = [split_pattern(path)[1] for path in paths]
+    return helper_argv(_CARRY, "fetch", str(folder), json.dumps(names), *ssh, send_command(paths))
 
 
-_CARRY = (sys.executable, "-m", "mvpnet.app.transfer")
+_CARRY = "mvpnet.app.transfer"

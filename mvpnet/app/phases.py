@@ -259,11 +259,24 @@ class RunPhase(Phase):
         result = self._context.result
         if rank is not None:
             result.exit_codes[host_name(rank)] = code
-            if code == SSH_FAILED:
-                lost = f"{self._context.step.key}: {host_name(rank)}: ssh lost the guest, or the program ended with 255"
-                result.problems.append(lost)
+            if likely := _likely_cause(code, self._context.step.argv):
+                result.problems.append(f"{self._context.step.key}: {host_name(rank)}: {likely}")
         result.exit_code = result.exit_code or code
         self._ended(rank)
+
+
+def _likely_cause(code: int, argv: Sequence[str]) -> str | None:
+    """What an exit code stands for that is not the program's own, as far as it is known (POSIX, env(1); ssh(1))."""
+    if code == SSH_FAILED:
+        return "ssh lost the guest, or the program ended with 255"
+    if code == guest_shell.NOT_FOUND:
+        return (
+            f"exit code {code}: {argv[0]}, or the interpreter that its first line (#!) names, is not there; "
+            "or it ended so as a program that it runs is not"
+        )
+    if code == guest_shell.NOT_RUNNABLE:
+        return f"exit code {code}: {argv[0]} cannot be run: it is no program for this guest, or its mode forbids it"
+    return None
 
 
 class HostRunPhase(RunPhase):

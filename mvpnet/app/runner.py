@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mvpnet.app.guest_shell import SSH_FAILED
+from mvpnet.app.guest_shell import NOT_FOUND, NOT_RUNNABLE, SSH_FAILED
 from mvpnet.app.limiter import CapacityLimiter
 from mvpnet.app.metrics import Metrics
 from mvpnet.app.step_context import Login, StepContext, StepResult
@@ -127,7 +127,7 @@ def _in_words(step: Step, result: StepResult, code: int) -> str:
     failed = next((name for name, one in result.exit_codes.items() if one == code), None) if code else None
     where = f" in {failed}" if failed else ""
     errors = [problem for problem in result.problems if not problem.startswith("warning: ")]
-    own = failed and code != SSH_FAILED  # the program's own code needs no other reason
+    own = failed and code not in (SSH_FAILED, NOT_FOUND, NOT_RUNNABLE)  # needs no other reason
     why = f": {errors[0]}" if code and errors and not own else ""
     what = f"step {step.name}" if step.name and code else "the app"
     return f"{what} ended with exit code {code}{where}{why}"

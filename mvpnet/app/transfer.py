@@ -59,7 +59,7 @@ def _nobodys(member: tarfile.TarInfo, executable: str) -> tarfile.TarInfo:
 
 
 def fetch(folder: Path, names: Sequence[str], command: Sequence[str]) -> int:
-    """Unpack into `folder` what the command writes, which is to have these names; the exit code."""
+    """Unpack into `folder` what the command writes, which is to have these names or patterns; the exit code."""
     fine = True
     folder.mkdir(parents=True, exist_ok=True)
     with _start(command, stdout=subprocess.PIPE) as ssh:
@@ -72,10 +72,15 @@ def fetch(folder: Path, names: Sequence[str], command: Sequence[str]) -> int:
                 fine = _complain(f"cannot unpack what came: {error}")
         ssh.stdout.close()
     if fine and ssh.returncode == 0:
-        lost = [name for name in names if not (folder / name).exists() and not (folder / name).is_symlink()]
+        lost = [name for name in names if not _is_there(folder, name)]
         # say, a login script that prints something: what is no archive is skipped
         fine = not lost or _complain(f"{', '.join(lost)} did not come whole; does a login there print anything?")
     return _code(ssh.returncode) or (0 if fine else 1)
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    """Whether a name, or anything that its wildcards match, is in the folder."""
+    return (folder / name).exists() or (folder / name).is_symlink() or next(folder.glob(name), None) is not None
 
 
 def _code(ssh: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -19,6 +18,7 @@ from mvpnet.dataplane.address import host_name
 from mvpnet.dataplane.switch import Switch, loop_for, open_link
 from mvpnet.errors import HostError, InterruptedJobError
 from mvpnet.mpi.world import World
+from mvpnet.runtime.helper_python import helper_argv
 from mvpnet.runtime.signals import StopSignals
 from mvpnet.spec.schema import Net
 from mvpnet.util.text import and_more
@@ -48,7 +48,7 @@ class Node:
         with theirs:
             words = [net.kind.name, str(world.rank), str(link.qemu_fd), str(theirs.fileno())]
             self.guest = subprocess.Popen(
-                [sys.executable, "-m", "mvpnet.bench.guest", *words],
+                helper_argv("mvpnet.bench.guest", *words),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[link.qemu_fd, theirs.fileno()],

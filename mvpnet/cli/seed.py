@@ -44,7 +44,7 @@ def seed(
             "mvpnet makes none of these guests a seed",
             hint="cloud_init=always makes one for any image; a seed of cloud_init.path is passed as it is",
         )
-    facts = _facts(folder, job.name)
+    facts = _facts(folder, job.name, specs)
     write = partial(_write, folder=folder, facts=facts, iso=iso, validate=Validate.always if validate else None)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         unchecked = list(pool.map(write, specs))
@@ -53,7 +53,7 @@ def seed(
         click.echo(f"user-data was not checked against cloud-init's schema: {unchecked[0]}", err=True)
 
 
-def _facts(folder: Path, job_name: str) -> SeedFacts:
+def _facts(folder: Path, job_name: str, specs: list[RankSpec]) -> SeedFacts:
     """Make the folder and its key pair. Raises ConfigError where something is in it, HostError where it cannot be."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _facts(folder: Path, job_name: str) -> SeedFacts:
         public, private = (folder / f"{_KEY}.pub").read_text(), (folder / _KEY).read_text()
     except OSError as error:
         raise HostError(f"cannot write {folder}: {error.strerror}") from error
-    return seed_facts(public, private, Path.home(), os.environ)
+    return seed_facts(public, private, specs, Path.home(), os.environ)
 
 
 def _write(spec: RankSpec, folder: Path, facts: SeedFacts, iso: bool, validate: Validate | None) -> str | None:

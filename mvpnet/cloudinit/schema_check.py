@@ -54,6 +54,7 @@ def _check(program: str, user_data: str) -> str | None:
                 capture_output=True,
                 text=True,
                 timeout=_TIMEOUT_S,
+                cwd="/",  # a Python program may look for modules where it is started
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"{program} does not run: {error}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts, cloud_config
 from mvpnet.dataplane.address import host_name, ipv4_text, mac, mac_text, user_mac
+from mvpnet.spec.cloud_init_checks import network_settings
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import CloudInit
 from mvpnet.util.yaml_text import Quoted, yaml_text
@@ -34,7 +35,13 @@ class Seed:
         return {"meta-data": self.meta_data, "user-data": self.user_data, "network-config": self.network_config}
 
 
-def make_seed(spec: RankSpec, user: str, facts: SeedFacts, files: Mapping[str, HostFile] | None = None) -> Seed:
+def make_seed(
+    spec: RankSpec,
+    user: str,
+    facts: SeedFacts,
+    files: Mapping[str, HostFile] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Seed:
     """Make the seed of a rank.
 
     The instance id is derived from the contents: cloud-init applies a changed seed only under a new id, and repeats
@@ -45,15 +52,18 @@ def make_seed(spec: RankSpec, user: str, facts: SeedFacts, files: Mapping[str, H
         user: The user who logs in to the guest.
         facts: Facts from the host.
         files: The files of cloud_init.files, by path in the guest.
+        more: The settings of cloud_init.user_data_file.
 
     Raises:
-        ConfigError: A proxy cannot be written into the guest's files.
+        ConfigError: A proxy cannot be written into the guest's files, or the user cannot be made.
     """
     config = filled(spec.cloud_init, spec)
     heading = f"# Made by mvpnet for rank {spec.rank} of {spec.world_size}, job {spec.job_name}.\n"
-    ours = cloud_config(spec, config, user, facts, filled(files or {}, spec))
-    user_data = "#cloud-config\n" + heading + yaml_text(merged(ours, config.user_data))
-    network_config = heading + yaml_text(merged(network(spec), config.network_config))
+    theirs = filled(more or {}, spec)
+    seen = replace(config, user_data=merged(theirs, config.user_data))
+    ours = cloud_config(spec, seen, user, facts, filled(files or {}, spec))
+    user_data = "#cloud-config\n" + heading + yaml_text(merged(merged(ours, theirs), config.user_data))
+    network_config = heading + yaml_text(merged(network(spec), network_settings(config.network_config)))
     digest = hashlib.sha256(f"{user_data}\0{network_config}".encode()).hexdigest()
     names = {"instance-id": f"mvpnet-{spec.job_name}-{spec.rank}-{digest[:16]}", "local-hostname": host_name(spec.rank)}
     return Seed(yaml_text(merged(names, config.meta_data)), user_data, network_config)

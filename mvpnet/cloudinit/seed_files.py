@@ -7,8 +7,7 @@ Rock Ridge and Joliet names: those of plain ISO 9660 have no hyphen.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,31 +17,51 @@ from loguru import logger
 from mvpnet.cloudinit.schema_check import check_user_data
 from mvpnet.cloudinit.seed import Seed, make_seed
 from mvpnet.cloudinit.user_data import HostFile, SeedFacts
+from mvpnet.cloudinit.user_data_file import read_user_data
 from mvpnet.errors import ImageError
+from mvpnet.logs import say
 from mvpnet.spec.drive_text import expand
 from mvpnet.spec.model import RankSpec
+from mvpnet.spec.public_keys import fault_of_key
+from mvpnet.spec.script_text import HEAD_BYTES, UNIX_LINES_HINT, first_line_fault
 
+_USER_DATA_KEY = "cloud_init.user_data_file"
 SEED_KEY = "cloud_init.seed"  # key of the drive, and in records, of a seed made by mvpnet
 
-_KEY_TYPE = re.compile(r"(^|\s)(ssh-|ecdsa-|sk-)\S+\s+\S")  # sshd(8), "AUTHORIZED_KEYS FILE FORMAT"
 _LARGEST_FILE_BYTES = 2**20  # cloud-init holds user-data in memory, several times, and reads YAML slowly
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def seed_facts(public_key: str, private_key: str, home: Path, environment: Mapping[str, str]) -> SeedFacts:
-    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies."""
+def seed_facts(
+    public_key: str, private_key: str, specs: Iterable[RankSpec], home: Path, environment: Mapping[str, str]
+) -> SeedFacts:
+    """Return rank 0's facts for all ranks: the job's keys, the keys in `home`, and the environment's proxies.
+
+    The keys in `home` are looked for if any of `specs` takes them.
+    """
     proxies = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _PROXIES}
-    return SeedFacts(public_key, private_key, tuple(user_keys(home)), proxies)
+    keys = user_keys(home) if any(spec.takes_user_keys for spec in specs) else ()
+    return SeedFacts(public_key, private_key, tuple(keys), proxies)
 
 
 def user_keys(home: Path) -> list[str]:
     """Return the public keys in ~/.ssh/*.pub and ~/.ssh/authorized_keys; ignore files that cannot be read.
 
-    Certificates are left out, because authorized_keys would treat them as keys.
+    What is no key is left out with a warning, which does not repeat it. Certificates in files of their own, which
+    authorized_keys would take for keys, are left out without one.
     """
     files = sorted(path for path in (home / ".ssh").glob("*.pub") if not path.name.endswith("-cert.pub"))
-    lines = (line.strip() for path in [*files, home / ".ssh" / "authorized_keys"] for line in _lines(path))
-    return list(dict.fromkeys(line for line in lines if not line.startswith("#") and _KEY_TYPE.search(line)))
+    found: dict[str, None] = {}
+    for path in [*files, home / ".ssh" / "authorized_keys"]:
+        for number, line in enumerate(_lines(path), start=1):
+            text = line.strip()
+            if not text or text.startswith("#"):
+                continue
+            if fault := fault_of_key(text):
+                say(f"warning: {path}: line {number} {fault}; guests do not get it")
+            else:
+                found[text] = None
+    return list(found)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -63,7 +82,10 @@ def rank_seed(spec: RankSpec, user: str, facts: SeedFacts) -> Seed:
     for path, source in spec.cloud_init.files.items():
         key = f"cloud_init.files.{path}"
         files[path] = _host_file(Path(expand(source, spec, key)), key)
-    return make_seed(spec, user, facts, files)
+    more = {}
+    if named := spec.cloud_init.user_data_file:
+        more = read_user_data(Path(expand(named, spec, _USER_DATA_KEY)), _USER_DATA_KEY)
+    return make_seed(spec, user, facts, files, more)
 
 
 def _host_file(path: Path, key: str) -> HostFile:
@@ -74,9 +96,12 @@ def _host_file(path: Path, key: str) -> HostFile:
                 f"{key}: {path} has {facts.st_size} bytes; in a seed it may have {_LARGEST_FILE_BYTES}",
                 hint="bring it on a drive of its own (image.drives), or copy it in by scp",
             )
-        return HostFile(path.read_bytes(), facts.st_mode & 0o777)
+        content = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{key}: cannot read {path}: {error.strerror}") from error
+    if fault := first_line_fault(content[:HEAD_BYTES]):
+        raise ImageError(f"{key}: {path} {fault}", hint=UNIX_LINES_HINT)
+    return HostFile(content, facts.st_mode & 0o777)
 
 
 def seed_image(scratch: Path) -> Path:

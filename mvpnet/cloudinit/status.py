@@ -22,6 +22,7 @@ from loguru import logger
 from mvpnet.errors import HostError
 from mvpnet.runtime.loop import Loop, Timer
 from mvpnet.runtime.processes import Program, Programs
+from mvpnet.ssh import identity_line
 
 FIRST_PAUSE_S = 1.0  # between two tries
 LAST_PAUSE_S = 8.0
@@ -43,6 +44,7 @@ def ask_argv(port: int, user: str, key: Path) -> tuple[str, ...]:
     """Return the ssh command that asks the guest behind 127.0.0.1:`port`, with a login by the job's key."""
     options = [
         "BatchMode=yes",
+        f"{identity_line(key)}",  # not -i, which looks for the file before it has read the doubled percent signs
         "IdentitiesOnly=yes",
         "StrictHostKeyChecking=no",
         "UserKnownHostsFile=/dev/null",
@@ -51,7 +53,7 @@ def ask_argv(port: int, user: str, key: Path) -> tuple[str, ...]:
         "ServerAliveInterval=20",
     ]
     words = [word for option in options for word in ("-o", option)]
-    return ("ssh", "-F", "none", *words, "-i", str(key), "-p", str(port), "-l", user, "127.0.0.1", script())
+    return ("ssh", "-F", "none", *words, "-p", str(port), "-l", user, "127.0.0.1", script())
 
 
 def script(run: str = "/run/cloud-init", wait_s: int = FILE_WAIT_S) -> str:

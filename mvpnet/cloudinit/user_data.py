@@ -19,6 +19,7 @@ from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.errors import ConfigError
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import CloudInit
+from mvpnet.spec.user_names import check_new_user, is_group_name
 from mvpnet.util.no_proxy import entries
 
 PROXY_FROM_ENVIRONMENT = "env"
@@ -65,7 +66,7 @@ def cloud_config(
     `config` is the rank's cloud_init with the rank's values filled in.
 
     Raises:
-        ConfigError: A proxy cannot be written into the guest's files.
+        ConfigError: A proxy cannot be written into the guest's files, or the user cannot be made.
     """
     proxies = proxy_environment(config, facts.environment)
     return {
@@ -126,15 +127,20 @@ def hosts_text(world_size: int) -> str:
 def _access(config: CloudInit, user: str, facts: SeedFacts) -> dict[str, Any]:
     """Return the settings of users and keys: `user` replaces the image's default user and gets its groups and shell.
 
-    ssh_authorized_keys at the top level apply to that user and to root.
+    ssh_authorized_keys at the top level apply to that user and to root. Raises ConfigError for a name that no new user
+    can have.
     """
-    own = _unique([*(facts.user_keys if config.user_keys else ()), *config.ssh_authorized_keys])
+    check_new_user(user, "image.user")
+    given = [key.strip() for key in config.ssh_authorized_keys]
+    own = _unique([*(facts.user_keys if config.user_keys else ()), *given])
     job = [facts.public_key.strip()]
     if user == "root":
         return {"disable_root": False, "ssh_authorized_keys": job + own}
     # A text: cloud-init before 22 knows no other form for all of its distributions. Or null, which has to be written:
     # without the key the user would get the rule of the image's default user.
     account: dict[str, Any] = {"name": user, "sudo": config.sudo}
+    if is_group_name(user):
+        account["primary_group"] = user  # else useradd would want to make the group, and fail
     if own:
         account["ssh_authorized_keys"] = own
     return {"user": account, "disable_root": False, "ssh_authorized_keys": job}

@@ -23,11 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mvpnet.config.launch_context import LaunchContext, handed_to_hydra
-from mvpnet.config.messages import explained
+from mvpnet.config.messages import explained, is_of_hydra
 from mvpnet.config.nodes import all_keys, keep_rank_values
-from mvpnet.config.overrides import renamed_words
+from mvpnet.config.references import check_references
 from mvpnet.config.resolve import resolve
 from mvpnet.config.sources import FOLDER_SCHEME, register
+from mvpnet.config.words import hydra_words
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.logs import write_quietly
 from mvpnet.paths import RunFolder, conf_folder
@@ -64,7 +65,7 @@ def run(
         HostError: the run folder cannot be made.
     """
     old_names = OldNames()
-    argv = renamed_words(resumed(argv), old_names)
+    argv = hydra_words(resumed(argv), old_names)
     sweep = Sweep(remembered(flags_first(argv)), resuming=any(word.startswith("sweep.resume=") for word in argv))
     words, config_dir = without_config_dir(argv)
     launch = _launch(config_dir, world_size, old_names, sweep)
@@ -109,6 +110,10 @@ def _run_by_hydra(argv: list[str], launch: LaunchContext, jobs: _Jobs) -> list[i
         raise _before_any_job(error) from error
     except SweepStopped:
         pass
+    except Exception as error:
+        if jobs.begun or not is_of_hydra(error):
+            raise
+        raise explained(error) from error
     except SystemExit as end:  # --help and the like, and Hydra's own command line errors
         return [end.code if isinstance(end.code, int) else 1 if end.code else 0]
     return jobs.codes
@@ -165,6 +170,8 @@ class _Jobs:
             spec = dataclasses.replace(spec, repeat=sweep.current.repeat)
         elif spec.config.sweep != schema.Sweep():
             raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
+        elif facts.sweeper.get("params"):
+            raise ConfigError("hydra.sweeper.params: is set, and this is no sweep", hint="add -m")
         _keep_composition(composed, facts, spec.run_dir, list(image_urls(plain(spec))))
         return spec
 
@@ -195,6 +202,7 @@ def _resolved_job(argv: list[str], launch: LaunchContext) -> str | None:
         return None
     with _composed(asked.overrides, launch) as composed:
         config = _without_hydra(composed)
+        check_references(config, launch.origins)
         keep_rank_values(config)
         part = config if asked.package in (None, "_global_") else OmegaConf.select(config, asked.package)
         if part is None:
@@ -250,11 +258,13 @@ def without_config_dir(argv: list[str]) -> tuple[list[str], str | None]:
 def compose(overrides: list[str], world_size: int, config_dir: str | None = None) -> JobSpec:
     """Return the spec that these overrides resolve to, without running anything. Raises ConfigError."""
     old_names = OldNames()
-    words = renamed_words(overrides, old_names)
+    words = hydra_words(overrides, old_names)
     launch = _launch(config_dir, world_size, old_names, Sweep(()))
     with _composed(words, launch) as config:
+        job = _without_hydra(config.copy())
+        check_references(job, launch.origins)  # before the run folder is named after the job
         run_dir = Path.cwd() / config.hydra.run.dir
-        return resolve(_without_hydra(config), world_size, run_dir, tuple(words))
+        return resolve(job, world_size, run_dir, tuple(words))
 
 
 @contextmanager
@@ -269,7 +279,9 @@ def _composed(overrides: list[str], launch: LaunchContext) -> Iterator[DictConfi
             config = _compose(overrides)
             launch.warn_of_old_names()
             yield config
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except Exception as error:
+        if isinstance(error, MvpnetError) or not is_of_hydra(error):
+            raise
         raise explained(error) from error
 
 

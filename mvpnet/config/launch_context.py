@@ -30,6 +30,7 @@ class LaunchContext:
     sweep: Sweep
     digest_of: Callable[[DictConfig], str]  # of the spec that a composed config resolves to; raises ConfigError
     old_names: OldNames = field(default_factory=OldNames)
+    origins: dict[str, str] = field(default_factory=dict)  # of texts with ${…}: the config file that they stand in
 
     def warn_of_old_names(self) -> None:
         """Say, in one line on standard error, which old names were met since the last time."""

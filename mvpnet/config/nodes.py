@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
+from omegaconf import AnyNode, DictConfig, ListConfig, Node, OmegaConf, ValueNode, flag_override
 
 from mvpnet.spec import schema
 
@@ -34,6 +34,19 @@ def raw_text(node: Node) -> str | None:
 def set_raw_text(node: Node, text: str) -> None:
     """Put another text into a node."""
     node._set_value(text)
+
+
+def referred(parent: DictConfig | ListConfig, reference: str) -> object:
+    """Return what a `${…}` in a child of `parent` stands for: a scalar, a DictConfig or ListConfig, or None.
+
+    Raises:
+        OmegaConfBaseException: there is no such key or resolver, or the reference is not of OmegaConf's grammar.
+    """
+    node = AnyNode(reference)
+    node._set_parent(parent)
+    node._metadata.key = "reference"
+    found = node._dereference_node()
+    return found._value() if isinstance(found, ValueNode) else None if found._is_none() else found
 
 
 def keep_rank_values(config: DictConfig) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from mvpnet.config.kinds import root
+from mvpnet.config.yaml_file import read_yaml
 from mvpnet.errors import ConfigError
 from mvpnet.spec.schema import Recipe
 
@@ -19,14 +20,14 @@ def facts_in(path: Path) -> Recipe:
         ConfigError: the file cannot be read, or a key is none of a recipe's. Names the file and the key.
     """
     try:
-        whole = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        whole = read_yaml(path, root(), str(path))
         asked = (whole.get("recipe") or {}) if isinstance(whole, dict) else {}
         if not isinstance(asked, dict):
             raise ConfigError(f"{path}: recipe: {asked!r} is no group of keys")
         node = OmegaConf.structured(Recipe())
         OmegaConf.set_readonly(node, False)
         facts = OmegaConf.to_object(OmegaConf.merge(node, asked))
-    except (OmegaConfBaseException, YAMLError, OSError) as error:
+    except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
     assert isinstance(facts, Recipe)
     return facts

@@ -10,11 +10,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mvpnet.config.launch_context import launch_context
 from mvpnet.config.messages import explained
 from mvpnet.config.nodes import all_keys, keep_rank_values, unknown_keys, writable
+from mvpnet.config.references import check_references
 from mvpnet.errors import ConfigError
 from mvpnet.spec import app_steps, schema
 from mvpnet.spec.checks import check_job
+from mvpnet.spec.copied_paths import with_pushed_files
 from mvpnet.spec.drive_text import absolute_drive
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.model import JobSpec, Override
@@ -29,8 +32,9 @@ _PATHS = {
         *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
         "prepare",
     ),
+    "vm": ("firmware",),
     "net": ("socket_dir", "tftp_dir"),
-    "cloud_init": ("path", "files"),
+    "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
 }
 
@@ -49,6 +53,8 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     """
     if unknown := next(unknown_keys(config), None):
         raise ConfigError(f"there is no key {unknown!r}{near(unknown, all_keys())}")
+    launch = launch_context()
+    check_references(config, launch.origins if launch else {})
     keep_rank_values(config)
     try:
         whole = OmegaConf.to_object(config)
@@ -59,6 +65,7 @@ def resolve(config: DictConfig, world_size: int, run_dir: Path, typed: tuple[str
     assert isinstance(entries, dict)
     overrides = tuple(_override(str(name), entry) for name, entry in entries.items())
     whole = _with_steps(_absolute(whole, Path.cwd()), Path.cwd())
+    whole = dataclasses.replace(whole, app=with_pushed_files(whole.app))
     ranks = world_size if whole.job.ranks is None else whole.job.ranks
     if not 1 <= ranks <= world_size:
         raise ConfigError(
@@ -160,5 +167,7 @@ def _absolute_value(section: str, key: str, value: Any, folder: Path) -> Any:
     if (section, key) == ("cloud_init", "files"):
         return {path: str(folder / Path(source).expanduser()) for path, source in value.items()}
     if value is None or key not in _PATHS.get(section, ()) or "://" in value:
+        return value
+    if (section, key, value) == ("vm", "firmware", "auto"):
         return value
     return str(folder / Path(value).expanduser())

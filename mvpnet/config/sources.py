@@ -20,8 +20,12 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from mvpnet.config.kinds import kind_at
 from mvpnet.config.launch_context import launch_context
 from mvpnet.config.nodes import writable
+from mvpnet.config.references import check_syntax, texts_with_references
+from mvpnet.config.yaml_file import read_yaml
+from mvpnet.errors import ConfigError
 from mvpnet.paths import conf_folder, user_config_folders
 from mvpnet.spec import schema
 from mvpnet.spec.aliases import (
@@ -50,19 +54,18 @@ class UserFolder(ConfigSource):
         return FOLDER_SCHEME
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return a file's content with the names of today.
+        """Return a file's content, its texts as they are written there, with the names of today.
 
         Raises:
-            ConfigError: the file gives a key by its old name and by its new one.
+            ConfigError: the file cannot be read, a reference in it cannot be, or it gives a key by its old name and by
+                its new one.
         """
-        found = self._folder.load_config(config_path)
-        found.path = self.full_path()
-        context = launch_context()
-        if context and isinstance(found.config, DictConfig):
-            prefix = _prefix(config_path, found.header["package"])
-            place = f"the config file {config_path.removesuffix('.yaml')}.yaml"
-            found.config = _with_new_names(found.config, prefix, place, context.old_names)
-        return found
+        path = Path(self.path, config_path.removesuffix(".yaml") + ".yaml")
+        place = f"the config file {config_path.removesuffix('.yaml')}.yaml"
+        header = _header(path, place)
+        prefix = _prefix(config_path, header["package"])
+        tree = read_yaml(path, kind_at(prefix.removesuffix(".")), place)
+        return ConfigResult(self.provider, self.full_path(), _config_of(tree, prefix, place), header)
 
     def available(self) -> bool:
         return bool(self._folder.available())
@@ -129,14 +132,38 @@ def _prefix(config_path: str, package: str | None) -> str:
     return f"{place}." if place else ""
 
 
-def _with_new_names(config: DictConfig, prefix: str, place: str, met: OldNames) -> DictConfig:
-    tree = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(tree, dict)
+def _header(path: Path, place: str) -> dict[str, str | None]:
+    """Return what the comments at the head of a file say, as `# @package _global_`. Raises ConfigError."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ConfigError(f"{place}: cannot be read: {error.strerror}") from error
+    return ConfigSource._get_header_dict(head)
+
+
+def _config_of(tree: Any, prefix: str, place: str) -> DictConfig:
+    """Return the config of a file's content. Raises ConfigError."""
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{place}: is no group of keys", hint="a config file is lines of KEY: VALUE")
+    context = launch_context()
+    check_syntax(tree, prefix, place)
+    if context:
+        tree = _with_new_names(tree, prefix, place, context.old_names)
+        context.origins.update((text, place) for text in texts_with_references(tree))
+    config: DictConfig = OmegaConf.create(tree)
+    return config
+
+
+def _with_new_names(tree: dict[str, Any], prefix: str, place: str, met: OldNames) -> dict[str, Any]:
     new = _with_new_references(renamed(tree, prefix, where=place), met)
     for key in keys_of(tree, prefix):
         if (today := new_key(key)) != key:
             met.add(key, today)
-    return config if new == tree else OmegaConf.create(new)
+    assert isinstance(new, dict)
+    return new
 
 
 def _with_new_references(value: Any, met: OldNames) -> Any:
@@ -157,6 +184,9 @@ class SearchPath(SearchPathPlugin):
         context = launch_context()
         if context is None:
             return
+        for element in search_path.get_path():
+            if element.provider == "main":
+                element.path = f"{FOLDER_SCHEME}://{conf_folder()}"
         for folder in user_config_folders(context.launch_dir):
             search_path.prepend(provider="mvpnet", path=f"{FOLDER_SCHEME}://{folder.resolve()}", anchor="main")
         search_path.append(provider="mvpnet", path=f"{_OPTIONS_SCHEME}://{conf_folder()}")
@@ -167,8 +197,11 @@ class SearchPath(SearchPathPlugin):
 @functools.cache
 def register() -> None:
     """Hand Hydra and OmegaConf the schema, our plugins and resolvers. Once: later versions warn of a second time."""
+    from hydra_plugins.mvpnet_sweeper import SweeperConf  # which reads words, and so needs this module
+
     store = ConfigStore.instance()
     store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
+    store.store(group="hydra/sweeper", name="mvpnet", node=writable(SweeperConf))
     store.store(name="schema", node=writable(schema.Config))
     for group, node in schema.GROUPS.items():
         store.store(group=group, name="schema", node=writable(node))

@@ -6,14 +6,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.errors import HostError
+from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.host import kvm, names, programs
 from mvpnet.paths import UNIX_PATH_MAX, scratch_base
 from mvpnet.qemu import binary
 from mvpnet.spec.model import RankSpec
-from mvpnet.spec.schema import Accel, NetKind, NetSocket, WaitFor
+from mvpnet.spec.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
+from mvpnet.ssh import identity_line, nameable
 
+_BUILT, _BUILT_FOR = (ImageKind.tiny, ImageKind.debian), "x86_64"
 _UNIX_SOCKETS = Path("/proc/net/unix")
+_SSH_HINT = "job.scratch_dir=DIR, or TMPDIR: a folder without quotes, backslashes, control characters, braces and $"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ def plan_host(spec: RankSpec) -> HostPlan:
 
     Raises:
         HostError: A program, folder or accelerator is missing, or a socket's path is too long.
+        ImageError: The image is of another architecture than qemu's.
         ConfigError: The name of a user or domain is invalid.
     """
     check_host(spec)
@@ -41,11 +45,12 @@ def check_host(spec: RankSpec) -> None:
     """Refuse a rank whose programs, folders or names cannot be used.
 
     Raises:
-        HostError, ConfigError: With the key that names the cause.
+        HostError, ImageError, ConfigError: With the key that names the cause.
     """
     check_qemu(spec)
     check_ssh(spec)
     check_settings(spec)
+    check_login_paths(spec)
     for key, path in unix_socket_paths(spec):
         check_socket_path(path, key)
 
@@ -54,7 +59,7 @@ def check_qemu(spec: RankSpec) -> None:
     """Check qemu.
 
     Raises:
-        HostError: qemu is missing or lacks the netdev.
+        HostError: qemu is missing, or lacks the netdev or the user network.
     """
     programs.find_program(spec.qemu.binary, "qemu.binary")
     binary.check_netdev(spec.qemu.binary, spec.net.kind)
@@ -71,21 +76,52 @@ def check_ssh(spec: RankSpec) -> None:
 
 
 def check_settings(spec: RankSpec) -> None:
-    """Check names and folders.
+    """Check names, folders, and the architecture of a built image.
 
     Raises:
         ConfigError: A name is invalid.
         HostError: A folder is missing, or the user's name cannot be determined.
+        ImageError: The image is of another architecture than qemu's.
     """
+    check_built_image(spec)
     names.check_domains(spec.net.domains or [])
-    if spec.image.user:
-        names.check_user(spec.image.user)
-    else:
+    if not spec.image.user:
         names.default_user()
     if spec.net.tftp_dir:
         programs.check_folder(Path(spec.net.tftp_dir), "net.tftp_dir")
     if spec.net.socket is NetSocket.path:
         programs.check_folder(Path(spec.net.socket_dir), "net.socket_dir", write=True)
+
+
+def check_login_paths(spec: RankSpec) -> None:
+    """Check that ssh's configuration can name the job's private key.
+
+    Raises:
+        ConfigError: It cannot name the folder that the key is in; names the folder's key.
+    """
+    scratch = scratch_base(spec.scratch_dir)
+    if spec.boot.wait_for is WaitFor.cloud_init and identity_line(scratch) is None:
+        raise ConfigError(f"job.scratch_dir: {str(scratch)!r} is no path that ssh takes a key from", hint=_SSH_HINT)
+    if spec.rank == 0 and not nameable(spec.run_dir) and not nameable(scratch):
+        raise ConfigError(
+            f"hydra.run.dir: neither {str(spec.run_dir)!r} nor the scratch folder {str(scratch)!r} is a path that "
+            "ssh takes a key from",
+            hint=_SSH_HINT,
+        )
+
+
+def check_built_image(spec: RankSpec) -> None:
+    """Check that qemu runs the architecture of the image that mvpnet builds.
+
+    Raises:
+        ImageError: It does not.
+    """
+    kind, architecture = spec.image.kind, programs.architecture(spec.qemu.binary)
+    if kind in _BUILT and architecture != _BUILT_FOR:
+        raise ImageError(
+            f"image.kind: {kind.name} is built for {_BUILT_FOR}, and {spec.qemu.binary} is of {architecture}",
+            hint=f"an image for {architecture}, as in image=file image.path=disk.qcow2; or another qemu.binary",
+        )
 
 
 def unix_socket_paths(spec: RankSpec) -> list[tuple[str, Path]]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 
 from mvpnet.errors import ConfigError, HostError
+from mvpnet.spec.user_names import check_user_name
 
 _DOMAIN = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")  # useradd(8), with the capitals and dots of site directories
 
 
 def search_domains(resolv_conf: str) -> list[str]:
@@ -28,15 +28,16 @@ def check_domains(domains: Sequence[str], key: str = "net.domains") -> None:
             raise ConfigError(f"{key}: {domain!r} is no domain name", hint="letters, digits, dots and dashes")
 
 
-def check_user(user: str, key: str = "image.user") -> None:
-    """Refuse an invalid user name with a ConfigError that names `key`."""
-    if not _USER.fullmatch(user):
-        raise ConfigError(f"{key}: {user!r} is no user's name", hint="letters, digits, dot, dash and underscore")
-
-
 def default_user() -> str:
-    """Return the name of the user who runs this program. Raises HostError when the host does not know it."""
+    """Return the name of the user who runs this program.
+
+    Raises:
+        HostError: The host does not know it.
+        ConfigError: No user in a guest can have it.
+    """
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError) as error:
         raise HostError("image.user: this host has no name for the user who runs this; say who logs in") from error
+    check_user_name(user, "image.user is not given, and your name on this host")
+    return user

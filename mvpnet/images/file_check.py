@@ -314,6 +314,18 @@ def check_initrd_file(path: Path, key: str, kernel: FileKind) -> None:
         raise _refused(path, key, kind, "an initrd")
 
 
+def check_firmware_file(path: Path, key: str) -> None:
+    """Refuse a file that is no firmware image by its beginning; what firmware is made of has no mark of its own.
+
+    Raises:
+        ImageError: It is something else.
+    """
+    check_readable(path, key)
+    kind = _kind(path, key)
+    if kind.family in (Family.page, Family.packed, Family.archive, Family.encrypted):
+        raise _refused(path, key, kind, "firmware")
+
+
 def check_seed_file(path: Path, key: str) -> str:
     """Return the format of an image with a cloud-init seed, after checking that cloud-init can find one in it.
 

@@ -26,6 +26,7 @@ from mvpnet.images.store.sources import SourceRecord
 from mvpnet.images.store.store import StoredImage
 from mvpnet.paths import RunFolder, cache_base
 from mvpnet.qemu.img import QemuImg, QemuImgError
+from mvpnet.runtime.helper_python import helper_argv
 from mvpnet.runtime.signals import die_with_parent
 from mvpnet.spec.escape import resolved_already
 from mvpnet.spec.plain import plain
@@ -145,7 +146,7 @@ def _boot_once(config: Config, say: Say) -> Path:
     say(f"preparing in one guest: {run_dir}")
     with tempfile.TemporaryDirectory(prefix="mvpnet-prepare-") as folder:
         write_recipe(config, Path(folder))
-        command = [sys.executable, "-m", "mvpnet", "--config-dir", folder, f"recipe={_RECIPE}"]
+        command = helper_argv("mvpnet", "--config-dir", folder, f"recipe={_RECIPE}")
         command += [f"hydra.run.dir='{run_dir}'"]
         code = _run_job(command)
     if code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,12 @@ from mvpnet.app.runner import AppRun
 from mvpnet.control.rank_messages import ControlReply, ControlRequest
 from mvpnet.control.registry import Registration
 from mvpnet.control.server import Server
+from mvpnet.dataplane.address import host_name
 from mvpnet.errors import HostError
+from mvpnet.job.access import write_access_files
 from mvpnet.job.channel import ControlChannel
 from mvpnet.job.coordinator import Coordinator, Phase
 from mvpnet.job.guest_starter import child_environment
-from mvpnet.job.inventory import inventory
 from mvpnet.job.messages import (
     GuestEnded,
     JobOrder,
@@ -38,7 +40,7 @@ from mvpnet.spec.app_steps import steps_of
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import OnGuestExit
 from mvpnet.spec.urls import with_addresses
-from mvpnet.ssh import SshEndpoint, ssh_config
+from mvpnet.ssh import SshEndpoint
 from mvpnet.util.text import count, timestamp
 
 _PROGRESS_EVERY_S = 1.0
@@ -103,12 +105,12 @@ class LeadDuties:
 
     def write_access_files(self) -> None:
         """Write ssh_config and inventory.yaml, which users and programs need to reach the guests."""
-        run = self._run
+        spec = self._order.spec
+        opened = {rank for rank in range(spec.world_size) if spec.for_rank(rank).lets_job_key_in}
         try:
-            run.ssh_config.write_text(ssh_config(self._endpoints, run.ssh_key, self._hosts[0]))
-            run.inventory.write_text(inventory(self._endpoints, run.ssh_config))
+            write_access_files(self._run, self._ready.folder, self._endpoints, self._hosts[0], opened)
         except OSError as error:
-            where = error.filename or run.root
+            where = error.filename or self._run.root
             self.coordinator.stop(f"cannot write {where}: {error.strerror}", HostError.exit_code)
 
     def summary(self) -> RunSummary:
@@ -186,7 +188,7 @@ class LeadDuties:
 
     def _all_running(self) -> None:
         say(self.coordinator.progress(self.elapsed_s()))
-        say(f"to log in: ssh -F {_short(self._run.ssh_config)} n0000")
+        say(f"to log in: {shlex.join(['ssh', '-F', _short(self._run.ssh_config), host_name(0)])}")
         self._took_s["boot_s"] = self.elapsed_s()
         if self.app:
             self.app.start()

@@ -71,7 +71,8 @@ def _order(world: World, signals: StopSignals, spec: JobSpec, provenance: Proven
     asked = (spec.for_rank(rank) for rank in range(spec.world_size))
     check_shared_writes([store.planned(with_built_disk(one)) for one in asked], world.hosts[: spec.world_size])
     keys = open_run_folder(RunFolder(spec.run_dir), spec, provenance.keys)
-    facts = seed_facts(keys.public, keys.private, Path.home(), os.environ)
+    ranks = (spec.for_rank(rank) for rank in range(spec.world_size))
+    facts = seed_facts(keys.public, keys.private, ranks, Path.home(), os.environ)
     return JobOrder(spec, keys, facts, asked_digest, provenance.resume)
 
 

@@ -33,7 +33,7 @@ def check_planned_seeds(specs: Sequence[RankSpec]) -> None:
     Raises ConfigError, ImageError or HostError, naming the first rank.
     """
     checked: list[tuple[CloudInit, str | None]] = []
-    facts = seed_facts("", "", Path.home(), os.environ)
+    facts = seed_facts("", "", specs, Path.home(), os.environ)
     for spec in specs:
         alike = (spec.cloud_init, spec.image.user)
         if not spec.makes_seed or alike in checked:
@@ -73,7 +73,7 @@ def planned_rank(spec: RankSpec, arguments: str) -> PlannedRank:
     host = plan_host(spec)
     step = first_step(spec)
     if spec.makes_seed:
-        rank_seed(spec, host.user, seed_facts("", "", Path.home(), os.environ))
+        rank_seed(spec, host.user, seed_facts("", "", (), Path.home(), os.environ))
     folder = scratch_base(spec.scratch_dir) / f"{spec.job_name}.{spec.rank}.{os.getpid()}"
     seed = seed_image(folder) if spec.makes_seed else None
     wiring = qemu_wiring(

@@ -87,6 +87,8 @@ def _files_for_guest(spec: RankSpec) -> Iterator[tuple[str, Path]]:
         for target, source in sorted(spec.cloud_init.files.items()):
             key = f"cloud_init.files.{target}"
             yield key, Path(expand(source, spec, key))
+        if named := spec.cloud_init.user_data_file:
+            yield "cloud_init.user_data_file", Path(expand(named, spec, "cloud_init.user_data_file"))
 
 
 def _made_seed(spec: RankSpec) -> Iterator[Input]:

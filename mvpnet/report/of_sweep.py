@@ -16,6 +16,7 @@ from mvpnet.report.html import head, number, section, table
 from mvpnet.report.of_run import facts, hosts, inputs
 from mvpnet.report.page import NUMBER, PICTURED_METRICS, Cells, Page, Picture, load_charts
 from mvpnet.spec.sizes import parse_size
+from mvpnet.util.hydra_quotes import without_quotes
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _jobs(root: Path) -> tuple[list[Job], list[str]]:
             broken.append(error.message)
             continue
         typed = (text.lstrip("+").partition("=") for text in run.manifest.typed if "=" in text)
-        jobs.append(Job(folder.name, {key: value for key, _, value in typed}, run))
+        jobs.append(Job(folder.name, {key: without_quotes(value) for key, _, value in typed}, run))
     ended_well = {_same(job.run): job.name for job in jobs if job.run.verdict.code == 0}
     return [
         job if job.run.verdict.code == 0 else replace(job, again=ended_well.get(_same(job.run))) for job in jobs

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from mvpnet.runtime.helper_python import helper_argv
 from mvpnet.runtime.loop import Loop, Timer
 from mvpnet.runtime.processes import start_apart
 
@@ -37,7 +37,7 @@ class DiskCopy:
         """Start the program."""
         self._loop = loop
         self._on_end = on_end
-        command = [sys.executable, "-P", "-m", "mvpnet.snapshot.copy_disks", str(folder)]
+        command = helper_argv("mvpnet.snapshot.copy_disks", str(folder))
         command += [str(path) for pair in files for path in pair]
         self._process = start_apart(command, stderr=subprocess.PIPE, umask=0o077)
         self._timer: Timer = loop.call_later(0.0, self._look)

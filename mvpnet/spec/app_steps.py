@@ -6,16 +6,18 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mvpnet.errors import ConfigError
 from mvpnet.spec import schema
+from mvpnet.spec.copied_paths import collected, target_in_guest
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import AppKind
+from mvpnet.spec.script_text import UNIX_LINES_HINT, host_script_fault, is_executable, script_fault
+from mvpnet.spec.user_names import check_user_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # used in file names
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _GUEST_ONLY = ("script", "on", "user", "push", "collect")
 _NOT_OF_ALL_STEPS = ("command", "script", "push", "collect")  # set by each step for itself
 SCRIPT_FOLDER = ".mvpnet"  # in the home of the guest's user
@@ -63,7 +65,11 @@ def steps_of(app: schema.App) -> list[Step]:
 
 
 def check_steps(steps: list[Step], world_size: int) -> None:
-    """Refuse steps for no rank of this world, or with a missing file, with a ConfigError."""
+    """Refuse steps for no rank of this world, or with a file that is missing or no script that runs.
+
+    Raises:
+        ConfigError: Names the key.
+    """
     for step in steps:
         if step.kind is AppKind.guest and step.on.is_empty_in(world_size):
             raise ConfigError(
@@ -71,9 +77,26 @@ def check_steps(steps: list[Step], world_size: int) -> None:
                 hint="start more ranks (mpirun -n), or name others",
             )
         for target, source in step.push.items():
-            if not source.exists():
-                key = "script" if target == step.executable else "push"
-                raise ConfigError(f"{step.key}.{key}: there is no file or folder {source}")
+            _check_pushed(step, target, source)
+        if step.kind is AppKind.host and "/" in step.argv[0]:
+            _refuse(f"{step.key}.command", Path(step.argv[0]), host_script_fault(Path(step.argv[0])))
+
+
+def _check_pushed(step: Step, target: str, source: Path) -> None:
+    is_script = target == step.executable
+    key = f"{step.key}.{'script' if is_script else 'push'}"
+    if not source.exists():
+        hint = "no shell reads it; ~/ is your home" if "$" in str(source) else None
+        raise ConfigError(f"{key}: there is no file or folder {source}", hint=hint)
+    if is_script and not source.is_file():
+        raise ConfigError(f"{key}: {source} is a folder, and no script")
+    if is_script or is_executable(source):
+        _refuse(key, source, script_fault(source, is_text=is_script))
+
+
+def _refuse(key: str, path: Path, fault: str | None) -> None:
+    if fault:
+        raise ConfigError(f"{key}: {path} {fault}", hint=UNIX_LINES_HINT if "CR LF" in fault else None)
 
 
 def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
@@ -144,9 +167,9 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         raise ConfigError(
             f"{key}.max_parallel_ssh: {value['max_parallel_ssh']} guests at once will never come to an end"
         )
-    if value["user"] is not None and not _USER.fullmatch(value["user"]):
-        raise ConfigError(f"{key}.user: {value['user']!r} is no user's name")
-    push = {_target(f"{key}.push", to, source): Path(source) for to, source in value["push"].items()}
+    if value["user"] is not None:
+        check_user_name(value["user"], f"{key}.user")
+    push = {target_in_guest(f"{key}.push", to, Path(source)): Path(source) for to, source in value["push"].items()}
     executable = None
     if script:
         executable = f"{SCRIPT_FOLDER}/{Path(script[0]).name}"
@@ -161,32 +184,10 @@ def _step(name: str | None, key: str, given: Mapping[str, Any]) -> Step:
         user=value["user"],
         push=push,
         executable=executable,
-        collect=_collected(f"{key}.collect", value["collect"]),
+        collect=collected(f"{key}.collect", value["collect"]),
         timeout_s=value["timeout_s"],
         login_timeout_s=value["login_timeout_s"],
         copy_timeout_s=value["copy_timeout_s"],
         max_parallel_ssh=value["max_parallel_ssh"],
         show_output=value["show_output"],
     )
-
-
-def _target(key: str, path: str, source: str) -> str:
-    """Return the destination of a pushed file; `DIR/` means into that folder."""
-    if path.endswith("/"):
-        path += Path(source).name
-    if not path.strip("/") or ".." in PurePosixPath(path).parts:
-        raise ConfigError(f"{key}: {path!r} is no path that a file in the guest can have")
-    return path
-
-
-def _collected(key: str, paths: list[str]) -> tuple[str, ...]:
-    """Refuse a path without a last name, or two with the same one, as collected files are stored by it."""
-    names: dict[str, str] = {}
-    for path in paths:
-        name = PurePosixPath(path).name
-        if not name or ".." in PurePosixPath(path).parts:
-            raise ConfigError(f"{key}: {path!r} leads outside, or names no file", hint="name a file or folder, no ..")
-        if name in names:
-            raise ConfigError(f"{key}: {names[name]!r} and {path!r} would both be kept as {name!r}")
-        names[name] = path
-    return tuple(paths)

@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError
+from mvpnet.spec.cloud_init_checks import check_cloud_init
 from mvpnet.spec.log_parts import OLD_PARTS, PARTS
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.near import near
@@ -13,6 +14,8 @@ from mvpnet.spec.plain import changed
 from mvpnet.spec.rank_set import MAX_WORLD_SIZE
 from mvpnet.spec.schema import Config, ImageKind, WaitFor
 from mvpnet.spec.sizes import parse_size
+from mvpnet.spec.user_names import check_user_name
+from mvpnet.spec.user_network import parse_user_network
 
 LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -38,7 +41,7 @@ def check_job(spec: JobSpec) -> None:
 
 
 def _check_sections(prefix: str, config: Config) -> None:
-    for check in (_check_vm, _check_waits, _check_net, _check_proxy, _check_levels):
+    for check in (_check_vm, _check_waits, _check_net, _check_proxy, _check_levels, _check_users, check_cloud_init):
         check(prefix, config)
 
 
@@ -67,6 +70,7 @@ def _check_net(prefix: str, config: Config) -> None:
     net = config.net
     if not 68 <= net.mtu <= 65521:  # RFC 791's minimum; the most that qemu's stream netdev carried in tests
         raise ConfigError(f"{prefix}net.mtu: {net.mtu} is not between 68 and 65521 bytes")
+    parse_user_network(net.user_network, f"{prefix}net.user_network")
     # A read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES).
     _at_least(f"{prefix}net.chunk_bytes", net.chunk_bytes, 140_000)
     _at_least(f"{prefix}net.credits", net.credits, 1)
@@ -87,6 +91,11 @@ def _check_proxy(prefix: str, config: Config) -> None:
             hint="set http_proxy and https_proxy in mpirun's environment, and cloud_init.proxy=env; "
             "what Hydra wrote into .hydra in the run folder has the password in it already",
         )
+
+
+def _check_users(prefix: str, config: Config) -> None:
+    if config.image.user is not None:
+        check_user_name(config.image.user, f"{prefix}image.user")
 
 
 def _check_levels(prefix: str, config: Config) -> None:

@@ -51,6 +51,16 @@ class RankSpec:
         by_image = self.image.kind in (ImageKind.cloud, ImageKind.debian)
         return self.cloud_init.path is None and (asked is SeedMode.make or (asked is SeedMode.auto and by_image))
 
+    @property
+    def takes_user_keys(self) -> bool:
+        """Return whether the guest lets in whom the starting user's own files let in."""
+        return self.makes_seed and self.cloud_init.user_keys
+
+    @property
+    def lets_job_key_in(self) -> bool:
+        """Return whether mvpnet gives this guest the job's public key: by the seed, or by the tiny guest's own way."""
+        return self.makes_seed or self.image.kind is ImageKind.tiny
+
 
 @dataclass(frozen=True)
 class JobSpec:

@@ -176,7 +176,10 @@ class Vm:
     smp: str | None = None  # qemu's -smp topology, e.g. "4,sockets=2,cores=2"; wins over cpus
     accel: Accel = Accel.auto
     cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM; under TCG max, on x86 max,-erms,-fsrm
-    machine: str | None = None  # qemu's -machine; default qemu's own
+    machine: str | None = None  # qemu's -machine; default qemu's own, and virt on Arm and RISC-V
+    # UEFI: auto, or a code image such as OVMF_CODE_4M.fd; each rank has its own copy of the variables (docs/images.md).
+    # Default qemu's own BIOS, and auto for a guest that boots a disk on Arm
+    firmware: str | None = None
     restart: int = 0  # number of restarts of a guest that died, on its disks as they are (docs/reliability.md)
 
 
@@ -199,6 +202,7 @@ class Net:
     socket: NetSocket = NetSocket.fd
     socket_dir: str = "/tmp"  # with socket=path
     mtu: int = 1500  # bytes; more than 1500 reaches the guest by host_mtu
+    user_network: str = "192.168.1.0/24"  # of qemu's user network: ssh, and the guests' way to the outside; not of 10/8
     domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r
@@ -243,6 +247,7 @@ class CloudInit:
     no_proxy: str | None = None  # with a proxy URL: hosts and domains that are reached without it, with commas
     timezone: str | None = None  # Europe/Berlin
     locale: str | None = "C.UTF-8"  # null leaves the image's
+    user_data_file: str | None = None  # a file of #cloud-config, merged over what is above and below user_data
     # Other settings, merged over those from above: mappings key by key, lists appended, null removes.
     user_data: dict[str, Any] = field(default_factory=dict)
     meta_data: dict[str, Any] = field(default_factory=dict)  # {dsmode: local}
@@ -296,8 +301,9 @@ class Step:
     script: Any = None  # in place of command: a file on the host that is copied into the guest, and its arguments
     on: str | None = None  # the rank set of those guests; default "0"
     user: str | None = None  # the user in the guest who runs it; default the login user
-    push: dict[str, str] = field(default_factory=dict)  # sent before: path in the guest: file or folder on the host
-    collect: list[str] = field(default_factory=list)  # fetched after, also when it failed: files and folders
+    # sent before: path in the guest: file or folder on the host, with wildcards into DIR/
+    push: dict[str, str] = field(default_factory=dict)
+    collect: list[str] = field(default_factory=list)  # fetched after, also when it failed; with wildcards
     # for the login: a guest's ssh port answers before all users may log in: pam_nologin(8), cloud-init
     login_timeout_s: float = 60.0
     copy_timeout_s: float = 300.0  # for sending to a guest, and for fetching from it

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvpnet.spec.urls import masked_words, urls_in_words
+from mvpnet.util.hydra_quotes import without_quotes
 
 
 @dataclass
@@ -31,7 +32,8 @@ class SweepJob:
         """Return key and value of each override, without secrets in URLs."""
         shown = (masked_words(text, urls_in_words([text])) for text in self.overrides)
         pairs = (text.partition("=") for text in shown if "=" in text)
-        return {key.lstrip("+"): value for key, _, value in pairs if not key.startswith(("hydra.", "sweep."))}
+        own = ("hydra.", "sweep.")
+        return {key.lstrip("+"): without_quotes(value) for key, _, value in pairs if not key.startswith(own)}
 
 
 def swept_keys(jobs: Sequence[SweepJob]) -> list[str]:

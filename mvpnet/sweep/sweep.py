@@ -22,6 +22,7 @@ from mvpnet.sweep.model import SweepJob, swept_keys
 from mvpnet.sweep.results import csv_text, document, next_number, results_in
 from mvpnet.util.files import write_json, write_whole
 from mvpnet.util.hydra_options import is_inspecting
+from mvpnet.util.hydra_quotes import quoted, without_quotes
 from mvpnet.util.text import duration
 
 
@@ -131,7 +132,7 @@ def resumed(argv: Sequence[str]) -> list[str]:
     """
     if is_inspecting(argv):
         return list(argv)
-    folder = next((word.partition("=")[2].strip("'\"") for word in argv if word.startswith("sweep.resume=")), None)
+    folder = next((without_quotes(word.partition("=")[2]) for word in argv if word.startswith("sweep.resume=")), None)
     if not folder:
         repeats = any(word.startswith("sweep.repeat=") for word in argv)
         return ["-m", *argv] if repeats and not _multirun(argv) else list(argv)
@@ -147,8 +148,7 @@ def resumed(argv: Sequence[str]) -> list[str]:
             f"sweep.resume: {folder} holds no sweep: {why}", hint="name the folder that has the jobs' folders 0, 1, …"
         ) from None
     rest = [word for word in argv if not word.startswith("sweep.resume=") and word not in ("-m", "--multirun")]
-    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return ["-m", *(rest or before), f"sweep.resume='{quoted}'", f"hydra.sweep.dir='{quoted}'"]
+    return ["-m", *(rest or before), f"sweep.resume={quoted(str(path))}", f"hydra.sweep.dir={quoted(str(path))}"]
 
 
 def _multirun(argv: Sequence[str]) -> bool:

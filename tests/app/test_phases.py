@@ -68,6 +68,41 @@ def test_a_program_that_ends_as_ssh_does_when_it_fails_runs_once(running: Runnin
     assert "ssh lost the guest, or the program ended with 255" in running.ends[0][1]
 
 
+@pytest.mark.parametrize(
+    ("line", "mode", "code", "what"),
+    [
+        ("#!/no/such/interpreter", 0o755, 127, "./.mvpnet/run.sh, or the interpreter that its first line (#!) names"),
+        ("#!/etc", 0o755, 126, "./.mvpnet/run.sh cannot be run"),
+    ],
+)
+def test_a_script_that_the_guest_cannot_run_is_explained(
+    running: Running, guest: Path, line: str, mode: int, code: int, what: str
+) -> None:
+    (guest.parent / "run.sh").write_text(f"{line}\n")
+    (guest.parent / "run.sh").chmod(mode)
+    assert running.run_app(kind=schema.AppKind.guest, script=[str(guest.parent / "run.sh")]) == code
+    assert f"app: n0000: exit code {code}: {what}" in running.ends[0][1]
+
+
+def test_a_program_that_the_guest_lacks_is_explained(running: Running, guest: Path) -> None:
+    assert running.run_app(kind=schema.AppKind.guest, command=["no-such-program"]) == 127
+    assert "exit code 127: no-such-program, or the interpreter" in running.ends[0][1]
+
+
+def test_home_and_wildcards_are_fetched(running: Running, guest: Path) -> None:
+    (guest.parent / "data").write_text("data\n")
+    code = running.run_app(
+        kind=schema.AppKind.guest,
+        push={"~/in/": str(guest.parent / "data")},
+        command=["sh", "-c", "cp in/data out.txt; touch a.log b.log"],
+        collect=["~/out.txt", "*.log"],
+    )
+    assert code == 0, running.ends
+    collected = running.run_folder.collected(0, None)
+    assert sorted(path.name for path in collected.iterdir()) == ["a.log", "b.log", "out.txt"]
+    assert (collected / "out.txt").read_text() == "data\n"
+
+
 def test_stopping_ends_what_runs_in_a_guest_and_fetches_its_files(running: Running, guest: Path) -> None:
     script = "trap 'echo asked > told; exit' TERM; echo ready; while :; do sleep 0.1; done"
     running.start_app(kind=schema.AppKind.guest, command=["sh", "-c", script], collect=["told"])

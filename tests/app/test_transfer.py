@@ -114,6 +114,37 @@ def test_files_are_pushed_and_fetched(tmp_path: Path) -> None:
     assert (back / "sub/script").read_text() == (back / "abs").read_text() == "content"
 
 
+def test_wildcards_are_expanded_in_the_guest(tmp_path: Path) -> None:
+    home, there, back = tmp_path / "home", tmp_path / "there", tmp_path / "back"
+    for path in (home / "a b.log", home / "c.log", home / "d.txt", home / ".e.log", there / "1/out", there / "2/out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    (home / "x[1]").write_text("literal")
+    (home / "x1").write_text("no")
+    done = run(fetch_argv(back, ["*.log", "x[1]", f"{there}/*/out", "c.*"], as_if_by_ssh(home)))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = sorted(str(path.relative_to(back)) for path in back.rglob("*") if path.is_file())
+    assert found == ["1/out", "2/out", "a b.log", "c.log", "x[1]"]
+
+
+def test_what_wildcards_do_not_match_or_match_twice_is_told(tmp_path: Path) -> None:
+    home, there, back = tmp_path / "home", tmp_path / "there", tmp_path / "back"
+    for folder in (home, there):
+        folder.mkdir()
+        (folder / "x1").write_text(folder.name)
+    done = run(fetch_argv(back, ["*.log", "x*", f"{there}/?1"], as_if_by_ssh(home)))
+    assert done.returncode == 1
+    assert done.stderr == f"there is no *.log\n{there}/x1: there is another x1 already; left out\n"
+    assert (back / "x1").read_text() == "home"
+
+
+@pytest.mark.parametrize("path", ["$(touch pwned)*", "`touch pwned`*", "x; touch pwned; *", "a' b*", "*\ntouch pwned"])
+def test_no_path_is_a_command(tmp_path: Path, path: str) -> None:
+    done = run(fetch_argv(tmp_path / "back", [path], as_if_by_ssh(tmp_path)))
+    assert done.returncode == 1 and "there is no " in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["back"]
+
+
 def test_a_guest_that_is_not_there_is_told_by_ssh_alone(tmp_path: Path) -> None:
     nobody = ["sh", "-c", "echo no route >&2; exit 255", "ssh"]
     for argv in (

@@ -90,6 +90,7 @@ KEYS = {
     "image.kernel": ["image.path={disk}", "image.kernel={bad}"],
     "image.initrd": ["image.path={disk}", "image.kernel={kernel}", "image.initrd={bad}"],
     "cloud_init.path": ["image.path={disk}", "cloud_init.path={bad}"],
+    "vm.firmware": ["image.path={disk}", "vm.firmware={bad}"],
 }
 
 

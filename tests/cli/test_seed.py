@@ -21,6 +21,7 @@ from mvpnet.errors import ConfigError, HostError, ImageError
 from support import RunMvpnet, StartMvpnet, poll_until
 
 STANDIN = Path(__file__).parent.parent / "standin.py"
+MINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUm0jwiMpCzGIxGGxkWwKZyJ/2L7QdKCk6PZ3rZyPqE me"
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launch folder with a disk, a home folder with a key, and cloud-init's checks where they are to be had."""
     (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
     (tmp_path / "home" / ".ssh").mkdir(parents=True)
-    (tmp_path / "home" / ".ssh" / "id.pub").write_text("ssh-rsa MINE me\n")
+    (tmp_path / "home" / ".ssh" / "id.pub").write_text(f"{MINE}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home-config"))
@@ -141,7 +142,7 @@ def test_a_folder_a_rank_and_a_key(tmp_path: Path, capsys: pytest.CaptureFixture
     public = Path("seeds/id_ed25519.pub").read_text().strip()
     private = Path("seeds/id_ed25519").read_text()
     assert made[0]["user-data"]["ssh_authorized_keys"] == [public]
-    assert made[0]["user-data"]["user"]["ssh_authorized_keys"] == ["ssh-rsa MINE me"]
+    assert made[0]["user-data"]["user"]["ssh_authorized_keys"] == [MINE]
     assert private in [entry.get("content") for entry in made[0]["user-data"]["write_files"]]
     assert stat.S_IMODE(Path("seeds").stat().st_mode) == 0o700
 

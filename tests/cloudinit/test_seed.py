@@ -177,6 +177,26 @@ def test_keys_of_the_user_can_be_left_out_and_others_put_in() -> None:
     assert data["user"] == {"name": "alice", "sudo": None, "ssh_authorized_keys": ["ssh-rsa THEIRS"]}
 
 
+@pytest.mark.parametrize("name", ["staff", "admin", "sudo"])
+def test_a_user_named_as_a_group_is_put_into_it(name: str) -> None:
+    """useradd would refuse to make a group of its own, and there would be no such user."""
+    assert user_data(rank_spec(), user=name)["user"]["primary_group"] == name
+    assert "primary_group" not in user_data(rank_spec())["user"]
+
+
+@pytest.mark.parametrize("name", ["daemon", "nobody", "some body"])
+def test_a_user_that_cannot_be_made_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^image\.user: "):
+        make_seed(rank_spec(), name, FACTS)
+
+
+def test_a_network_in_a_key_of_that_name_goes_over_ours() -> None:
+    asked = {"network": {"version": 2, "ethernets": {"mvpnet": {"mtu": 1400}}}}
+    network = yaml.safe_load(make_seed(rank_spec(network_config=asked), "alice", FACTS).network_config)
+    assert (network["version"], network["ethernets"]["mvpnet"]["mtu"]) == (2, 1400)
+    assert network["ethernets"]["user"]["dhcp4"] is True and "network" not in network
+
+
 def test_no_sudo_is_said_also_where_other_keys_of_the_user_are_given() -> None:
     """Without the key, cloud-init gives the user the rule of the image's default user."""
     data = user_data(rank_spec(sudo=None, user_data={"user": {"shell": "/bin/sh"}}))

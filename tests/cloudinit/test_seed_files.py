@@ -8,6 +8,7 @@ import io
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, Job
 
 FACTS = SeedFacts("ssh-ed25519 JOB", "PRIVATE\n")
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHUm0jwiMpCzGIxGGxkWwKZyJ/2L7QdKCk6PZ3rZyPqE"
 SEED = Seed(
     meta_data="instance-id: é\n", user_data="#cloud-config\n" + "x: y\n" * 50_000, network_config="version: 2\n"
 )
@@ -38,22 +40,33 @@ def rank_spec(rank: int = 1, **cloud_init: Any) -> RankSpec:
 # -- what is read ------------------------------------------------------------------------------------------------
 
 
-def test_public_keys_are_those_of_the_home_folder(tmp_path: Path) -> None:
+def test_public_keys_are_those_of_the_home_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ssh = tmp_path / ".ssh"
     ssh.mkdir()
-    (ssh / "id_rsa.pub").write_text("ssh-rsa AAA me@here\n")
+    (ssh / "id_rsa.pub").write_text(f"{KEY} me@here\n")
     (ssh / "id_rsa").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
     (ssh / "id_rsa-cert.pub").write_text("ssh-rsa-cert-v01@openssh.com AAA certificate\n")
     (ssh / "deploy.pub").write_text("PGP KEY or whatever\n")
     (ssh / "authorized_keys").write_text(
-        "# comment: ssh-rsa XXX\n\nssh-rsa AAA me@here\n"
-        'from="10.0.0.0/8",command="date" ecdsa-sha2-nistp256 BBB x\nsk-ssh-ed25519@openssh.com CCC\nrubbish\n'
+        f"# comment: {KEY}\n\n{KEY} me@here\n"
+        f'from="10.0.0.0/8",command="date" {KEY} x\nrubbish\n{KEY[:40]}\n'
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n"
     )
-    assert user_keys(tmp_path) == [
-        "ssh-rsa AAA me@here",
-        'from="10.0.0.0/8",command="date" ecdsa-sha2-nistp256 BBB x',
-        "sk-ssh-ed25519@openssh.com CCC",
-    ]
+    assert user_keys(tmp_path) == [f"{KEY} me@here", f'from="10.0.0.0/8",command="date" {KEY} x']
+    told = capsys.readouterr().err
+    assert "deploy.pub: line 1 is no public key" in told and "authorized_keys: line 8 is no public key" in told
+    assert told.count("warning: ") == 5 and "b3Blb" not in told and "rubbish" not in told
+
+
+def test_keys_of_the_home_folder_are_looked_for_if_a_guest_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/id.pub").write_text(f"{KEY}\nrubbish\n")
+    without = [rank_spec(user_keys=False), replace(rank_spec(), image=Image(kind=ImageKind.file))]
+    assert seed_facts("public", "private", without, tmp_path, {}).user_keys == ()
+    assert capsys.readouterr().err == ""
+    assert seed_facts("public", "private", [*without, rank_spec()], tmp_path, {}).user_keys == (KEY,)
 
 
 def test_a_home_folder_without_keys_has_none(tmp_path: Path) -> None:
@@ -65,7 +78,7 @@ def test_a_home_folder_without_keys_has_none(tmp_path: Path) -> None:
 
 def test_proxies_are_taken_in_either_spelling(tmp_path: Path) -> None:
     environment = {"HTTP_PROXY": "http://upper", "https_proxy": "http://lower", "HTTPS_PROXY": "http://not", "FTP": "x"}
-    facts = seed_facts("public", "private", tmp_path, environment)
+    facts = seed_facts("public", "private", (), tmp_path, environment)
     assert facts.environment == {"http_proxy": "http://upper", "https_proxy": "http://lower", "no_proxy": ""}
 
 

@@ -52,6 +52,19 @@ def test_groups_and_keys_compose() -> None:
     assert rank.image.use is ImageUse.copy
 
 
+@pytest.mark.parametrize(
+    ("written", "firmware"),
+    [("auto", "auto"), ("fw/CODE.fd", "{folder}/fw/CODE.fd"), ("./auto", "{folder}/auto"), ("/a/b", "/a/b")],
+)
+def test_firmware_is_a_path_or_auto_for_all_ranks_and_for_some(
+    launch_folder: Path, written: str, firmware: str
+) -> None:
+    expected = firmware.format(folder=launch_folder)
+    assert composed(f"vm.firmware={written}").for_rank(0).vm.firmware == expected
+    some = composed(f"+ranks.some={{on: last, vm: {{firmware: {written}}}}}")
+    assert [some.for_rank(rank).vm.firmware for rank in (0, 3)] == [None, expected]
+
+
 @pytest.mark.parametrize("group", [*schema.GROUPS, "ranks", "recipe"])
 def test_every_shipped_option_composes(group: str) -> None:
     options = sorted(path.stem for path in (compose.conf_folder() / group).glob("*.yaml"))
@@ -219,10 +232,9 @@ def test_a_steps_files_are_taken_from_the_folder_of_the_launch(launch_folder: Pa
     }
 
 
-def test_on_without_quotes_in_a_group_is_explained(launch_folder: Path) -> None:
+def test_on_is_a_key_without_quotes_too(launch_folder: Path) -> None:
     option(launch_folder / "mvpnet.d", "recipe", "mine", "# @package _global_\napp: {kind: guest, on: all}\n")
-    with pytest.raises(ConfigError, match=r'YAML reads on as true; write "on" with quotes'):
-        composed("recipe=mine")
+    assert composed("recipe=mine").config.app.on == "all"
 
 
 def test_a_recipe_that_does_not_say_where_its_keys_go_is_told_how(launch_folder: Path) -> None:

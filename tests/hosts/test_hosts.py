@@ -80,7 +80,7 @@ def test_frames_cross_between_all_hosts(hosts: Hosts, job: RunningJob, short_dir
 @pytest.mark.parametrize("hosts", [2], indirect=True)
 def test_guests_on_other_hosts_are_reached_through_their_host(hosts: Hosts, job: RunningJob) -> None:
     blocks = (job.cwd / "run/ssh_config").read_text().split("Host ")[1:]
-    jumps = {block.split()[0]: "ProxyJump host2" in block for block in blocks}
+    jumps = {block.split()[0]: "ProxyCommand ssh -W %h:%p host2" in block for block in blocks}
     assert ended(job).code in codes_after_signal(0)
     placed = json.loads((job.cwd / "run/job.json").read_text())["hosts"]
     assert jumps == {f"n{rank:04d}": host == "host2" for rank, host in enumerate(placed)} | {"host2": False}

@@ -124,7 +124,7 @@ def test_one_guest_a_node(batch: Batch, leaks: Callable[[], list[Process]]) -> N
     assert batch.record("job.json")["hosts"] == ["host1", "host2"]
     assert batch.record("result.json")["metrics"] == {"exchanged": 2}
     assert batch.record("manifest.json")["batch_system"]["SLURM_JOB_ID"] == batch.number
-    assert "ProxyJump host2" in (batch.run_folder() / "ssh_config").read_text()
+    assert "ProxyCommand ssh -W %h:%p host2" in (batch.run_folder() / "ssh_config").read_text()
     batch.nothing_left(leaks)
 
 

@@ -90,8 +90,7 @@ def test_a_sweep_is_taken_up_with_what_was_typed_then(tmp_path: Path) -> None:
     typed = ["-m", "recipe=iperf", "--config-dir", "more", "net=a,b", "hydra.sweep.dir=x"]
     sweep = Sweep(remembered(typed))
     sweep.plan(tmp_path / "it's", [job()])
-    folder = str(tmp_path / "it's").replace("'", "\\'")
-    again = [f"sweep.resume='{folder}'", f"hydra.sweep.dir='{folder}'"]
+    again = [f'sweep.resume="{tmp_path}/it\'s"', f'hydra.sweep.dir="{tmp_path}/it\'s"']
     named = f"sweep.resume={tmp_path}/it's"
     assert resumed([named]) == ["-m", "recipe=iperf", "--config-dir", "more", "net=a,b", *again]
     assert resumed([named, "-m", "net=a,b,c"]) == ["-m", "net=a,b,c", *again]

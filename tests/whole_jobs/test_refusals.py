@@ -37,22 +37,56 @@ def test_a_config_error_is_told_once_and_ends_all_ranks(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("image.user=a/b", ["image.user", "'a/b'"]),
+        ("cloud_init.ssh_authorized_keys=[~/.ssh/id.pub]", ["cloud_init.ssh_authorized_keys[0]", "is no public key"]),
+        ("cloud_init.network_config={config: disabled}", ["cloud_init.network_config", "without a network"]),
+        ("cloud_init.user_data={network: {}}", ["cloud_init.user_data.network", "cloud_init.network_config"]),
+        ("+app={kind: guest, command: date, collect: ['$HOME/x']}", ["app.collect", "'~/x'"]),
+        ("+app={kind: guest, command: date, push: {in/: 'no*thing'}}", ["app.push.in/", "no*thing"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_recorded(bench: Bench, option: str, says: list[str]) -> None:
+    job, end = bench.run(option, ranks=1)
+    refused(job, end, 2, *says)
+    assert [path for path in (job.cwd / "run").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
     ("option", "code", "says"),
     [
         ("qemu.binary=qemu-system-x86_65", 3, ["qemu.binary", "qemu-system-x86_65"]),
         ("image.path=nowhere.qcow2", 4, ["image.path", "nowhere.qcow2"]),
         ("net.tftp_dir=nowhere", 3, ["net.tftp_dir", "nowhere"]),
         ("net.domains=[a/b]", 2, ["net.domains", "a/b"]),
-        ("image.user=a/b", 2, ["image.user", "a/b"]),
         ("cloud_init.path=nowhere", 4, ["cloud_init.path", "nowhere"]),
         ("image.drives=[nowhere.img]", 4, ["image.drives[0]", "nowhere.img"]),
         ("image.kernel=nowhere", 4, ["image.kernel", "nowhere"]),
+        ("vm.firmware=nowhere.fd", 4, ["vm.firmware", "nowhere.fd"]),
+        ("+ranks.some={on: last, vm: {firmware: nowhere.fd}}", 4, ["vm.firmware", "nowhere.fd", "n0002"]),
     ],
 )
 def test_what_is_not_there_is_named(bench: Bench, option: str, code: int, says: list[str]) -> None:
     job, end = bench.run(option, ranks=3)
     refused(job, end, code, *says)
     assert record(job)["verdict"]["code"] == code
+
+
+@pytest.mark.parametrize("network", ["10.1.0.0/16", "192.168.5.7/24", "fd00::/64", "home"])
+def test_a_user_network_that_cannot_be(bench: Bench, network: str) -> None:
+    job, end = bench.run(f'net.user_network="{network}"', ranks=2)
+    refused(job, end, 2, "net.user_network", network)
+
+
+def test_a_ulimit_that_qemu_cannot_start_with(bench: Bench) -> None:
+    """A rank, with its MPI, takes less address space than 3 GiB, and a guest of so much takes more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, hard))
+    try:
+        refused(*bench.run("vm.memory=3G"), 3, "ulimit -v allows 3 GiB", "ulimit -v unlimited before mpirun")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_a_tiny_image_that_cannot_be_built(bench: Bench) -> None:

@@ -109,3 +109,38 @@ def listening(pids: set[int]) -> set[str]:
             if words[9] in inodes and (words[3] == "0A" or table.startswith("udp")):  # 0A: TCP_LISTEN
                 found.add(words[1])
     return found
+
+
+SSH = """#!/bin/sh
+# In place of ssh: runs the command in a folder of this machine.
+for command do :; done
+cd "$GUEST" && exec sh -c "$command"
+"""
+
+
+def test_a_launch_folder_of_any_name_whose_files_are_named_as_python_s_modules(bench: Bench, tmp_path: Path) -> None:
+    """None of them is executed, and files go to the guest and back."""
+    launch, guest, programs = tmp_path / 'lau"nch 100% #1', tmp_path / "guest", tmp_path / "bin"
+    for folder in (launch, guest, programs):
+        folder.mkdir()
+    for name in ("copy", "signal", "json", "typing"):
+        (launch / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nraise SystemExit(66)\n")
+    (programs / "ssh").write_text(SSH)
+    (programs / "ssh").chmod(0o755)
+    steps = "app=guest", "app.push={in/: '*.py'}", "app.command=[sh,-c,'ls in > ~/out.txt']", "app.collect=[~/out.txt]"
+    job, done = bench.run(
+        *steps,
+        program=[sys.executable, "-P", "-m", "mvpnet"],
+        cwd=launch,
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "GUEST": str(guest), "HOME": str(guest)},
+    )
+    assert done.code == 0, done
+    assert (job.cwd / "run/rank-0000/collected/out.txt").read_text().split() == [
+        "copy.py",
+        "json.py",
+        "signal.py",
+        "typing.py",
+    ]
+    assert not (tmp_path / "executed").exists()
+    assert "to log in: ssh -F run/ssh_config n0000" in done.stderr
+    assert str(job.scratch) in (job.cwd / "run/ssh_config").read_text()

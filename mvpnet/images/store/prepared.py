@@ -15,6 +15,7 @@ from typing import Any
 from mvpnet.errors import ConfigError
 from mvpnet.images import debian
 from mvpnet.spec.schema import Image, ImageKind, Prepare
+from mvpnet.spec.script_text import HEAD_BYTES, UNIX_LINES_HINT, first_line_fault
 
 SCHEME = "prepared"
 _VERSION = 1  # increment it when the preparation changes such that its result differs
@@ -83,6 +84,9 @@ def _script(path: str | None) -> str | None:
     if path is None:
         return None
     try:
+        content = Path(path).read_bytes()
+        if fault := first_line_fault(content[:HEAD_BYTES]):
+            raise ConfigError(f"image.prepare.script: {path} {fault}", hint=UNIX_LINES_HINT)
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"image.prepare.script: cannot read {path}: {error}") from error

@@ -1,0 +1,172 @@
+r"""Checks the `${…}` of a config: what is meant for a shell is not replaced by something else, silently or not at all.
+
+Hydra and a shell write references alike. One that Hydra can resolve gives a scalar here; in the middle of a text, a
+whole section (`${image}`), a list or nothing is taken for a mistake. `\${…}` is left to the shell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, NoReturn
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from mvpnet.config.nodes import all_keys, children, raw_text, referred, set_raw_text
+from mvpnet.errors import ConfigError
+from mvpnet.spec.near import near
+
+_RANK_VALUES = ("rank", "world_size", "host_name", "address")
+_KEY = re.compile(r"[a-z_][\w.]*")
+
+
+def texts_with_references(tree: Any) -> Iterator[str]:
+    """Yield the texts of a tree of mappings and lists that hold a `${…}`."""
+    for _, text in _texts(tree, ""):
+        if next(references_in(text), None):
+            yield text
+
+
+def references_in(text: str) -> Iterator[str]:
+    r"""Yield each outermost `${…}` of a text; not what is escaped, as `\${…}`. One without an end goes to the end."""
+    start = 0
+    while (start := text.find("${", start)) >= 0:
+        backslashes = start - len(text[:start].rstrip("\\"))
+        if backslashes % 2:
+            start += 2
+            continue
+        end = _end(text, start)
+        yield text[start:end]
+        start = end
+
+
+def _end(text: str, start: int) -> int:
+    """Return the place behind the brace that closes the `${` at `start`."""
+    depth = 0
+    for place in range(start, len(text)):
+        if text.startswith("${", place):
+            depth += 1
+        elif text[place] == "}":
+            depth -= 1
+            if not depth:
+                return place + 1
+    return len(text)
+
+
+def check_syntax(tree: Any, prefix: str, place: str) -> None:
+    """Refuse the first text with a `${…}` that is not in OmegaConf's grammar.
+
+    Args:
+        tree: mappings, lists and scalars.
+        prefix: the key of the tree, with a dot at its end.
+        place: the file, or the command line, as a message names it.
+
+    Raises:
+        ConfigError: names key, place and reference.
+    """
+    for key, text in _texts(tree, prefix):
+        if "${" not in text:
+            continue
+        try:
+            OmegaConf.create([text])
+        except GrammarParseError:
+            wrong = next((one for one in references_in(text) if not _is_grammatical(one)), text)
+            _refuse(key, wrong, "is no reference to a key", place)
+
+
+def _is_grammatical(reference: str) -> bool:
+    try:
+        OmegaConf.create([reference])
+    except GrammarParseError:
+        return False
+    return True
+
+
+def _texts(tree: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _texts(value, f"{key.rstrip('.')}.{name}".lstrip("."))
+    elif isinstance(tree, list):
+        for i, value in enumerate(tree):
+            yield from _texts(value, f"{key}[{i}]")
+    elif isinstance(tree, str):
+        yield key, tree
+
+
+def check_references(config: DictConfig, origins: Mapping[str, str]) -> None:
+    """Refuse references that nothing answers, and in the middle of a text those that give no scalar.
+
+    Enums and switches are put in by the words that a config takes for them: `stream`, `true`.
+
+    Args:
+        config: as composed, nothing in it resolved. Changed.
+        origins: of texts with references, the config files that they stand in; the others are of the command line.
+
+    Raises:
+        ConfigError: names key, place and reference, and how a reference for a shell is written.
+    """
+    with flag_override(config, "readonly", False):
+        _check_within(config, "", origins)
+
+
+def _check_within(parent: DictConfig | ListConfig, prefix: str, origins: Mapping[str, str]) -> None:
+    for name, child in children(parent).items():
+        key = f"{prefix}[{name}]" if isinstance(parent, ListConfig) else f"{prefix}.{name}".lstrip(".")
+        if (text := raw_text(child)) is None:
+            if isinstance(child, (DictConfig, ListConfig)):
+                _check_within(child, key, origins)
+            continue
+        if isinstance(child, (DictConfig, ListConfig)) and not next(references_in(text), None):
+            _refuse(
+                key, text, "is a text, where a mapping or a list is asked for", origins.get(text, "the command line")
+            )
+        checked = text
+        for reference in references_in(text):
+            if not _is_rank_value(reference, key):
+                value = _checked(parent, key, text, reference, origins.get(text, "the command line"))
+                checked = checked.replace(reference, value)
+        if checked != text:
+            set_raw_text(child, checked)
+
+
+def _checked(parent: DictConfig | ListConfig, key: str, text: str, reference: str, place: str) -> str:
+    """Return the reference, or what is to stand in its place. Raises ConfigError."""
+    try:
+        value = referred(parent, reference)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:  # resolvers raise what they like
+        _refuse(key, reference, _told(reference, error), place)
+    if isinstance(value, Enum):
+        return value.name
+    if text == reference:
+        return reference
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (DictConfig, ListConfig, Mapping, list)):
+        what = "a list" if isinstance(value, (ListConfig, list)) else "a whole section"
+        _refuse(key, reference, f"is {what}, and cannot be put into a text", place)
+    if value is None:
+        _refuse(key, reference, "is null, and cannot be put into a text", place)
+    return reference
+
+
+def _told(reference: str, error: Exception) -> str:
+    inner = reference.removeprefix("${").removesuffix("}")
+    if _KEY.fullmatch(inner):
+        return f"there is no key {inner!r}{near(inner, all_keys())}"
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "there is no such key" if first.startswith(("Interpolation key", "Unsupported interpolation")) else first
+
+
+def _is_rank_value(reference: str, key: str) -> bool:
+    inner = reference.removeprefix("${").removesuffix("}")
+    return inner in _RANK_VALUES and "cloud_init" in key.split(".")[:3]
+
+
+def _refuse(key: str, reference: str, what: str, place: str) -> NoReturn:
+    known = "; a rank's rank, world_size, host_name and address are known here" if "cloud_init" in key else ""
+    raise ConfigError(
+        f"{key}: {reference}: {what}\n  in: {place}",
+        hint=f"what is for a shell is written \\${{…}}; ${{oc.env:NAME}} is of the launch's own environment{known}",
+    )
