@@ -21,6 +21,7 @@ from mvpnet.errors import ConfigError
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import CloudInit
 from mvpnet.spec.user_names import check_new_user, is_group_name
+from mvpnet.util.no_proxy import entries
 
 PROXY_FROM_ENVIRONMENT = "env"
 _PACK_FROM_BYTES = 4096  # hosts file of about 200 ranks; YAML is parsed slowly, and people do not read longer files
@@ -101,6 +102,8 @@ def proxy_environment(config: CloudInit, environment: Mapping[str, str]) -> dict
     given["no_proxy"] = config.no_proxy or _NOT_PROXIED
     if config.proxy == PROXY_FROM_ENVIRONMENT:
         given = {name: value for name, value in environment.items() if value}
+    if "no_proxy" in given:
+        given["no_proxy"] = ",".join(entries(given["no_proxy"]))
     for name, value in given.items():
         if not all("!" <= c <= "~" and c not in "\"'\\#`$" for c in value):
             raise ConfigError(f"cloud_init.proxy: {name} has blanks, quotes or signs that no proxy's URL has")

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from mvpnet.spec import schema
 from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.model import JobSpec
 from mvpnet.spec.near import near
+from mvpnet.spec.plain import plain
+from mvpnet.spec.urls import image_urls, masked_words
 from mvpnet.sweep.sweep import Sweep, remembered, resumed
 from mvpnet.util.encoding import encoded
 
@@ -174,7 +176,7 @@ class _Jobs:
             raise ConfigError("sweep: is set, and this is no sweep", hint="add -m")
         elif facts.sweeper.get("params"):
             raise ConfigError("hydra.sweeper.params: is set, and this is no sweep", hint="add -m")
-        _keep_composition(composed, facts, spec.run_dir)
+        _keep_composition(composed, facts, spec.run_dir, list(image_urls(plain(spec))))
         return spec
 
 
@@ -213,18 +215,22 @@ def _resolved_job(argv: list[str], launch: LaunchContext) -> str | None:
         return heading + (OmegaConf.to_yaml(part, resolve=True) if OmegaConf.is_config(part) else f"{part}\n")
 
 
-def _keep_composition(composed: str, facts: Any, run_dir: Path) -> None:
-    """Write `.hydra/` into the run folder, as Hydra itself would, but not over another run's.
+def _keep_composition(composed: str, facts: Any, run_dir: Path, urls: Sequence[str]) -> None:
+    """Write `.hydra/` into the run folder, as Hydra itself would, but not over another run's, and without secrets.
 
-    Raises ConfigError when there is another run, HostError when the folder cannot be written.
+    `urls` are those of images. Raises ConfigError when there is another run, HostError when the folder cannot be
+    written.
     """
     RunFolder(run_dir).refuse_another_run("hydra.run.dir", hint="leave it out, or name a new folder")
     folder = run_dir / ".hydra"
     try:
         folder.mkdir(exist_ok=True)
-        (folder / "config.yaml").write_text(composed)
-        OmegaConf.save(OmegaConf.create({"hydra": facts}), folder / "hydra.yaml")
-        OmegaConf.save(facts.overrides.task, folder / "overrides.yaml")
+        hydras, overrides = (
+            OmegaConf.to_yaml(OmegaConf.create({"hydra": facts})),
+            OmegaConf.to_yaml(facts.overrides.task),
+        )
+        for name, text in (("config", composed), ("hydra", hydras), ("overrides", overrides)):
+            (folder / f"{name}.yaml").write_text(masked_words(text, urls))
     except OSError as error:
         raise HostError(f"hydra.run.dir: cannot write {folder}: {error.strerror}") from error
 

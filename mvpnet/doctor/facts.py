@@ -21,10 +21,11 @@ from mvpnet.host.kvm import KvmDevice
 from mvpnet.host.networks import hidden_networks, host_networks
 from mvpnet.host.resources import Resources, resources
 from mvpnet.images import boot, build_cache, debian, store, tiny
-from mvpnet.images.disk_image import check_readable
+from mvpnet.images.first_steps import first_step
 from mvpnet.images.store.fetch import find, not_prepared
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.images.store.request import ImageRequest, parse_request
+from mvpnet.images.store.source_check import check_source
 from mvpnet.images.tiny import packages
 from mvpnet.paths import cache_base, scratch_base
 from mvpnet.qemu import binary
@@ -193,13 +194,12 @@ def _image(spec: RankSpec) -> tuple[tuple[DrivePlan, ...], ImageFacts]:
     """The rank's drives, none where its image is not here yet, and what is known of the image."""
     try:
         facts = _image_facts(spec)
+        boot.check_kernel(boot.disk_boot(spec), spec.qemu.binary)
+        built = boot.with_built_disk(spec)
+        step = first_step(built)
+        plans = plan_disks(store.planned(built), scratch_base(spec.scratch_dir), step.files if step else ())
         if facts.state is not ImageState.here:
             return (), facts
-        boot.check_kernel(boot.disk_boot(spec))
-        plans = plan_disks(store.planned(boot.with_built_disk(spec)), scratch_base(spec.scratch_dir))
-        for plan in plans:
-            if plan.source is not None and not plan.source.is_dir():
-                check_readable(plan.source, plan.key)
     except MvpnetError as error:
         refused = Refusal(error.message, error.hint)
         return (), ImageFacts(ImageState.refused, f"image.kind={spec.image.kind.name}", refused)
@@ -235,8 +235,7 @@ def _stored(want: ImageRequest) -> ImageFacts:
         return ImageFacts(ImageState.here, f"{want.name} in {found.folder}")
     if want.is_prepared:
         raise not_prepared(want)
-    if want.local_path:
-        check_readable(want.local_path, "image.source")
+    check_source(want)
     return ImageFacts(ImageState.to_fetch, want.address)
 
 

@@ -10,8 +10,9 @@ Planning looks at the images (their format is told by their first bytes) and cha
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from mvpnet.cloudinit.seed_files import SEED_KEY
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.guest.firmware import KEY as FIRMWARE_KEY
 from mvpnet.guest.firmware import VARIABLES_KEY, FlashDrive, flash_drives
-from mvpnet.images.disk_image import image_format
+from mvpnet.images.disk_image import check_readable
+from mvpnet.images.file_check import DiskUse, check_seed_file, disk_format, local_path
 from mvpnet.qemu.binary import has_block_driver
 from mvpnet.spec import option_string
 from mvpnet.spec.drive_text import MVPCTL_FLAGS, DriveText, expand, growth, parse_drive
@@ -67,19 +69,20 @@ class DrivePlan:
     size: str | None = None  # image.size, to which target is grown
 
 
-def plan_drives(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
+def plan_drives(spec: RankSpec, scratch: Path, pending: Collection[Path] = ()) -> tuple[DrivePlan, ...]:
     """Return the guest's drives in qemu's order: boot drive, cloud-init's, then the others, and the firmware's.
 
     Args:
         spec: The rank's spec.
         scratch: The folder for overlays.
+        pending: Images that are built or fetched before the guest starts. They are not looked at.
 
     Raises:
         ConfigError: A drive or property is written wrongly.
-        ImageError: An image is missing or cannot be read.
+        ImageError: An image is missing, cannot be read, or is no disk image.
         HostError: There is no firmware as vm.firmware asks for.
     """
-    return (*plan_disks(spec, scratch), *plan_flash(spec, scratch))
+    return (*plan_disks(spec, scratch, pending), *plan_flash(spec, scratch))
 
 
 def plan_flash(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
@@ -91,11 +94,15 @@ def plan_flash(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
     return tuple(_flash_drive(one, scratch, spec.rank) for one in flash_drives(spec))
 
 
-def plan_disks(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
+def plan_disks(spec: RankSpec, scratch: Path, pending: Collection[Path] = ()) -> tuple[DrivePlan, ...]:
     """Return the drives as `plan_drives` does, without the firmware's."""
     requests = requested_images(spec, scratch)
     _check_targets(requests.values())
-    plans = [_planned(requests[key]) if key in requests else DrivePlan(key, text) for key, text in _written(spec)]
+    plans = []
+    for index, (key, text) in enumerate(_written(spec)):
+        boots = index == 0 and spec.image.kernel is None
+        is_ours = key in requests
+        plans.append(_planned(requests[key], boots, pending) if is_ours else _passed_through(key, text, boots))
     if spec.cloud_init.path is not None:
         path = Path(expand(spec.cloud_init.path, spec, "cloud_init.path"))
         packs = path.is_dir() and not has_block_driver(spec.qemu.binary, "vvfat")
@@ -148,17 +155,25 @@ def seed_drive(path: Path, key: str = "cloud_init.path", packed: Path | None = N
     """
     tail = {**_DEFAULTS, "snapshot": "on"}
     if not path.is_dir():
-        found = image_format(path, key)
+        found = check_seed_file(path, key)
         return DrivePlan(key, _option(path, found, tail), ImageUse.snapshot, path, found, path, found)
-    for name in ("user-data", "meta-data"):
-        if not (path / name).is_file():
-            raise ImageError(f"{key}: {path} has no {name}; cloud-init ignores a folder without it")
+    _check_seed_folder(path, key)
     if packed is not None:
         return replace(made_seed_drive(packed), key=key, source=path, remove=(packed,))
     # Not file=fat:PATH, which is equivalent but cannot name a folder with a colon in its path.
     folder = {"file.driver": "vvfat", "file.dir": str(path), "file.label": "cidata", "format": "raw", **tail}
     option = option_string.joined(f"{name}={value}" for name, value in folder.items())
     return DrivePlan(key, option, ImageUse.snapshot, path, "raw", path, "raw")
+
+
+def _check_seed_folder(path: Path, key: str) -> None:
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise ImageError(f"{key}: the folder {path} may not be read by this user")
+    for name in ("user-data", "meta-data"):
+        if not (path / name).is_file():
+            hint = "an empty one will do" if name == "meta-data" else None
+            raise ImageError(f"{key}: {path} has no {name}; cloud-init ignores a folder without it", hint=hint)
+        check_readable(path / name, key)
 
 
 def with_seed(drives: tuple[DrivePlan, ...], seed: Path | None) -> tuple[DrivePlan, ...]:
@@ -331,8 +346,21 @@ def _check_targets(drives: Iterable[DriveRequest]) -> None:
             raise ConfigError(f"{drive.key}: would use {drive.target}, which {first.key} uses")
 
 
-def _planned(drive: DriveRequest) -> DrivePlan:
-    found = drive.image_format or image_format(drive.source, drive.key)
+def _passed_through(key: str, text: str, boots: bool) -> DrivePlan:
+    """Return the drive that is passed to qemu as it is, after a look at its file, unless that comes by a protocol."""
+    properties = parse_drive(text, key).properties
+    name = properties.get("file", "")
+    if name and (path := local_path(name, Path.cwd())):
+        said = properties.get("format", properties.get("driver"))
+        disk_format(path, key, DiskUse(said, boots, properties))
+    return DrivePlan(key, text)
+
+
+def _planned(drive: DriveRequest, boots: bool, pending: Collection[Path]) -> DrivePlan:
+    if drive.image_format and drive.source in pending:
+        found = drive.image_format
+    else:
+        found = disk_format(drive.source, drive.key, DiskUse(drive.image_format, boots, drive.properties))
     opened = "qcow2" if drive.use is ImageUse.overlay else found
     return DrivePlan(
         key=drive.key,

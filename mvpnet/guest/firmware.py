@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.host.programs import architecture, find_program
-from mvpnet.images.disk_image import check_readable
+from mvpnet.images.file_check import check_firmware_file
 from mvpnet.qemu import firmware
 from mvpnet.qemu.binary import machine_name
 from mvpnet.qemu.firmware import Firmware, FlashImage
@@ -100,7 +100,7 @@ def _found(spec: RankSpec) -> Firmware:
 
 def _named(code: Path, spec: RankSpec) -> Firmware:
     """Return the firmware of a code image that the user names, with its variables' template where there is one."""
-    check_readable(code, KEY)
+    check_firmware_file(code, KEY)
     qemu, machine = find_program(spec.qemu.binary, "qemu.binary"), _machine_type(spec)
     described = firmware.describing(firmware.read_descriptors(firmware.descriptor_folders(qemu)), code)
     fitting = [one for one in described if one.fits(architecture(spec.qemu.binary), machine)]

@@ -6,11 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.errors import ConfigError
 from mvpnet.images import debian, tiny
+from mvpnet.images.file_check import check_initrd_file, check_kernel_file
+from mvpnet.images.file_kind import RAW
 from mvpnet.images.store import provide_image
 from mvpnet.images.store.prepared import is_asked
 from mvpnet.paths import cache_base
+from mvpnet.qemu.architectures import of_program
 from mvpnet.spec.drive_text import drive_of_file, expand
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.plain import changed
@@ -43,8 +45,7 @@ def provide_boot(
         say: Called with a line of text at each step.
 
     Raises:
-        ImageError: An image cannot be built, fetched or used.
-        ConfigError: A kernel or initrd does not exist.
+        ImageError: An image, kernel or initrd cannot be built, fetched or used.
     """
     boot = boot_files(spec, key_files, say)
     return provide_image(with_built_disk(spec), stack, say), boot
@@ -54,8 +55,7 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> BootFi
     """Return the files that the guest boots besides its disk, after building mvpnet's own images where needed.
 
     Raises:
-        ImageError: An image cannot be built.
-        ConfigError: A kernel or initrd does not exist.
+        ImageError: An image cannot be built, or a kernel or initrd cannot be used.
     """
     image = spec.image
     cache = cache_base(image.cache_dir)
@@ -64,15 +64,15 @@ def boot_files(spec: RankSpec, key_files: tuple[Path, Path], say: Say) -> BootFi
     if image.kind is ImageKind.debian:
         return debian_boot(spec, debian.ensure(cache / "debian", image.packages, say))
     boot = disk_boot(spec)
-    check_kernel(boot)
+    check_kernel(boot, spec.qemu.binary)
     return boot
 
 
-def check_kernel(boot: BootFiles) -> None:
-    """Refuse a kernel or initrd of the user's that does not exist, with a ConfigError."""
-    for key, path in (("image.kernel", boot.kernel), ("image.initrd", boot.initrd)):
-        if path and not path.is_file():
-            raise ConfigError(f"{key}: there is no file {path}")
+def check_kernel(boot: BootFiles, qemu_binary: str) -> None:
+    """Refuse a kernel or initrd of the user's that cannot be one, with an ImageError."""
+    kind = check_kernel_file(boot.kernel, "image.kernel", of_program(qemu_binary)) if boot.kernel else RAW
+    if boot.initrd:
+        check_initrd_file(boot.initrd, "image.initrd", kind)
 
 
 def with_built_disk(spec: RankSpec) -> RankSpec:

@@ -12,21 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mvpnet.errors import ImageError
+from mvpnet.images.file_kind import Family, kind_of, read_head
 from mvpnet.util.pace import Pace
 
-# The signatures that qemu itself probes for (block/*.c, *_probe), as (format, offset, bytes).
-_SIGNATURES = (
-    ("qcow2", 0, b"QFI\xfb\0\0\0\x02"),
-    ("qcow2", 0, b"QFI\xfb\0\0\0\x03"),
-    ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
-    ("qed", 0, b"QED\0"),
-    ("vmdk", 0, b"KDMV"),
-    ("vmdk", 0, b"COWD"),
-    ("vmdk", 0, b"# Disk DescriptorFile"),
-    ("vhdx", 0, b"vhdxfile"),
-    ("vpc", 0, b"conectix"),
-    ("vdi", 64, b"\x7f\x10\xda\xbe"),
-)
 _FICLONE = 0x40049409  # ioctl_ficlone(2): _IOW(0x94, 9, int)
 _CHUNK = 64 * 2**20  # bytes per system call of a copy, so that progress can be reported
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -44,11 +32,10 @@ def image_format(path: Path, key: str) -> str:
     """
     check_readable(path, key)
     try:
-        with path.open("rb") as image:
-            head = image.read(512)
+        kind = kind_of(read_head(path, 512))
     except OSError as error:
         raise ImageError(f"{key}: {path} cannot be read: {error.strerror}") from error
-    return next((name for name, at, mark in _SIGNATURES if head[at : at + len(mark)] == mark), "raw")
+    return kind.name if kind.family is Family.disk else "raw"
 
 
 def check_readable(path: Path, key: str) -> None:

@@ -23,6 +23,7 @@ from mvpnet.job.messages import GuestEnded, GuestReport, JobMessage, Restarting,
 from mvpnet.job.prepare import PreparedRank
 from mvpnet.runtime.loop import Loop, Timer
 from mvpnet.spec.schema import NetKind, NetSocket
+from mvpnet.spec.urls import masked
 
 _DIED = tuple(one.value for one in (Ending.crashed, Ending.panicked, Ending.failed_to_start))
 _RESTART_PAUSE_S = 1.0  # time for processes that hold the guest's port or disks to end
@@ -101,7 +102,7 @@ class GuestRunner:
         return guest
 
     def _start(self, guest: Guest) -> None:
-        logger.info("starting {}", shlex.join(guest.launch.qemu_argv))
+        logger.info("starting {}", masked(shlex.join(guest.launch.qemu_argv)))
         guest.start()
 
     def _state_changed(self, state: GuestState) -> None:

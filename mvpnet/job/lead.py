@@ -39,6 +39,7 @@ from mvpnet.snapshot.layout import SaveFolder
 from mvpnet.spec.app_steps import steps_of
 from mvpnet.spec.plain import plain
 from mvpnet.spec.schema import OnGuestExit
+from mvpnet.spec.urls import with_addresses
 from mvpnet.ssh import SshEndpoint
 from mvpnet.util.text import count, timestamp
 
@@ -165,7 +166,7 @@ class LeadDuties:
             job=job.name,
             hosts=list(self._hosts),
             image=image.source or image.path or image.kind.value,
-            spec=plain(job),
+            spec=with_addresses(plain(job)),
             # the disks of a resumed job are overlays of that save's disks, and depend on the same saves
             manifest=SaveFolder(resume.folder).manifest if resume else self._run.manifest,
             public_key=self._order.keys.public,

@@ -16,9 +16,9 @@ from mvpnet.logs import say
 from mvpnet.paths import RunFolder
 from mvpnet.records.inputs import Input
 from mvpnet.records.manifest import Recorder, own_inputs
+from mvpnet.records.recorded import recorded_spec
 from mvpnet.records.result import result
 from mvpnet.spec.model import JobSpec
-from mvpnet.spec.plain import plain
 from mvpnet.ssh import KeyPair, make_key_pair
 from mvpnet.util.files import make_private, write_json, write_private
 from mvpnet.util.text import timestamp
@@ -150,7 +150,7 @@ def open_run_folder(run: RunFolder, spec: JobSpec, keys: KeyPair | None) -> KeyP
 
 
 def _write_job(run: RunFolder, spec: JobSpec, facts: dict[str, Any]) -> None:
-    write_json(run.job_json, {"spec": plain(spec), "digest": spec.digest(), **facts})
+    write_json(run.job_json, {"spec": recorded_spec(spec), "digest": spec.digest(), **facts})
 
 
 @contextmanager

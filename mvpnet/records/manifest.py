@@ -4,16 +4,15 @@ It is written before anything of the job runs (status "preparing"), again when a
 ("running"), and completed at the end ("completed", or "refused" where no guest started). A manifest with the status
 "running" belongs to a job that runs or was killed. It is always replaced as a whole, by a rename.
 
-It holds no secrets: it excludes the job's keys, and user names and passwords are removed from URLs (`left_out` lists
-the keys). docs/records.md describes each field; FORMAT is increased when a reader of the old format would misread the
-new one.
+It holds no secrets: it excludes the job's keys, and user names, passwords and signatures are removed from URLs
+(`left_out` lists the keys). docs/records.md describes each field; FORMAT is increased when a reader of the old format
+would misread the new one.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from mvpnet.images.boot import BootFiles
 from mvpnet.paths import RunFolder, jobs_of_sweep, launch_folder
 from mvpnet.records import environment
 from mvpnet.records.inputs import Input, as_plain, error_free, job_inputs, rank_inputs, with_digests
+from mvpnet.records.recorded import recorded_spec
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import plain
 from mvpnet.spec.rank_set import ranks_text
@@ -32,9 +32,6 @@ from mvpnet.ssh import SshEndpoint
 from mvpnet.util.files import write_json
 
 FORMAT = 1
-
-# user:password@ in a URL, or only a user, because some servers take a token there (RFC 3986, 3.2.1)
-_USERINFO = re.compile(r"(?<=://)[^/@\s\"']+@")
 
 
 class ManifestError(ConfigError):
@@ -55,8 +52,8 @@ class Recorder:
         self._run = run
         self._hosts = hosts
         self._inputs: dict[int, list[Input]] = {0: []}
-        found = {"spec": plain(spec), "typed": list(spec.typed)}
-        shown = without_userinfo(found)
+        found = {**plain(spec), "typed": list(spec.typed)}
+        shown = recorded_spec(spec)
         self._content: dict[str, Any] = {
             "format": FORMAT,
             "status": "preparing",
@@ -75,8 +72,8 @@ class Recorder:
             "times": {"begun": time.time()},
             "verdict": None,
             "guests": [],
-            "left_out": _differences(found["spec"], shown["spec"]),
-            "spec": shown["spec"],
+            "left_out": _differences(found, shown),
+            "spec": shown,
         }
 
     def begin(self) -> None:
@@ -199,15 +196,6 @@ def _phases(timelines: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float
     if len(times.get("up", [])) == len(timelines) and timelines:
         phases["up"] = max(times["up"])
     return phases
-
-
-def without_userinfo(value: Any) -> Any:
-    """Return the value without user names and passwords in URLs."""
-    if isinstance(value, str):
-        return _USERINFO.sub("", value)
-    if isinstance(value, Mapping):
-        return {key: without_userinfo(item) for key, item in value.items()}
-    return [without_userinfo(item) for item in value] if isinstance(value, list) else value
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -20,6 +20,8 @@ from mvpnet.errors import ConfigError, HostError, ImageError, MvpnetError
 from mvpnet.guest.drives import plan_drives
 from mvpnet.images import store
 from mvpnet.images.boot import boot_files, with_built_disk
+from mvpnet.images.store.fetch import find
+from mvpnet.images.store.request import parse_request
 from mvpnet.images.store.store import Store
 from mvpnet.paths import RunFolder, cache_base, claim_new_folder, host_path, launch_folder
 from mvpnet.records import digests
@@ -32,14 +34,16 @@ from mvpnet.spec.drive_text import drive_of_file
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import digest_of, plain
 from mvpnet.spec.rank_set import RankSet, ranks_text
+from mvpnet.spec.urls import address
 from mvpnet.util.text import Say, and_more
 
 _SHOWN_AT_MOST = 8
 _IMAGE_HINT = (
     "a disk of the digest that the manifest gives is taken from the image store too: "
-    "mvpnet image fetch image=file image.source=FILE puts one there"
+    "mvpnet image fetch image=file image.source=FILE puts one there, of a file or a whole URL"
 )
-_REPEATABLE_WITHOUT = re.compile(r"(typed\[\d+\]|.*\.source)")  # only fetching an image needs this password
+_REPEATABLE_WITHOUT = re.compile(r"(typed\[\d+\]|.*\bimage\.(source|checksums))")  # only fetching an image needs these
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")  # of a dotted key
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def recorded_spec(run: Run, world_size: int) -> JobSpec:
     left_out = [key for key in manifest.left_out if not _REPEATABLE_WITHOUT.fullmatch(key)]
     if left_out:
         raise ConfigError(
-            f"{where}: without the user names or passwords that stood in {', '.join(left_out)}, and were not recorded",
+            f"{where}: the user names, passwords or signatures in {', '.join(left_out)} were not recorded",
             hint="such a job is repeated from its own command line",
         )
     if not manifest.left_out and digest_of(run.content["spec"]) != manifest.digest:
@@ -310,6 +314,7 @@ def replay_spec(
     spec = recorded_spec(run, world_size)
     spec = at_hand(run, replace(spec, run_dir=new_run_folder(spec, run_dir)))
     try:
+        _check_fetchable(run, spec)
         found = changes(run, spec, say)
     except MvpnetError as error:
         raise _impossible(source, error) from error
@@ -327,6 +332,29 @@ def replay_spec(
         "changed": [str(one) for one in found],
     }
     return spec, link
+
+
+def _check_fetchable(run: Run, spec: JobSpec) -> None:
+    """Refuse an image that is not here, and that only a URL gives of which the secrets were not recorded.
+
+    Raises:
+        ImageError: Names the URL, and the digest of what is missing.
+    """
+    keys = [key for key in run.manifest.left_out if key.endswith("image.source")]
+    secret = {address(str(_value_at(run.content["spec"], key))) for key in keys}
+    for rank in range(spec.world_size) if secret else ():
+        want = parse_request(spec.for_rank(rank).image)
+        if want and want.address in secret and find(want) is None:
+            raise ImageError(
+                f"image.source: the secrets of {want.address} were not recorded, and the image that it gave is not in "
+                f"{want.root}: sha256 {want.sha256}"
+            )
+
+
+def _value_at(tree: Any, key: str) -> Any:
+    for name, index in _STEP.findall(key):
+        tree = tree[int(index)] if index else tree[name]
+    return tree
 
 
 def _impossible(source: str, error: MvpnetError) -> MvpnetError:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mvpnet.spec.aliases import OLD_KEYS, renamed_spec
 from mvpnet.spec.rank_set import RankSet
+from mvpnet.spec.urls import with_addresses
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def digest_of(plain_spec: Mapping[str, Any]) -> str:
     # The original names of keys are digested, as a renamed key makes no other experiment. So specs of versions before
     # and after a renaming have the same digest if they set the same keys to the same values. An old run's spec keeps
     # the digest recorded with it, and a sweep of an older version can be resumed.
-    plain_spec = renamed_spec(plain_spec, OLD_KEYS)
+    plain_spec = with_addresses(renamed_spec(plain_spec, OLD_KEYS))  # a new signature makes no other experiment
     asked = {key: value for key, value in plain_spec.items() if key not in ("run_dir", "typed", "recipe", "repeat")}
     config = {key: value for key, value in asked["config"].items() if key not in ("sweep", "recipe")}
     # job.ranks has the same value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvpnet.spec.urls import masked_words, urls_in_words
 from mvpnet.util.hydra_quotes import without_quotes
 
 
@@ -28,8 +29,9 @@ class SweepJob:
         return self.result is not None and self.result["exit_code"] == 0
 
     def settings(self) -> dict[str, str]:
-        """Return key and value of each override."""
-        pairs = (text.partition("=") for text in self.overrides if "=" in text)
+        """Return key and value of each override, without secrets in URLs."""
+        shown = (masked_words(text, urls_in_words([text])) for text in self.overrides)
+        pairs = (text.partition("=") for text in shown if "=" in text)
         own = ("hydra.", "sweep.")
         return {key.lstrip("+"): without_quotes(value) for key, _, value in pairs if not key.startswith(own)}
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from mvpnet.errors import ConfigError
 from mvpnet.logs import say, write_quietly
 from mvpnet.paths import host_path
+from mvpnet.records.recorded import mask_files
 from mvpnet.records.result import read_result
 from mvpnet.spec.escape import resolved_already
+from mvpnet.spec.urls import masked_words, urls_in_words
 from mvpnet.sweep.model import SweepJob, swept_keys
 from mvpnet.sweep.results import csv_text, document, next_number, results_in
 from mvpnet.util.encoding import encoded
@@ -110,12 +112,15 @@ class Sweep:
         return f"sweep: job {place} of {len(self.jobs)}{what}{left}"
 
     def _write(self) -> None:
-        """Write results.json and results.csv. A full disk does not end the sweep."""
+        """Write results.json and results.csv, and take secrets out of what Hydra wrote. A full disk ends no sweep."""
         assert self.folder
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "results.json", document(self.argv, self.jobs))
+            urls = urls_in_words(self.argv)
+            argv = [masked_words(word, urls) for word in self.argv]
+            write_json(self.folder / "results.json", document(argv, self.jobs))
             write_whole(self.folder / "results.csv", csv_text(self.jobs))
+            mask_files(self.folder, urls)
         except OSError as error:
             say(f"warning: cannot write the results into {self.folder}: {error.strerror}")
 

@@ -329,6 +329,14 @@ def test_proxies_come_from_the_starting_user_s_environment() -> None:
     assert "bootcmd" not in user_data(rank_spec(proxy="env"), facts=SeedFacts("k", "p\n"))
 
 
+@pytest.mark.parametrize("no_proxy", ["a.org,.b.org,10.0.0.0/8,c:80", "a.org, .b.org 10.0.0.0/8,\tc:80,"])
+def test_blanks_in_no_proxy_are_left_out(no_proxy: str) -> None:
+    written = "no_proxy=a.org,.b.org,10.0.0.0/8,c:80"
+    facts = SeedFacts("k", "p\n", (), {"http_proxy": "http://p:1", "no_proxy": no_proxy})
+    assert written in user_data(rank_spec(proxy="env"), facts=facts)["bootcmd"][0]
+    assert written in user_data(rank_spec(proxy="http://p:1", no_proxy=no_proxy))["bootcmd"][0]
+
+
 @pytest.mark.parametrize(
     "url", ["proxy:3128", "ftp://proxy", "http://a b", "http://a'b", "http://a\nb", "http://a$(b)"]
 )

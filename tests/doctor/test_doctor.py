@@ -98,7 +98,7 @@ def test_an_old_qemu(run_mvpnet: RunMvpnet, job: list[str], short_dir: Path) -> 
         (["image.arch=aarch64", "qemu.binary=qemu-system-x86_64"], "image", "image.arch: the image is for aarch64"),
         (["vm.firmware=nowhere.fd"], "firmware", "vm.firmware: there is no"),
         (["vm.firmware=auto", "vm.machine=microvm"], "firmware", "vm.firmware: there is no UEFI firmware for x86_64"),
-        (["image.kernel=nowhere"], "image", "image.kernel: there is no file"),
+        (["image.kernel=nowhere"], "image", "image.kernel: there is no "),
         (["net.tftp_dir=nowhere"], "settings", "net.tftp_dir: "),
         (["net.ssh_port=65535", "vm.cpus=1"], "ssh ports", "no port for ssh is free"),
     ],

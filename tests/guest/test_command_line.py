@@ -139,14 +139,14 @@ def test_c_cloud_init_is_the_second_drive(tmp_path: Path) -> None:
     (tmp_path / "boot.img").write_bytes(b"boot")
     (tmp_path / "user-data").touch()
     (tmp_path / "meta-data").touch()
-    image = Image(path=str(tmp_path / "boot.img"), use=ImageUse.readonly, drives=["file=/x"])
+    image = Image(path=str(tmp_path / "boot.img"), use=ImageUse.readonly, drives=["file=nbd:unix:/x"])
     spec = make_spec(image=image, cloud_init=CloudInit(path=str(tmp_path)))
     argv = qemu_argv(spec, make_wiring(drives=tuple(plan.option for plan in plan_drives(spec, tmp_path))))
     seed = "format=raw,media=disk,if=virtio,snapshot=on"
     assert [argv[i + 1] for i, option in enumerate(argv) if option == "-drive"] == [
         f"file={tmp_path}/boot.img,format=raw,media=disk,if=virtio,read-only=on",
         f"file.driver=vvfat,file.dir={tmp_path},file.label=cidata,{seed}",
-        "file=/x",
+        "file=nbd:unix:/x",
     ]
 
 

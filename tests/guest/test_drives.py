@@ -233,7 +233,7 @@ def test_mvpctl_names_in_the_image_itself(flags: str, tags: str, tmp_path: Path)
     folder.mkdir()
     for ext in (".x", ""):
         image = folder / f"a{tags}{ext}"
-        image.touch()
+        image.write_bytes(bytes(512))
         plan = only(plan_drives(make_spec(path=f"{folder}/a{ext},mvpctl={flags}D"), tmp_path))
         assert (plan.source, plan.target, plan.remove) == (image, image, (image,))
 
@@ -254,29 +254,29 @@ def test_mvpctl_refuses(flags: str, copy_dir: str | None, message: str, disk: Pa
 
 
 def test_first_is_the_boot_drive_and_gets_the_properties(disk: Path, scratch: Path) -> None:
-    drives = [f"{disk},mvpctl=s,media=cdrom,if=ide", "file=/x,format=raw"]
+    drives = [f"{disk},mvpctl=s,media=cdrom,if=ide", "file=nbd:unix:/x,format=raw"]
     properties = {"cache": "none", "aio": "native"}
     with_path = plan_drives(make_spec(path=str(disk), drives=drives, properties=properties), scratch)
     assert [plan.option for plan in with_path] == [
         f"file={scratch}/drive0-3.qcow2,format=qcow2,media=disk,if=virtio,cache=none,aio=native",
         f"file={disk},format=raw,media=cdrom,if=ide,snapshot=on",
-        "file=/x,format=raw",
+        "file=nbd:unix:/x,format=raw",
     ]
     without = plan_drives(make_spec(drives=drives, properties=properties), scratch)
     assert without[0].option == f"file={disk},format=raw,media=cdrom,if=ide,snapshot=on,cache=none,aio=native"
-    passed = plan_drives(make_spec(drives=["file=/x"], properties={"id": "a,b"}), scratch)
-    assert only(passed).option == "file=/x,id=a,,b"
+    passed = plan_drives(make_spec(drives=["file=nbd:unix:/x"], properties={"id": "a,b"}), scratch)
+    assert only(passed).option == "file=nbd:unix:/x,id=a,,b"
 
 
 def test_commas_in_every_place(tmp_path: Path) -> None:
-    (tmp_path / "a,b.img").touch()
+    (tmp_path / "a,b.img").write_bytes(bytes(512))
     spec = make_spec(path=f"{tmp_path}/a,,b.img,serial=1,,2", use=ImageUse.direct, properties={"x": ","})
     option = only(plan_drives(spec, tmp_path)).option
     assert option == f"file={tmp_path}/a,,b.img,format=raw,media=disk,if=virtio,serial=1,,2,x=,,"
 
 
 def test_rank_and_job_in_paths(tmp_path: Path) -> None:
-    (tmp_path / "job7-0003.img").touch()
+    (tmp_path / "job7-0003.img").write_bytes(bytes(512))
     (tmp_path / "c3").mkdir()
     spec = make_spec(path=f"{tmp_path}/{{job}}-{{rank:04d}}.img", copy_dir=f"{tmp_path}/c{{rank}}", use=ImageUse.copy)
     assert only(plan_drives(spec, tmp_path)).target == tmp_path / "c3" / "job7-0003.job7.3.img"
@@ -374,7 +374,7 @@ def test_the_users_format_wins(disk: Path, scratch: Path) -> None:
 def test_seed_folder_and_image(disk: Path, scratch: Path, tmp_path: Path) -> None:
     folder = tmp_path / "s,eed"
     folder.mkdir()
-    spec = make_spec(path=str(disk), drives=["file=/x"], cloud_init=f"{tmp_path}/s,eed")
+    spec = make_spec(path=str(disk), drives=["file=nbd:unix:/x"], cloud_init=f"{tmp_path}/s,eed")
     with pytest.raises(ImageError, match=r"^cloud_init\.path: .* has no user-data"):
         plan_drives(spec, scratch)
     (folder / "user-data").touch()
@@ -384,7 +384,9 @@ def test_seed_folder_and_image(disk: Path, scratch: Path, tmp_path: Path) -> Non
     assert plans[1].option == (
         f"file.driver=vvfat,file.dir={tmp_path}/s,,eed,file.label=cidata,format=raw,media=disk,if=virtio,snapshot=on"
     )
-    assert seed_drive(disk).option == f"file={disk},format=raw,media=disk,if=virtio,snapshot=on"
+    image = tmp_path / "seed.img"
+    image.write_bytes(bytes(54) + b"FAT12".ljust(512))
+    assert seed_drive(image).option == f"file={image},format=raw,media=disk,if=virtio,snapshot=on"
     alone = plan_drives(make_spec(kernel="/k", cloud_init=str(folder)), scratch)
     assert only(alone).key == "cloud_init.path"
     with pytest.raises(ImageError, match=r"^cloud_init\.path: there is no "):
@@ -410,8 +412,10 @@ def test_a_seed_folder_is_packed_for_a_qemu_that_shows_no_folders(disk: Path, sc
     assert (scratch / "seed-3.iso").stat().st_size > 0
     remove_leftovers(plans[1:2], pytest.fail)
     assert not list(scratch.glob("*.iso")) and folder.is_dir()
-    image = dataclasses.replace(spec, cloud_init=CloudInit(path=str(disk)))
-    assert plan_drives(image, scratch)[1].source == disk, "an image is passed as it is"
+    image = tmp_path / "seed.img"
+    image.write_bytes(bytes(54) + b"FAT12".ljust(512))
+    given = dataclasses.replace(spec, cloud_init=CloudInit(path=str(image)))
+    assert plan_drives(given, scratch)[1].source == image, "an image is passed as it is"
 
 
 # Across ranks
@@ -565,18 +569,15 @@ def test_missing_backing_file(use: ImageUse, tmp_path: Path, scratch: Path) -> N
     qemu_img("create", "-q", "-f", "qcow2", base, "8M")
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, top)
     base.unlink()
-    plans = plan_drives(make_spec(path=str(top), use=use), scratch)
-    with pytest.raises(
-        ImageError, match=rf"^image\.path: {top} cannot be opened as qcow2: .*base\.qcow2.*No such file"
-    ):
-        prepare_drives(plans, quiet)
+    with pytest.raises(ImageError, match=rf"^image\.path: {top} is an overlay of {base}, and there is no {base}"):
+        plan_drives(make_spec(path=str(top), use=use), scratch)
     assert list(scratch.iterdir()) == []
 
 
 @needs_qemu_img
 def test_what_was_made_before_a_failure_goes(disk: Path, copies: Path, scratch: Path) -> None:
     doomed = disk.with_name("doomed.img")
-    doomed.touch()
+    doomed.write_bytes(bytes(512))
     spec = make_spec(path=str(disk), drives=[f"{disk},mvpctl=cD", str(doomed)], copy_dir=str(copies))
     plans = plan_drives(spec, scratch)
     doomed.unlink()
@@ -766,3 +767,39 @@ def test_properties_without_a_file_are_refused(text: str) -> None:
 )
 def test_properties_of_a_drive_are_passed_through(text: str) -> None:
     assert parse_drive(text, "key").path is None
+
+
+@pytest.mark.parametrize(
+    ("drive", "says"),
+    [
+        ("file={folder}/nowhere.img,if=none", "there is no"),
+        ("file={folder}/page.html", "is a web page"),
+        ("file={folder}/page.html,format=qcow2", "not the qcow2 image"),
+        ("{folder}/page.html", "is a web page"),
+        ("{folder}/page.html,mvpctl=s", "is a web page"),
+    ],
+)
+def test_every_drive_is_looked_at(disk: Path, scratch: Path, tmp_path: Path, drive: str, says: str) -> None:
+    (tmp_path / "page.html").write_text("<html>Please log in</html>")
+    spec = make_spec(path=str(disk), drives=[drive.format(folder=tmp_path)])
+    with pytest.raises(ImageError, match=rf"^image\.drives\[0\]: .*{says}"):
+        plan_drives(spec, scratch)
+
+
+@pytest.mark.parametrize(
+    "drive", ["file=nbd://127.0.0.1/x", "file=json:{{}}", "file.driver=null-co", "{page},format=raw"]
+)
+def test_what_is_no_file_or_said_to_be_raw_is_passed(disk: Path, scratch: Path, tmp_path: Path, drive: str) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<html>Please log in</html>")
+    plans = plan_drives(make_spec(path=str(disk), drives=[drive.format(page=page)]), scratch)
+    assert len(plans) == 2
+
+
+@pytest.mark.parametrize("use", list(ImageUse))
+def test_an_image_in_the_making_is_not_looked_at(scratch: Path, tmp_path: Path, use: ImageUse) -> None:
+    path = tmp_path / "not-built-yet"
+    spec = make_spec(path=str(path), properties={"format": "qcow2"}, use=use)
+    assert only(plan_drives(spec, scratch, [path])).source_format == "qcow2"
+    with pytest.raises(ImageError, match="there is no"):
+        plan_drives(spec, scratch)

@@ -12,7 +12,7 @@ import pytest
 from mvpnet.paths import RunFolder
 from mvpnet.records import environment
 from mvpnet.records.inputs import Input
-from mvpnet.records.manifest import FORMAT, ManifestError, Recorder, read_manifest, without_userinfo
+from mvpnet.records.manifest import FORMAT, ManifestError, Recorder, read_manifest
 from mvpnet.spec.schema import CloudInit, Image, ImageKind
 from records.runs import job, make_run, rank_told
 
@@ -93,11 +93,6 @@ def test_no_password_of_a_url_is_recorded(tmp_path: Path) -> None:
     text = (tmp_path / "manifest.json").read_text()
     assert secret not in text and "https://example.org/disk.qcow2" in text
     assert json.loads(text)["left_out"] == ["config.image.source", "config.cloud_init.user_data.apt.proxy", "typed[0]"]
-
-
-@pytest.mark.parametrize("url", ["file:///a@b", "/a@b", "user@example.org", "https://example.org/a@b"])
-def test_what_is_no_password_stays(url: str) -> None:
-    assert without_userinfo(url) == url
 
 
 def test_the_environment_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

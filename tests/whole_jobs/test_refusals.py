@@ -62,7 +62,7 @@ def test_what_cannot_work_is_refused_before_anything_is_recorded(bench: Bench, o
         ("net.domains=[a/b]", 2, ["net.domains", "a/b"]),
         ("cloud_init.path=nowhere", 4, ["cloud_init.path", "nowhere"]),
         ("image.drives=[nowhere.img]", 4, ["image.drives[0]", "nowhere.img"]),
-        ("image.kernel=nowhere", 2, ["image.kernel", "nowhere"]),
+        ("image.kernel=nowhere", 4, ["image.kernel", "nowhere"]),
         ("vm.firmware=nowhere.fd", 4, ["vm.firmware", "nowhere.fd"]),
         ("+ranks.some={on: last, vm: {firmware: nowhere.fd}}", 4, ["vm.firmware", "nowhere.fd", "n0002"]),
     ],

@@ -14,11 +14,11 @@ from mvpnet.cli.image.common import (
     say,
     store_in,
 )
-from mvpnet.cli.image.wanted import compositions, wanted_images
-from mvpnet.config import compose
+from mvpnet.cli.image.wanted import composed, compositions, wanted_images
 from mvpnet.errors import ConfigError
 from mvpnet.images import debian, tiny
-from mvpnet.images.disk_image import image_format
+from mvpnet.images.disk_image import check_readable, image_format
+from mvpnet.images.file_kind import Family, kind_of_file
 from mvpnet.images.prepare import prepare as prepared
 from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
@@ -62,7 +62,7 @@ def prepare(overrides: tuple[str, ...], config_dir: str | None, refresh: bool, a
     """
     made = {}
     for composition in compositions(overrides):
-        job = compose.compose(composition, 1, config_dir)
+        job = composed(composition, config_dir)
         for config in (job.config, *(changed(job.config, override.changes) for override in job.overrides)):
             if is_asked(config.image):
                 one = prepared(config, say, refresh=refresh)
@@ -134,10 +134,14 @@ def _job_facts(one: Image, want: ImageRequest | None) -> dict[str, object]:
 
 
 def _file_facts(path: Path) -> dict[str, object]:
-    format_name = image_format(path, "PATH")
-    facts: dict[str, object] = {"path": str(path.absolute()), "bytes": path.stat().st_size}
+    check_readable(path, "PATH")
+    kind = kind_of_file(path)
+    facts: dict[str, object] = {"path": str(path.absolute()), "bytes": path.stat().st_size, "is": kind.words}
     if (packed := compression_of(path)) is not Compression.none:
         return {**facts, "compression": packed.name}
+    if kind.family not in (Family.disk, Family.file_system, Family.unknown):
+        return {**facts, "format": None, "what_to_do": kind.todo.format(path=path) if kind.todo else None}
+    format_name = image_format(path, "PATH")
     told = QemuImg().info(path, format_name)
     return {
         **facts,

@@ -12,7 +12,7 @@ from mvpnet.cli.image.common import (
     store_in,
 )
 from mvpnet.errors import ImageError
-from mvpnet.images.disk_image import image_format
+from mvpnet.images.file_check import DiskUse, disk_format
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.drive_text import growth
 from mvpnet.util.text import size_text
@@ -31,7 +31,7 @@ def resize(path: Path, size: str, cache_dir: str | None) -> None:
     if path.resolve().is_relative_to(root.resolve()):
         raise ImageError(f"{path} is in the image store, where nothing is changed", hint=f"image.size={size} for a job")
     bytes_, added = growth(size)
-    format_name = image_format(path, "PATH")
+    format_name = disk_format(path, "PATH", DiskUse(boots=True))
     now_bytes = QemuImg().info(path, format_name).virtual_bytes
     wanted_bytes = now_bytes + bytes_ if added else bytes_
     if wanted_bytes < now_bytes:

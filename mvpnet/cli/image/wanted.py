@@ -9,6 +9,7 @@ from mvpnet.config import compose
 from mvpnet.errors import ConfigError
 from mvpnet.images.store.prepared import source_of
 from mvpnet.images.store.request import ImageRequest, check_architecture, parse_request
+from mvpnet.spec.model import JobSpec
 from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import Image, ImageKind
 
@@ -23,7 +24,7 @@ def wanted_images(
     """
     seen: set[ImageRequest | None] = set()
     for composition in compositions(overrides):
-        job = compose.compose(composition, 1, config_dir)
+        job = composed(composition, config_dir)
         for config in (job.config, *(changed(job.config, override.changes) for override in job.overrides)):
             one = config.image if under_lock else replace(config.image, locked=False)
             one = source_of(one) if source else one
@@ -34,6 +35,11 @@ def wanted_images(
             if want is None or want not in seen:
                 seen.add(want)
                 yield one, want
+
+
+def composed(composition: list[str], config_dir: str | None) -> JobSpec:
+    """Compose a job for its images alone, whatever number of ranks it is made for. Raises ConfigError."""
+    return compose.compose([*composition, "job.ranks=null"], 1, config_dir)
 
 
 def compositions(overrides: tuple[str, ...]) -> list[list[str]]:

@@ -1,12 +1,15 @@
 """Read the digest of a file from a vendor's checksum file: SHA256SUMS, SHA512SUMS or CHECKSUM.
 
-Both layouts of coreutils' sha256sum(1) are read, one line per file: "DIGEST  NAME" (or " *NAME", or a digest alone),
-and --tag's "SHA256 (NAME) = DIGEST", which the BSDs and the Red Hat family use. All other lines (comments, and the
-armour of an OpenPGP signature, which is not checked) are ignored. The stronger digest of a file takes precedence.
+Read are, one line per file, both layouts of coreutils' sha256sum(1): "DIGEST  NAME" (or " *NAME", or a digest alone),
+and --tag's "SHA256 (NAME) = DIGEST", which the BSDs and the Red Hat family use; and those of openssl-dgst(1):
+"SHA256(NAME)= DIGEST" and, from OpenSSL 3 on, "SHA2-256(NAME)= DIGEST". A name with a backslash or line break in it is
+escaped, and its line begins with a backslash. All other lines (comments, and the armour of an OpenPGP signature, which
+is not checked) are ignored. The stronger digest of a file takes precedence.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +18,10 @@ from pathlib import PurePosixPath
 from mvpnet.errors import ImageError
 
 _DIGEST_LENGTHS = {64: "sha256", 128: "sha512"}  # in hexadecimal digits; shorter digests (MD5, SHA-1) are not secure
-_TAGGED = re.compile(r"SHA(256|512)\s*\((.+)\)\s*=\s*([0-9A-Fa-f]+)")
+_TAGGED = re.compile(r"SHA(?:2-)?(256|512)\s*\((.+)\)\s*=\s*([0-9A-Fa-f]+)", re.IGNORECASE)
 _PLAIN = re.compile(r"([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})(?:\s+\*?(\S.*))?")
+_ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}  # sha256sum(1): of names, in lines that begin with a backslash
+_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,28 @@ def published_digest(text: str, file_name: str, listed_in: str) -> Published:
 
 
 def _entries(text: str) -> Iterator[tuple[str | None, Published]]:
-    for line in map(str.strip, text.splitlines()):
-        if match := _TAGGED.fullmatch(line):
-            algorithm, name, digest = f"sha{match[1]}", match[2], match[3]
-            if _DIGEST_LENGTHS.get(len(digest)) == algorithm:
-                yield name, Published(algorithm, digest.lower())
-        elif match := _PLAIN.fullmatch(line):
-            yield match[2], Published(_DIGEST_LENGTHS[len(match[1])], match[1].lower())
+    for written in map(str.strip, text.splitlines()):
+        line, is_escaped = written.removeprefix("\\"), written.startswith("\\")
+        for name, published in _entry(line):
+            yield _unescaped(name) if name and is_escaped else name, published
+
+
+def _entry(line: str) -> Iterator[tuple[str | None, Published]]:
+    if match := _TAGGED.fullmatch(line):
+        algorithm, name, digest = f"sha{match[1]}", match[2], match[3]
+        if _DIGEST_LENGTHS.get(len(digest)) == algorithm:
+            yield name, Published(algorithm, digest.lower())
+    elif match := _PLAIN.fullmatch(line):
+        yield match[2], Published(_DIGEST_LENGTHS[len(match[1])], match[1].lower())
+
+
+def _unescaped(name: str) -> str:
+    return re.sub(r"\\[\\nr]", lambda match: _ESCAPES[match[0]], name)
+
+
+def checksums_text(content: bytes) -> str:
+    """Return the text of a checksum file: UTF-8, or UTF-16 with a byte order mark, as Windows' tools write it."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, errors="replace")
+    return content.decode(errors="replace")

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from mvpnet.errors import HostError, ImageError
 from mvpnet.images.disk_image import check_readable, copy_image
-from mvpnet.images.store.checksums import Published, published_digest
-from mvpnet.images.store.http import download, download_text, shown
+from mvpnet.images.store.checksums import Published, checksums_text, published_digest
+from mvpnet.images.store.http import download, download_small
 from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.progress import Meter, default_meter
 from mvpnet.images.store.request import ImageRequest
@@ -25,6 +25,7 @@ from mvpnet.images.store.store import StoredImage
 from mvpnet.images.store.unpack import compression_of, unpack
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
+from mvpnet.spec.urls import address
 from mvpnet.util.files import file_digest
 from mvpnet.util.text import Say, size_text, timestamp
 
@@ -114,7 +115,7 @@ def _fetch(want: ImageRequest, say: Say, meter: Meter) -> StoredImage:
         if want.sha256 not in (None, published.digest):
             raise _moved_on(want, published)
         if image := store.find(published.digest):
-            say(f"{want.name}: {image.sha256[:12]} is what {want.checksums} lists, and is here already")
+            say(f"{want.name}: {image.sha256[:12]} is what {address(want.checksums or '')} lists, and is here already")
             store.source_records.remember(_record(want, image.sha256))
             return image
     part, record = _received(want, say, meter, proven=bool(want.sha256 or published))
@@ -142,7 +143,7 @@ def _published(want: ImageRequest, say: Say) -> Published | None:
     if want.checksums is None:
         return None
     try:
-        return published_digest(_text_of(want.checksums), want.name, shown(want.checksums))
+        return published_digest(_text_of(want.checksums), want.name, address(want.checksums))
     except ImageError as error:
         if want.sha256 is None:
             raise
@@ -152,10 +153,10 @@ def _published(want: ImageRequest, say: Say) -> Published | None:
 
 def _text_of(source: str) -> str:
     if "://" in source and not source.startswith("file://"):
-        return download_text(source)
+        return checksums_text(download_small(source))
     path = Path(unquote(urlsplit(source).path)) if "://" in source else Path(source)
     check_readable(path, "image.checksums")
-    return path.read_text(errors="replace")
+    return checksums_text(path.read_bytes())
 
 
 def _received(want: ImageRequest, say: Say, meter: Meter, *, proven: bool) -> tuple[Path, SourceRecord]:
@@ -191,7 +192,7 @@ def _check_digest(want: ImageRequest, published: Published | None, part: Path, d
     if want.sha256:
         should, said_by, hint = Published("sha256", want.sha256), want.pinned_by, _NEW_HINT
     elif published:
-        should, said_by, hint = published, shown(want.checksums or ""), _CHANGED_HINT
+        should, said_by, hint = published, address(want.checksums or ""), _CHANGED_HINT
     else:
         return ""
     got = digest if should.algorithm == "sha256" else file_digest(part, should.algorithm)

@@ -4,8 +4,8 @@
     NAME.json    the version of the file on the server that it belongs to: its ETag or Last-Modified, and its size
 
 A transfer is resumed (RFC 9110, 14.2 and 13.1.5: Range and If-Range) only if the server confirms that the file is
-unchanged; otherwise it restarts. Proxies and passwords are found by requests: in the environment (https_proxy,
-no_proxy) and in ~/.netrc.
+unchanged; otherwise it restarts. Proxies and passwords are found by requests: in the environment (https_proxy) and
+in ~/.netrc.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from mvpnet.errors import ImageError
 from mvpnet.images.store.progress import Advance, Meter
+from mvpnet.spec.urls import address, file_name, masked
 
 if TYPE_CHECKING:
     from requests import Response
@@ -44,12 +45,6 @@ class _CutOffError(Exception):
 
 class _StalePartError(Exception):
     """The partial file is of no use to this server."""
-
-
-def shown(url: str) -> str:
-    """Return the URL without user name and password, for messages and files."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes: int | None = None) -> None:
@@ -76,23 +71,23 @@ def download(url: str, part: Path, meter: Meter, *, proven: bool, expected_bytes
         except _CutOffError as error:
             if not tries_left:
                 raise ImageError(
-                    f"image.source: {shown(url)} was cut off {_TRIES} times: {error}",
+                    f"image.source: {address(url)} was cut off {_TRIES} times: {error}",
                     hint=f"what came is kept in {part}; fetch again to go on",
                 ) from error
-    raise ImageError(f"image.source: the server of {shown(url)} answers every request for a part with another part")
+    raise ImageError(f"image.source: the server of {address(url)} answers every request for a part with another part")
 
 
-def download_text(url: str) -> str:
-    """Return the content of a small text file. Raises ImageError."""
+def download_small(url: str) -> bytes:
+    """Return the content of a small file. Raises ImageError."""
     sink = io.BytesIO()
 
     def begin(response: Response) -> None:
         _refuse_downgrade(url, response, proven=False)
         if int(response.headers.get("Content-Length") or 0) > _TEXT_BYTES:
-            raise ImageError(f"image.checksums: {shown(url)} is too long to be a checksum file")
+            raise ImageError(f"image.checksums: {address(url)} is too long to be a checksum file")
 
     _get(url, sink.write, begin, {})
-    return sink.getvalue().decode(errors="replace")
+    return sink.getvalue()
 
 
 def _attempt(url: str, part: Path, meter: Meter, proven: bool, expected_bytes: int | None) -> None:
@@ -132,7 +127,7 @@ class _Sink:
         self._advance: Advance = lambda count: None
         self.size = file.tell()
         known = _read_state(self._state) if self.size else {}
-        self._validator: str | None = known.get("validator") if known.get("url") == shown(url) else None
+        self._validator: str | None = known.get("validator") if known.get("url") == address(url) else None
         self.total: int | None = known.get("total_bytes") if self._validator else None
 
     def is_whole(self) -> bool:
@@ -164,13 +159,13 @@ class _Sink:
         self.total = self.size + int(length) if length is not None else None
         if None not in (self.total, self._expected_bytes) and self.total != self._expected_bytes:
             raise ImageError(
-                f"{shown(self._url)} has {self.total} bytes now, and {self._expected_bytes} where it was locked: the "
+                f"{address(self._url)} has {self.total} bytes now, and {self._expected_bytes} where it was locked: the "
                 "vendor has published another one",
                 hint="mvpnet image lock --update pins the new one; for the old one, image.source is its dated URL",
             )
         if self.missing_bytes() > shutil.disk_usage(self._folder).free:
             raise _no_space(self._url, self._folder, self.missing_bytes())
-        state = {"url": shown(self._url), "validator": _validator(response.headers), "total_bytes": self.total}
+        state = {"url": address(self._url), "validator": _validator(response.headers), "total_bytes": self.total}
         self._state.write_text(json.dumps(state))
         self._advance = self._stack.enter_context(self._meter(f"fetching {_name(self._url)}", self.total, self.size))
 
@@ -189,7 +184,7 @@ def _get(
         ImageError: The request failed.
         _CutOffError: The connection was lost in the middle.
     """
-    import requests
+    from mvpnet.images.store import http_session
 
     begun = False
     responses = ExitStack()
@@ -206,20 +201,21 @@ def _get(
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         with responses:
-            response = requests.get(url, headers=headers, hooks={"response": hook}, timeout=_TIMEOUT_S, stream=True)
+            session = responses.enter_context(http_session.Session())
+            response = session.get(url, headers=headers, hooks={"response": hook}, timeout=_TIMEOUT_S, stream=True)
             if not response.ok:
                 raise _refused(url, response)
             for data in response.iter_content(_CHUNK):
                 write(data)
-    except requests.RequestException as error:
+    except http_session.RequestException as error:
         if begun:
             raise _CutOffError(_reason(error)) from error
-        raise ImageError(f"{shown(url)} cannot be had: {_reason(error)}", hint=_OFFLINE_HINT) from error
+        raise ImageError(f"{address(url)} cannot be had: {_reason(error)}", hint=_OFFLINE_HINT) from error
 
 
 def _refused(url: str, answer: Response) -> ImageError:
     return ImageError(
-        f"{shown(url)} cannot be had: the server answers {answer.status_code} {answer.reason}",
+        f"{address(url)} cannot be had: the server answers {answer.status_code} {answer.reason}",
         hint="has the vendor moved it? image.source names another place" if answer.status_code == 404 else None,
     )
 
@@ -231,14 +227,14 @@ def _reason(error: Exception) -> str:
         nested = [a for a in (*inner.args, getattr(inner, "reason", None)) if isinstance(a, BaseException)]
         following = inner.__cause__ or inner.__context__ or (nested[0] if nested else None)
         if following is None:
-            return str(inner) or type(inner).__name__
+            return masked(str(inner)) or type(inner).__name__
         inner = following
 
 
 def _refuse_downgrade(url: str, response: Response, *, proven: bool) -> None:
     if not proven and urlsplit(url).scheme == "https" and urlsplit(response.url).scheme == "http":
         raise ImageError(
-            f"{shown(url)} leads to {shown(response.url)}, which anybody on the way can change",
+            f"{address(url)} leads to {address(response.url)}, which anybody on the way can change",
             hint="image.sha256 or image.checksums makes sure of what comes",
         )
 
@@ -260,12 +256,12 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _name(url: str) -> str:
-    return urlsplit(url).path.rpartition("/")[2] or shown(url)
+    return file_name(url) or address(url)
 
 
 def _no_space(url: str, folder: Path, needed: int) -> ImageError:
     return ImageError(
-        f"image.cache_dir: no space left in {folder} for {shown(url)}: {needed} more bytes needed, "
+        f"image.cache_dir: no space left in {folder} for {address(url)}: {needed} more bytes needed, "
         f"{shutil.disk_usage(folder).free} free",
         hint="mvpnet image prune frees some, or choose another folder by image.cache_dir",
     )

@@ -1,7 +1,7 @@
 """Read and write the lock file, mvpnet-images.lock, which pins URLs to digests.
 
 It is kept beside an experiment and under version control. Vendors move their "latest" URLs; a job under a lock boots
-the same image next year, or none.
+the same image next year, or none. Secrets in URLs (`spec.urls.address`) are not written.
 
     {"version": 1,
      "images": {"https://…/latest.qcow2": {"sha256": "…", "size_bytes": 123, "locked_at": "2026-01-31T12:00:00+0000"}}}
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mvpnet.errors import ConfigError, HostError
+from mvpnet.spec.urls import address
 from mvpnet.util.files import write_whole
 
 LOCK_FILE = "mvpnet-images.lock"
@@ -44,7 +45,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
         whole = json.loads(text)
         if whole["version"] != _VERSION:
             raise ConfigError(f"image.lock_file: {path} is of version {whole['version']!r}, and {_VERSION} is known")
-        pins = {url: Pin(**entry) for url, entry in whole["images"].items()}
+        pins = {address(url): Pin(**entry) for url, entry in whole["images"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"image.lock_file: {path} is no lock file: {type(error).__name__}: {error}",

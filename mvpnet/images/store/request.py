@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.images.store import prepared
-from mvpnet.images.store.http import shown
-from mvpnet.images.store.inspection import architecture, architecture_in_name
 from mvpnet.images.store.lock_file import LOCK_FILE, SHA256, Pin, read_lock
 from mvpnet.images.store.store import Store
 from mvpnet.paths import cache_base, launch_folder
+from mvpnet.qemu.architectures import ARCHITECTURES, in_file_name, of_program, runs
+from mvpnet.spec.near import near
 from mvpnet.spec.schema import Compression, Image, ImageKind, ImageUse
+from mvpnet.spec.urls import address as address_of
+from mvpnet.spec.urls import file_name
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ImageRequest:
 
     @property
     def address(self) -> str:
-        """Return the URL without user name and password, as it is recorded."""
-        return shown(self.url)
+        """Return the URL without secrets, as it is recorded, and by which it is found again."""
+        return address_of(self.url)
 
     @property
     def is_prepared(self) -> bool:
@@ -49,8 +49,16 @@ class ImageRequest:
 
     @property
     def local_path(self) -> Path | None:
-        parts = urlsplit(self.url)
-        return Path(unquote(parts.path)) if parts.scheme == "file" else None
+        return _local(self.url)
+
+    @property
+    def local_checksums(self) -> Path | None:
+        return _local(source_url(self.checksums)) if self.checksums else None
+
+    @property
+    def planned_disk(self) -> Path:
+        """Return where the disk will be, as far as that is known: the store's folders are named after digests."""
+        return self.store.folder(self.sha256 or "not-fetched-yet") / "disk"
 
 
 def parse_request(image: Image, *, under_lock: bool = True) -> ImageRequest | None:
@@ -69,11 +77,11 @@ def parse_request(image: Image, *, under_lock: bool = True) -> ImageRequest | No
     if image.path is not None or image.source is None:
         return None
     url = source_url(image.source)
-    pin, pinned_by = _pin(image, shown(url), under_lock)
+    pin, pinned_by = _pin(image, address_of(url), under_lock)
     return ImageRequest(
         root=cache_base(image.cache_dir) / "images",
         url=url,
-        name=unquote(urlsplit(url).path.rpartition("/")[2]) or "image",
+        name=file_name(url) or "image",
         sha256=pin.sha256 if pin else None,
         pinned_by=pinned_by,
         size_bytes=pin.size_bytes if pin else None,
@@ -145,21 +153,36 @@ def check_architecture(image: Image, qemu_binary: str) -> None:
     The names are image.arch, else that of image.source, and that of qemu's program. The image itself is not inspected.
 
     Raises:
-        ImageError: The architectures differ.
+        ConfigError: image.arch is none.
+        ImageError: qemu does not run the image.
     """
-    match = re.fullmatch(r"qemu-system-(\w+)|(qemu-kvm)", Path(qemu_binary).name)
-    source_name = image.source.rpartition("/")[2] if image.source and image.path is None else ""
-    of_image = architecture(image.arch) if image.arch else architecture_in_name(source_name)
-    if match is None or of_image is None:
+    source_name = file_name(image.source) if image.source and image.path is None else ""
+    of_image = _said_architecture(image) or in_file_name(source_name)
+    of_qemu = of_program(qemu_binary)
+    if of_qemu is None or of_image is None or runs(of_qemu, of_image):
         return
-    of_qemu = architecture(match[1] or platform.machine())
-    if of_image != of_qemu:
-        why = "image.arch says" if image.arch else f"its name, {source_name}, says"
-        raise ImageError(
-            f"image.arch: the image is for {of_image}, as {why}, and {qemu_binary} is {of_qemu}",
-            hint=f"qemu.binary=qemu-system-{of_image} runs it"
-            + ("" if image.arch else f"; image.arch={of_qemu} if not"),
-        )
+    why = "image.arch says" if image.arch else f"its name, {source_name}, says"
+    raise ImageError(
+        f"image.arch: the image is for {of_image}, as {why}, and {qemu_binary} is {of_qemu}",
+        hint=f"qemu.binary=qemu-system-{of_image} runs it" + ("" if image.arch else f"; image.arch={of_qemu} if not"),
+    )
+
+
+def _said_architecture(image: Image) -> str | None:
+    """Return image.arch as qemu names it. Raises ConfigError for a name that is none."""
+    if image.arch is None:
+        return None
+    if found := ARCHITECTURES.get(image.arch.lower()):
+        return found
+    raise ConfigError(
+        f"image.arch: {image.arch!r} is no architecture that is known{near(image.arch, ARCHITECTURES)}",
+        hint="it is named as in qemu-system-NAME, or as vendors do: x86_64, amd64, aarch64, arm64, i386, riscv64, …",
+    )
+
+
+def _local(url: str) -> Path | None:
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def source_url(source: str) -> str:

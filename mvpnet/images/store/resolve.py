@@ -100,7 +100,7 @@ def planned(spec: RankSpec) -> RankSpec:
         return _with_disk(spec, image.disk, image.format)
     # A missing image is assumed to have the format that vendors ship, unless its name says otherwise.
     guess = spec.image.format or ("raw" if ".raw" in want.name else "qcow2")
-    return _with_disk(spec, want.store.folder(want.sha256 or "not-fetched-yet") / "disk", guess)
+    return _with_disk(spec, want.planned_disk, guess)
 
 
 def _with_disk(spec: RankSpec, disk: Path, format_name: str) -> RankSpec:

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import IO
 
 from mvpnet.errors import ImageError
+from mvpnet.images.file_kind import kind_of_file
+from mvpnet.images.store.inspection import UNPACKED
 from mvpnet.spec.schema import Compression
 from mvpnet.util.zstd import open_zstd, zstd_error
 
-# RFC 8478 (zstd), RFC 1952 (gzip), and the .xz file format, 2.1.1.1.
-_MAGIC = {Compression.xz: b"\xfd7zXZ\0", Compression.zstd: b"\x28\xb5\x2f\xfd", Compression.gz: b"\x1f\x8b"}
 _CHUNK = 2**20
 _HOLE = 64 * 1024  # smallest run of zeros that becomes a hole
 
 
 def compression_of(path: Path) -> Compression:
     """Detect a file's compression by its first bytes."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    return next((how for how, magic in _MAGIC.items() if head.startswith(magic)), Compression.none)
+    name = kind_of_file(path).name
+    return Compression[name] if name in UNPACKED else Compression.none
 
 
 def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Callable[[int], None]) -> str:
@@ -44,7 +43,7 @@ def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Calla
     """
     digest = hashlib.sha256()
     try:
-        with packed.open("rb") as file, disk.open("wb") as out, _open(file, how) as reader:
+        with packed.open("rb") as file, disk.open("wb") as out, open_packed(file, how) as reader:
             told = 0
             while data := reader.read(_CHUNK):
                 digest.update(data)
@@ -60,7 +59,7 @@ def unpack(packed: Path, how: Compression, disk: Path, what: str, advance: Calla
     return digest.hexdigest()
 
 
-def _open(file: IO[bytes], how: Compression) -> IO[bytes] | lzma.LZMAFile | gzip.GzipFile:
+def open_packed(file: IO[bytes], how: Compression) -> IO[bytes] | lzma.LZMAFile | gzip.GzipFile:
     """Return a reader with read(bytes). All three read concatenated streams, and raise EOFError for a truncated one."""
     if how is Compression.xz:
         return lzma.open(file, format=lzma.FORMAT_XZ)

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvpnet.errors import ConfigError, ImageError
-from mvpnet.images.store.checksums import Published, published_digest
-from mvpnet.images.store.inspection import architecture_in_name, inspect_disk
+from mvpnet.images.store.checksums import Published, checksums_text, published_digest
+from mvpnet.images.store.inspection import inspect_disk
 from mvpnet.images.store.lock_file import Pin, read_lock, write_lock
 from mvpnet.images.store.unpack import compression_of, unpack
+from mvpnet.qemu.architectures import in_file_name
 from mvpnet.qemu.img import QemuImg
 from mvpnet.spec.schema import Compression
 
@@ -40,11 +41,37 @@ needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qe
         f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nSHA256 (disk.img) = {A.upper()}\n"
         "-----BEGIN PGP SIGNATURE-----\n\niQIzBAEBCAAd\n-----END PGP SIGNATURE-----\n",
         f"MD5 (disk.img) = {'d' * 32}\nSHA1 (disk.img) = {'e' * 40}\nSHA256 (disk.img) = {A}\n",
+        f"SHA256(./disk.img)= {A}\nSHA256(other.img)= {B}\n",
+        f"SHA2-256(disk.img)= {A}\nSHA2-512(other.img)= {C}\n",
+        f"sha256 (disk.img) = {A}\n",
+        f"\\{B}  a\\nb.img\n\\{A}  sub\\\\x/disk.img\n",
+        f"{A} disk.img\r\n{B} other.img\r\n",
     ],
-    ids=["coreutils", "coreutils, binary", "in a folder", "BSD, with comments", "signed", "beside weak ones"],
+    ids=[
+        *("coreutils", "coreutils, binary", "in a folder", "BSD, with comments", "signed", "beside weak ones"),
+        *("OpenSSL 1", "OpenSSL 3", "small letters", "escaped", "one blank, CRLF"),
+    ],
 )
-def test_the_layouts_that_vendors_use(text):
-    assert published_digest(text, "disk.img", "https://v/SHA256SUMS") == Published("sha256", A)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_layouts_that_vendors_use(text, encoding):
+    read = checksums_text(text.encode(encoding))
+    assert published_digest(read, "disk.img", "https://v/SHA256SUMS") == Published("sha256", A)
+
+
+def test_a_name_with_a_line_break():
+    assert published_digest(f"\\{A}  a\\nb.img\n", "a\nb.img", "SHA256SUMS") == Published("sha256", A)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["openssl", "dgst", "-sha256"], ["openssl", "dgst", "-sha256", "-r"], ["sha256sum"], ["sha256sum", "--tag"]],
+)
+def test_what_the_programs_here_write(tmp_path, command):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    (tmp_path / "disk.img").write_bytes(b"disk")
+    written = subprocess.run([*command, "./disk.img"], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert published_digest(checksums_text(written), "disk.img", "SUMS").digest == hashlib.sha256(b"disk").hexdigest()
 
 
 def test_sha512_where_that_is_what_is_published_and_before_sha256():
@@ -192,7 +219,7 @@ def test_raw_disks(tmp_path):
         (b"\n <!DOCTYPE html><html>Not found</html>", "a web page"),
         (b"<?xml version='1.0'?><Error/>", "a web page"),
         (b"\xfd7zXZ\0more", "still compressed by xz"),
-        (b"BZh91AY", "bzip2"),
+        (b"BZh91AY&SY", "bzip2"),
         (b"PK\3\4zip", "a zip archive"),
         (bytes(257) + b"ustar" + bytes(300), "a tar archive"),
         (bytes(510) + b"\x55\xaa" + b"x", "no whole sectors"),
@@ -224,10 +251,18 @@ def test_the_format_that_the_user_says(tmp_path):
         ("disk.img", None),
         ("xamd64y.img", None),
         ("amd64-and-arm64.img", None),
+        ("debian-12-i386.qcow2", "i386"),
+        ("disk.i686.raw", "i386"),
+        ("win-x64.vhdx", "x86_64"),
+        ("disk-X86-64.img", "x86_64"),
+        ("raspios-armhf.img.xz", "arm"),
+        ("fedora.s390x.qcow2", "s390x"),
+        ("ubuntu-riscv64.img", "riscv64"),
+        ("disk-alpha.img", None),
     ],
 )
 def test_architecture_in_a_name(name, expected):
-    assert architecture_in_name(name) == expected
+    assert in_file_name(name) == expected
 
 
 # -- compression -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from imageserver import ImageServer, image_server
 from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.guest.drives import plan_drives
 from mvpnet.images import store as image_store
+from mvpnet.images.first_steps import Work, first_step
 from mvpnet.images.store.fetch import ensure, find
 from mvpnet.images.store.lock_file import Pin, write_lock
 from mvpnet.images.store.progress import line_meter
@@ -605,6 +606,12 @@ def test_a_path_is_used_where_it_is_also_with_a_vendors_option(make_image):
         ({"source": "https://v/disk-arm64.img", "arch": "x86_64"}, "qemu-system-x86_64", False),
         ({"source": "https://v/disk-arm64.img", "path": "/disk"}, "qemu-system-x86_64", False),
         ({"arch": "aarch64"}, "my-own-qemu", False),
+        ({"arch": "i386"}, "qemu-system-x86_64", False),
+        ({"arch": "x86_64"}, "qemu-system-i386", True),
+        ({"arch": "armhf"}, "qemu-system-aarch64", False),
+        ({"arch": "arm64"}, "qemu-system-arm", True),
+        ({"source": "https://v/get?file=disk-arm64.qcow2"}, "qemu-system-x86_64", True),
+        ({"source": "https://v/disk.qcow2?token=arm64"}, "qemu-system-x86_64", False),
     ],
 )
 def test_an_image_of_another_architecture(make_image, keys, binary, refused):
@@ -614,6 +621,49 @@ def test_an_image_of_another_architecture(make_image, keys, binary, refused):
             check_architecture(image, binary)
     else:
         check_architecture(image, binary)
+
+
+@pytest.mark.parametrize(
+    ("written", "program"),
+    [
+        ("amd64", "qemu-system-x86_64"),
+        ("x64", "qemu-system-x86_64"),
+        ("i686", "qemu-system-i386"),
+        ("arm64", "qemu-system-aarch64"),
+        ("armhf", "qemu-system-arm"),
+        ("ppc64le", "qemu-system-ppc64"),
+        ("riscv64", "qemu-system-riscv64"),
+        ("loong64", "qemu-system-loongarch64"),
+    ],
+)
+def test_a_hint_names_the_program_that_runs_it(make_image, written, program):
+    with pytest.raises(ImageError) as refused:
+        check_architecture(make_image("https://v/disk.img", arch=written), "qemu-system-s390x")
+    assert refused.value.hint == f"qemu.binary={program} runs it"
+
+
+def test_an_architecture_that_is_none(make_image):
+    with pytest.raises(ConfigError, match=r"image\.arch: 'amd46' is no architecture .*did you mean amd64"):
+        check_architecture(make_image("https://v/disk.img", arch="amd46"), "qemu-system-x86_64")
+
+
+@pytest.mark.parametrize("no_proxy", ["a, 127.0.0.1", "a 127.0.0.1", "127.0.0.1:{port}", "127.0.0.0/8", " * "])
+def test_the_environments_no_proxy(server, make_image, said, monkeypatch, no_proxy):
+    url = server.serve("disk.img", DISK)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", no_proxy.format(port=url.split(":")[2].partition("/")[0]))
+    server.serve("moved.img", b"", redirect=url)
+    want = parse_request(make_image(server.url("moved.img")))
+    assert want and ensure(want, said.append).sha256 == DIGEST
+
+
+@pytest.mark.parametrize("no_proxy", ["", "127.0.0.1:1", "10.0.0.0/8"])
+def test_without_it_the_proxy_is_asked(server, make_image, said, monkeypatch, no_proxy):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    want = parse_request(make_image(server.serve("disk.img", DISK)))
+    with pytest.raises(ImageError, match="cannot be had"):
+        ensure(want, said.append)
 
 
 # -- for a job ---------------------------------------------------------------------------------------------------------
@@ -676,10 +726,12 @@ def test_a_provided_image_is_a_drive_and_stays_while_in_use(server, make_image, 
 
 def test_a_plan_fetches_nothing(make_image, said, store, tmp_path):
     spec = job_of(make_image("http://127.0.0.1:1/disk.img.xz")).for_rank(0)
-    [drive] = plan_drives(image_store.planned(spec), tmp_path)
+    step = first_step(spec)
+    assert step and (step.work, step.files) == (Work.fetch, (store.root / "not-fetched-yet" / "disk",))
+    [drive] = plan_drives(image_store.planned(spec), tmp_path, step.files)
     assert drive.source == store.root / "not-fetched-yet" / "disk"
     pinned = job_of(make_image("http://127.0.0.1:1/disk.raw.xz", sha256=DIGEST)).for_rank(0)
-    [drive] = plan_drives(image_store.planned(pinned), tmp_path)
+    [drive] = plan_drives(image_store.planned(pinned), tmp_path, [store.folder(DIGEST) / "disk"])
     assert (drive.source, drive.source_format) == (store.folder(DIGEST) / "disk", "raw")
     assert not store.root.exists()
 
