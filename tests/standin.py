@@ -50,6 +50,10 @@ def answer(argv: list[str]) -> str | None:
         return 'Misc devices:\nname "pvpanic", bus ISA\nname "pvpanic-pci", bus PCI'
     if argv == ["-netdev", "help"]:
         return "Available netdev backend types:\nuser\nstream\ndgram"
+    if argv == ["-machine", "help"]:
+        return "Supported machines are:\npc-i440fx-7.2  Stand-in (default)\nq35  Stand-in (alias of pc-q35-7.2)"
+    if argv == ["-drive", "format=help"]:
+        return "Supported formats: file qcow2 raw vvfat"
     return None
 
 

@@ -33,6 +33,7 @@ _PATHS = {
         *("path", "source", "checksums", "lock_file", "drives", "copy_dir", "kernel", "initrd", "cache_dir"),
         "prepare",
     ),
+    "vm": ("firmware",),
     "net": ("socket_dir", "tftp_dir"),
     "cloud_init": ("path", "files", "user_data_file"),
     "logging": ("dir",),
@@ -41,6 +42,7 @@ _PATHS = {
 _TEMPLATES = {
     "image": ("path", "drives", "copy_dir", "kernel", "initrd"),
     "cloud_init": ("path", "files", "user_data_file"),
+    "vm": ("firmware",),
 }
 
 
@@ -196,6 +198,8 @@ def _absolute_value(one: _PathKey, section: Any) -> Any:
             return {path: one.located(source, f"{one.name}.{path}") for path, source in value.items()}
         case "qemu", _ if "/" not in str(value):
             return value  # the name of a program, looked for on the PATH
+        case "vm", "firmware" if value == "auto":
+            return value
     if value is None or one.key not in _PATHS.get(one.section, ()) or "://" in value:
         return value
     return one.located(value, one.name)

@@ -1,4 +1,6 @@
-"""Answer a guest's ARP requests locally (RFC 826): every guest's address follows from its rank.
+"""Answer a guest's ARP requests for other guests locally (RFC 826): their addresses follow from their ranks.
+
+Packets about any other address travel as on any Ethernet: other networks, and what of 10/8 belongs to no rank.
 
 An ARP packet for Ethernet and IPv4, behind the 14 bytes of Ethernet header:
 
@@ -18,6 +20,7 @@ FRAME_BYTES: Final = 42
 _ETHERNET_IPV4: Final = b"\x00\x01\x08\x00\x06\x04"
 _REQUEST: Final = b"\x00\x01"
 _REPLY: Final = b"\x00\x02"
+_LAST_IPV4: Final = bytes(map(int, address.BROADCAST_ADDRESS.split(".")))
 
 
 class ArpAction(Enum):
@@ -25,10 +28,10 @@ class ArpAction(Enum):
 
     reply = "reply"  # answer it locally
     shutdown = "shutdown"  # a request for the shutdown address
-    travel = "travel"  # for another network: forward it like any other frame
-    gratuitous = "arp_gratuitous"  # announces or probes the sender's own address: known to all ranks already
-    unknown = "arp_unknown_address"  # asks for an address that no rank of this world has
-    forged = "arp_forged"  # claims to be from another machine
+    travel = "travel"  # about an address that follows from no rank: forward it like any other frame
+    gratuitous = "arp_gratuitous"  # announces or probes the address of the sender's rank: known to all ranks already
+    unknown = "arp_unknown_address"  # asks for 10.0.0.0 or 10.255.255.255, which no machine can have
+    forged = "arp_forged"  # claims the MAC or the address of another machine, or an address that none can have
     malformed = "arp_malformed"
 
 
@@ -47,19 +50,27 @@ def judge(frame: bytes, rank: int, world_size: int) -> tuple[ArpAction, bytes]:
         return ArpAction.malformed, b""
     operation, sender_mac, sender, target = frame[20:22], frame[22:28], frame[28:32], frame[38:42]
     own = address.ipv4(rank)
-    if sender_mac != address.mac(rank) or (sender[0] == 10 and sender != own):
+    if sender_mac != address.mac(rank) or (sender != own and _is_taken(sender, world_size)):
         return ArpAction.forged, b""
-    if sender == target or target == own:
-        # The second case is a probe for a duplicate of the guest's own address (RFC 5227): a reply would report one.
+    if target == own:
+        # An announcement, or a probe for a duplicate of the guest's own address (RFC 5227): a reply would report one.
         return ArpAction.gratuitous, b""
-    if operation != _REQUEST or target[0] != 10:
+    if operation != _REQUEST or not _is_taken(target, world_size):
         return ArpAction.travel, b""
     if target == address.SHUTDOWN_IPV4:
         return ArpAction.shutdown, b""
     asked = address.rank_of_ipv4(target)
-    if asked is None or asked >= world_size:
+    if asked is None or target == _LAST_IPV4:
         return ArpAction.unknown, b""
     return ArpAction.reply, _reply(address.mac(asked), target, sender_mac, sender)
+
+
+def _is_taken(ipv4: bytes, world_size: int) -> bool:
+    """Return whether no guest may give itself this address: a rank has it, or it is one of 10/8's reserved ones."""
+    if ipv4[0] != address.ipv4(0)[0]:
+        return False
+    rank = address.rank_of_ipv4(ipv4)
+    return rank is None or rank < world_size or ipv4 in (address.SHUTDOWN_IPV4, _LAST_IPV4)
 
 
 def _reply(mac: bytes, ipv4: bytes, to_mac: bytes, to_ipv4: bytes) -> bytes:

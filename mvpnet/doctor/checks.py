@@ -11,10 +11,12 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from mvpnet.doctor.facts import Demand, Facts, ImageState, Refusal
 from mvpnet.errors import HostError
+from mvpnet.guest.drives import firmware_warnings
 from mvpnet.guest.requirements import check_socket_path
 from mvpnet.host.finding import Finding, Level, merged
 from mvpnet.host.kvm import KvmDevice
@@ -22,6 +24,7 @@ from mvpnet.host.resources import resource_findings
 from mvpnet.mpi.launcher import SAME_MPI
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, WaitFor
+from mvpnet.spec.user_network import GUESTS, parse_user_network
 from mvpnet.util.text import size_text
 
 OLDEST_QEMU = (7, 2)  # the first with -netdev stream and dgram
@@ -80,6 +83,8 @@ def _of_host(here: Sequence[RankView], first: RankView, several_hosts: bool) -> 
         yield clock(here[0], first)
     for look in (qemu, netdev, kvm):
         yield from (look(view) for view in here)
+    yield from (line for view in here for line in firmware(view))
+    yield from (line for view in here for line in networks(view))
     yield from resource_findings(view.facts.resources for view in here)
     yield from scratch(here)
     yield from space(here)
@@ -195,6 +200,34 @@ def _device_todo(device: KvmDevice) -> str:
             return f"ask the administrator to let its group open /dev/kvm (it is {device.mode})"
         return f"ask the administrator to put you into the group {device.group}, and log in again"
     return _KVM_ABSENT
+
+
+def firmware(view: RankView) -> Iterator[Finding]:
+    """The UEFI firmware of a guest that has one."""
+    found = view.facts.firmware
+    if isinstance(found, Refusal):
+        yield view.fails("firmware", found)
+    elif found:
+        for warning in firmware_warnings(found):
+            yield view.finds("firmware", Level.warning, warning, "vm.firmware=auto, or a file with one beside it")
+        shown = ", variables from ".join(str(plan.source) for plan in found)
+        yield view.finds("firmware", Level.ok, f"UEFI: {shown}")
+
+
+def networks(view: RankView) -> Iterator[Finding]:
+    """The host's networks that guests cannot reach, as their own have the same addresses."""
+    user = parse_user_network(view.spec.net.user_network)
+    for network in view.facts.overlaps:
+        if ip_network(network).overlaps(user.network):
+            seen = f"this host is in {network}, and guests take it for their user network, {user.network}"
+            yield view.finds("networks", Level.warning, seen, "another net.user_network, as 172.30.0.0/24")
+        else:
+            seen = f"this host is in {network}, and guests take it for the network between them, {GUESTS}"
+            todo = (
+                f"the host itself is {user.host} in a guest; for others there, in the guest: "
+                f"ip route add {network} via {user.host}"
+            )
+            yield view.finds("networks", Level.warning, seen, todo)
 
 
 # -- the host ----------------------------------------------------------------------------------------------------------

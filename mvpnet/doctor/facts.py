@@ -15,9 +15,10 @@ from typing import Any
 from mvpnet.doctor.mpi import MpiFacts
 from mvpnet.errors import MvpnetError
 from mvpnet.guest import requirements
-from mvpnet.guest.drives import DrivePlan, plan_drives
+from mvpnet.guest.drives import DrivePlan, plan_disks, plan_flash
 from mvpnet.host import kvm, ports
 from mvpnet.host.kvm import KvmDevice
+from mvpnet.host.networks import hidden_networks, host_networks
 from mvpnet.host.resources import Resources, resources
 from mvpnet.images import boot, build_cache, debian, store, tiny
 from mvpnet.images.disk_image import check_readable
@@ -32,6 +33,7 @@ from mvpnet.runtime.scratch import scratch_folder
 from mvpnet.spec.drive_text import growth
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Accel, ImageKind, ImageUse
+from mvpnet.spec.user_network import parse_user_network
 from mvpnet.util.files import size_on_disk
 
 _QCOW2_SIZE = slice(24, 32)  # of the disk, big-endian: qemu's docs/interop/qcow2.txt, "Header"
@@ -103,12 +105,15 @@ class Facts:
     demands: tuple[Demand, ...]
     programs: tuple[tuple[str, str | None], ...]  # name and where it is; qemu-img only where a drive needs it
     refused: tuple[Refusal, ...]  # what else a job would refuse
+    firmware: tuple[DrivePlan, ...] | Refusal  # code and variables; none without UEFI
+    overlaps: tuple[str, ...]  # networks of the host that guests do not reach through the user network
     mpi: MpiFacts
 
 
 def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFacts) -> Facts:
     """Look up what the rank would find here, on this host."""
     plans, image = _image(spec)
+    firmware = _firmware(spec)
     removed: list[str] = []
     return Facts(
         host=host_name,
@@ -122,10 +127,12 @@ def look(spec: RankSpec, host_name: str, most_ranks_on_one_host: int, mpi: MpiFa
         sockets=tuple((key, str(path)) for key, path in requirements.unix_socket_paths(spec)),
         port=_port(spec, most_ranks_on_one_host),
         image=image,
-        demands=tuple(_demands(spec, plans)),
+        demands=tuple(_demands(spec, [*plans, *([] if isinstance(firmware, Refusal) else firmware)])),
         programs=(("ssh", shutil.which("ssh")), ("ssh-keygen", shutil.which("ssh-keygen")), *_qemu_img(spec, plans)),
         refused=tuple(filter(None, [refusal(lambda: requirements.check_settings(spec))])),
         mpi=mpi,
+        firmware=firmware,
+        overlaps=tuple(hidden_networks(host_networks(), parse_user_network(spec.net.user_network))),
     )
 
 
@@ -172,6 +179,13 @@ def _port(spec: RankSpec, most_ranks_on_one_host: int) -> Port:
     return Port(wanted_port, got)
 
 
+def _firmware(spec: RankSpec) -> tuple[DrivePlan, ...] | Refusal:
+    try:
+        return plan_flash(spec, scratch_base(spec.scratch_dir))
+    except MvpnetError as error:
+        return Refusal(error.message, error.hint)
+
+
 # -- the image ---------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +196,7 @@ def _image(spec: RankSpec) -> tuple[tuple[DrivePlan, ...], ImageFacts]:
         if facts.state is not ImageState.here:
             return (), facts
         boot.check_kernel(boot.disk_boot(spec))
-        plans = plan_drives(store.planned(boot.with_built_disk(spec)), scratch_base(spec.scratch_dir))
+        plans = plan_disks(store.planned(boot.with_built_disk(spec)), scratch_base(spec.scratch_dir))
         for plan in plans:
             if plan.source is not None and not plan.source.is_dir():
                 check_readable(plan.source, plan.key)

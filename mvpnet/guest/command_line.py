@@ -9,16 +9,15 @@ from pathlib import Path
 from mvpnet.dataplane.address import host_name, mac, mac_text, user_mac
 from mvpnet.host.names import check_domains
 from mvpnet.qemu.binary import SANDBOX
+from mvpnet.qemu.machines import cpu_option, machine_option
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.option_string import escaped
 from mvpnet.spec.schema import Accel, NetKind
 from mvpnet.spec.sizes import parse_size
+from mvpnet.spec.user_network import parse_user_network
 
-USER_NETWORK = "192.168.1.0/24"
 GUEST_SSH_PORT = 22
 STANDARD_MTU = 1500  # bytes; RFC 894
-# With ERMS or FSRM, Linux copies memory by `rep movsb`, which TCG runs byte by byte: docs/performance.md.
-FAST_UNDER_TCG = "max,-erms,-fsrm"
 
 
 @dataclass(frozen=True)
@@ -100,24 +99,15 @@ def shell_text(argv: list[str]) -> str:
 def _machine(spec: RankSpec, wiring: Wiring) -> list[str]:
     vm = spec.vm
     argv = []
-    if vm.machine is not None:
-        argv += ["-machine", vm.machine]
+    if machine := machine_option(vm.machine, wiring.architecture, spec.qemu.extra_args):
+        argv += ["-machine", machine]
     argv += ["-accel", wiring.accel.name]
-    argv += ["-cpu", _cpu_model(vm.cpu_model, wiring)]
+    if cpu := wiring.saved_cpu_model or cpu_option(vm.cpu_model, wiring.architecture, wiring.accel):
+        argv += ["-cpu", cpu]
     argv += ["-m", f"{parse_size(vm.memory, 'vm.memory', bare='M') // 2**20}M"]
     argv += ["-smp", vm.smp if vm.smp is not None else str(vm.cpus)]
     argv += ["-display", "none", "-vga", "none"]
     return argv
-
-
-def _cpu_model(wanted: str, wiring: Wiring) -> str:
-    if wiring.saved_cpu_model is not None:
-        return wiring.saved_cpu_model
-    if wanted != "auto":
-        return wanted
-    if wiring.accel is Accel.kvm:
-        return "host"
-    return FAST_UNDER_TCG if wiring.architecture in ("x86_64", "i386") else "max"
 
 
 def _kernel(wiring: Wiring) -> list[str]:
@@ -144,7 +134,8 @@ def _qmp(wiring: Wiring) -> list[str]:
 
 def _user_network(spec: RankSpec, wiring: Wiring) -> list[str]:
     check_domains(wiring.domains)
-    netdev = f"user,id=usernet,net={USER_NETWORK},hostname={host_name(spec.rank)}"
+    network = parse_user_network(spec.net.user_network)
+    netdev = f"user,id=usernet,{network.netdev_properties},hostname={host_name(spec.rank)}"
     netdev += "".join(f",dnssearch={domain}" for domain in wiring.domains)
     if spec.net.tftp_dir is not None:
         netdev += f",tftp={escaped(spec.net.tftp_dir)}"

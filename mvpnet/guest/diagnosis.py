@@ -165,7 +165,7 @@ def likely_cause(reached: GuestState, qemu_lines: Iterable[str], console_lines: 
     if reached is GuestState.booting and (cause := _first_match(BOOTED_SAYS, said or ())):
         return cause
     if reached is GuestState.booting and said == []:
-        return "nothing came on its serial console: the image may not boot, or not use it (console=ttyS0)"
+        return "nothing came on its serial console: the image may not boot, or not use it (console=ttyS0; Arm: ttyAMA0)"
     return None
 
 

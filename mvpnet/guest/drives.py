@@ -17,7 +17,10 @@ from pathlib import Path
 
 from mvpnet.cloudinit.seed_files import SEED_KEY
 from mvpnet.errors import ConfigError, ImageError
+from mvpnet.guest.firmware import KEY as FIRMWARE_KEY
+from mvpnet.guest.firmware import VARIABLES_KEY, FlashDrive, flash_drives
 from mvpnet.images.disk_image import image_format
+from mvpnet.qemu.binary import has_block_driver
 from mvpnet.spec import option_string
 from mvpnet.spec.drive_text import MVPCTL_FLAGS, DriveText, expand, growth, parse_drive
 from mvpnet.spec.model import RankSpec
@@ -65,7 +68,7 @@ class DrivePlan:
 
 
 def plan_drives(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
-    """Return the guest's drives in qemu's order: boot drive, cloud-init's, then the others.
+    """Return the guest's drives in qemu's order: boot drive, cloud-init's, then the others, and the firmware's.
 
     Args:
         spec: The rank's spec.
@@ -74,17 +77,70 @@ def plan_drives(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
     Raises:
         ConfigError: A drive or property is written wrongly.
         ImageError: An image is missing or cannot be read.
+        HostError: There is no firmware as vm.firmware asks for.
     """
+    return (*plan_disks(spec, scratch), *plan_flash(spec, scratch))
+
+
+def plan_flash(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
+    """Return the drives of the guest's UEFI firmware; none without.
+
+    Raises:
+        ConfigError, ImageError, HostError: There is no firmware as vm.firmware asks for.
+    """
+    return tuple(_flash_drive(one, scratch, spec.rank) for one in flash_drives(spec))
+
+
+def plan_disks(spec: RankSpec, scratch: Path) -> tuple[DrivePlan, ...]:
+    """Return the drives as `plan_drives` does, without the firmware's."""
     requests = requested_images(spec, scratch)
     _check_targets(requests.values())
     plans = [_planned(requests[key]) if key in requests else DrivePlan(key, text) for key, text in _written(spec)]
     if spec.cloud_init.path is not None:
-        plans.insert(1, seed_drive(Path(expand(spec.cloud_init.path, spec, "cloud_init.path"))))
+        path = Path(expand(spec.cloud_init.path, spec, "cloud_init.path"))
+        packs = path.is_dir() and not has_block_driver(spec.qemu.binary, "vvfat")
+        plans.insert(1, seed_drive(path, packed=scratch / f"seed-{spec.rank}.iso" if packs else None))
     return tuple(plans)
 
 
-def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
+def _flash_drive(flash: FlashDrive, scratch: Path, rank: int) -> DrivePlan:
+    image = flash.image
+    target = scratch / f"firmware-variables-{rank}.fd" if flash.is_copied else image.path
+    parts = {"file": str(target), "format": image.format, "if": "pflash", "unit": str(flash.unit)}
+    if not flash.is_copied:
+        parts["read-only"] = "on"
+    return DrivePlan(
+        key=flash.key,
+        option=option_string.joined(f"{name}={value}" for name, value in parts.items()),
+        use=ImageUse.copy if flash.is_copied else ImageUse.readonly,
+        source=image.path,
+        source_format=image.format,
+        target=target,
+        format=image.format,
+        writes=flash.is_copied,
+        remove=(target,) if flash.is_copied else (),
+    )
+
+
+def firmware_warnings(drives: Iterable[DrivePlan]) -> list[str]:
+    """Return what to say of the firmware among a guest's drives."""
+    by_key = {drive.key: drive for drive in drives}
+    code = by_key.get(FIRMWARE_KEY)
+    if code is None or VARIABLES_KEY in by_key:
+        return []
+    return [
+        f"{FIRMWARE_KEY}: no template of variables is beside {code.source}: what the firmware saves, as the order of "
+        "boot, is lost when qemu ends"
+    ]
+
+
+def seed_drive(path: Path, key: str = "cloud_init.path", packed: Path | None = None) -> DrivePlan:
     """Return the drive for cloud-init's NoCloud source: a folder as a FAT file system named cidata, or an image.
+
+    Args:
+        path: A folder, or an image.
+        key: The configuration key, for messages.
+        packed: The image to pack the folder into, for a qemu that shows no folders; `pack_seed_folder` does it.
 
     Raises:
         ImageError: The path is missing, or is a folder without the two files that NoCloud requires (cloud-init's
@@ -97,6 +153,8 @@ def seed_drive(path: Path, key: str = "cloud_init.path") -> DrivePlan:
     for name in ("user-data", "meta-data"):
         if not (path / name).is_file():
             raise ImageError(f"{key}: {path} has no {name}; cloud-init ignores a folder without it")
+    if packed is not None:
+        return replace(made_seed_drive(packed), key=key, source=path, remove=(packed,))
     # Not file=fat:PATH, which is equivalent but cannot name a folder with a colon in its path.
     folder = {"file.driver": "vvfat", "file.dir": str(path), "file.label": "cidata", "format": "raw", **tail}
     option = option_string.joined(f"{name}={value}" for name, value in folder.items())

@@ -6,14 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvpnet.errors import ConfigError, HostError
+from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.host import kvm, names, programs
 from mvpnet.paths import UNIX_PATH_MAX, scratch_base
 from mvpnet.qemu import binary
 from mvpnet.spec.model import RankSpec
-from mvpnet.spec.schema import Accel, NetKind, NetSocket, WaitFor
+from mvpnet.spec.schema import Accel, ImageKind, NetKind, NetSocket, WaitFor
 from mvpnet.ssh import identity_line, nameable
 
+_BUILT, _BUILT_FOR = (ImageKind.tiny, ImageKind.debian), "x86_64"
 _UNIX_SOCKETS = Path("/proc/net/unix")
 _SSH_HINT = "job.scratch_dir=DIR, or TMPDIR: a folder without quotes, backslashes, control characters, braces and $"
 
@@ -32,6 +33,7 @@ def plan_host(spec: RankSpec) -> HostPlan:
 
     Raises:
         HostError: A program, folder or accelerator is missing, or a socket's path is too long.
+        ImageError: The image is of another architecture than qemu's.
         ConfigError: The name of a user or domain is invalid.
     """
     check_host(spec)
@@ -43,7 +45,7 @@ def check_host(spec: RankSpec) -> None:
     """Refuse a rank whose programs, folders or names cannot be used.
 
     Raises:
-        HostError, ConfigError: With the key that names the cause.
+        HostError, ImageError, ConfigError: With the key that names the cause.
     """
     check_qemu(spec)
     check_ssh(spec)
@@ -57,7 +59,7 @@ def check_qemu(spec: RankSpec) -> None:
     """Check qemu.
 
     Raises:
-        HostError: qemu is missing or lacks the netdev.
+        HostError: qemu is missing, or lacks the netdev or the user network.
     """
     programs.find_program(spec.qemu.binary, "qemu.binary")
     binary.check_netdev(spec.qemu.binary, spec.net.kind)
@@ -74,12 +76,14 @@ def check_ssh(spec: RankSpec) -> None:
 
 
 def check_settings(spec: RankSpec) -> None:
-    """Check names and folders.
+    """Check names, folders, and the architecture of a built image.
 
     Raises:
         ConfigError: A name is invalid.
         HostError: A folder is missing, or the user's name cannot be determined.
+        ImageError: The image is of another architecture than qemu's.
     """
+    check_built_image(spec)
     names.check_domains(spec.net.domains or [])
     if not spec.image.user:
         names.default_user()
@@ -103,6 +107,20 @@ def check_login_paths(spec: RankSpec) -> None:
             f"hydra.run.dir: neither {str(spec.run_dir)!r} nor the scratch folder {str(scratch)!r} is a path that "
             "ssh takes a key from",
             hint=_SSH_HINT,
+        )
+
+
+def check_built_image(spec: RankSpec) -> None:
+    """Check that qemu runs the architecture of the image that mvpnet builds.
+
+    Raises:
+        ImageError: It does not.
+    """
+    kind, architecture = spec.image.kind, programs.architecture(spec.qemu.binary)
+    if kind in _BUILT and architecture != _BUILT_FOR:
+        raise ImageError(
+            f"image.kind: {kind.name} is built for {_BUILT_FOR}, and {spec.qemu.binary} is of {architecture}",
+            hint=f"an image for {architecture}, as in image=file image.path=disk.qcow2; or another qemu.binary",
         )
 
 

@@ -1,4 +1,4 @@
-"""Compare a host's memory, CPUs and scratch with what its ranks ask for together. Cheap enough for every job.
+"""Compare a host's memory, CPUs, scratch and ulimits with what its ranks ask for. Cheap enough for every job.
 
 `Resources` are collected on a rank's host; the checks are pure.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mvpnet.host.cgroups import Limits, MemoryLimit, limits
 from mvpnet.host.finding import Finding, Level
 from mvpnet.host.mounts import Mount, file_system
+from mvpnet.host.ulimits import ProcessDemand, Ulimits, process_demand, shortages, ulimits
 from mvpnet.paths import scratch_base
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import Vm
@@ -32,11 +33,13 @@ class Resources:
     scratch: str
     scratch_mount: Mount | None
     limits: Limits
+    ulimits: Ulimits
+    demand: ProcessDemand  # of the rank's and its qemu's process
 
 
 def resources(spec: RankSpec, host: str) -> Resources:
     """Collect the resources of a rank on this host, by this process's own limits."""
-    folder = scratch_base(spec.scratch_dir)
+    folder, here = scratch_base(spec.scratch_dir), limits()
     return Resources(
         rank=spec.rank,
         host=host,
@@ -44,7 +47,9 @@ def resources(spec: RankSpec, host: str) -> Resources:
         cpus=virtual_cpus(spec.vm),
         scratch=str(folder),
         scratch_mount=file_system(folder),
-        limits=limits(),
+        limits=here,
+        ulimits=ulimits(),
+        demand=process_demand(spec, here.ram_bytes),
     )
 
 
@@ -63,11 +68,15 @@ def virtual_cpus(vm: Vm) -> int:
 
 
 def resource_findings(ranks: Iterable[Resources]) -> list[Finding]:
-    """Check memory, CPUs and the scratch file system of each host."""
+    """Check memory, CPUs, ulimits and the scratch file system of each host."""
     by_host: dict[str, list[Resources]] = defaultdict(list)
     for one in ranks:
         by_host[one.host].append(one)
-    return [finding for on_host in by_host.values() for finding in (memory(on_host), cpus(on_host), *scratch(on_host))]
+    return [
+        finding
+        for on_host in by_host.values()
+        for finding in (memory(on_host), cpus(on_host), *too_low(on_host), *scratch(on_host))
+    ]
 
 
 def memory(ranks: Sequence[Resources]) -> Finding:
@@ -146,6 +155,15 @@ def cpus(ranks: Sequence[Resources]) -> Finding:
             seen = f"the guests ask for {_cpus(wanted)}, and {limit.group} may use {limit.cpus:g}"
             return _about(inside, "cpus", Level.warning, seen, "fewer vm.cpus, or a container with more CPU time")
     return _about(ranks, "cpus", Level.ok, seen)
+
+
+def too_low(ranks: Sequence[Resources]) -> list[Finding]:
+    """Check the ulimits of one host's ranks; a line for each that is too low."""
+    found: dict[tuple[Level, str, str], list[Resources]] = defaultdict(list)
+    for one in ranks:
+        for shortage in shortages(one.demand, one.ulimits):
+            found[shortage].append(one)
+    return [_about(of, "ulimits", *shortage) for shortage, of in found.items()]
 
 
 def scratch(ranks: Sequence[Resources]) -> list[Finding]:

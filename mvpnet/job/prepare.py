@@ -15,8 +15,9 @@ from pathlib import Path
 from mvpnet.cloudinit.seed_files import provide_seed, seed_image
 from mvpnet.cloudinit.user_data import SeedFacts
 from mvpnet.guest.drive_files import opened_drives
-from mvpnet.guest.drives import DrivePlan, plan_drives, with_seed
+from mvpnet.guest.drives import DrivePlan, firmware_warnings, plan_drives, with_seed
 from mvpnet.guest.requirements import HostPlan, check_unused, plan_host, socket_paths
+from mvpnet.guest.seed_folder import pack_seed_folder
 from mvpnet.host import ports
 from mvpnet.images.boot import BootFiles, provide_boot
 from mvpnet.job.guest_starter import GuestStart, GuestStarter
@@ -111,6 +112,9 @@ def _seed(spec: RankSpec, place: _Place, facts: SeedFacts) -> Path | None:
 def _drives(spec: RankSpec, place: _Place, seed: Path | None, stack: ExitStack, say: Say) -> tuple[DrivePlan, ...]:
     """Have all that the drives need there; those that were saved on their saved disks."""
     planned = with_seed(plan_drives(spec, place.scratch.folder), seed)
+    pack_seed_folder(planned)
+    for warning in firmware_warnings(planned):
+        say(f"warning: {warning}")
     wanted = place.saved.drives(planned, place.scratch.folder) if place.saved else planned
     return stack.enter_context(opened_drives(wanted, say, qemu_binary=spec.qemu.binary))
 

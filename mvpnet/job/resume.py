@@ -29,7 +29,7 @@ _WORD = "resume="
 _RUN_DIR = "hydra.run.dir"
 FREE_SECTIONS = ("app", "logging", "shutdown")
 FREE_KEYS = ("job.name", "job.scratch_dir", "boot.timeout_s", "net.ssh_port")
-_OF_IMAGES = ("image.",)  # of a manifest's inputs, what disks and memory stand on
+_OF_IMAGES = ("image.", "vm.firmware")  # of a manifest's inputs, what disks and memory stand on
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mvpnet.spec.rank_set import MAX_WORLD_SIZE
 from mvpnet.spec.schema import Config, ImageKind, WaitFor
 from mvpnet.spec.sizes import parse_size
 from mvpnet.spec.user_names import check_user_name
+from mvpnet.spec.user_network import parse_user_network
 
 LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 _JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -69,6 +70,7 @@ def _check_net(prefix: str, config: Config) -> None:
     net = config.net
     if not 68 <= net.mtu <= 65521:  # RFC 791's minimum; the most that qemu's stream netdev carried in tests
         raise ConfigError(f"{prefix}net.mtu: {net.mtu} is not between 68 and 65521 bytes")
+    parse_user_network(net.user_network, f"{prefix}net.user_network")
     # A read from a datagram link needs room for two of the longest frames (dataplane.frame.MAX_FRAME_BYTES).
     _at_least(f"{prefix}net.chunk_bytes", net.chunk_bytes, 140_000)
     _at_least(f"{prefix}net.credits", net.credits, 1)

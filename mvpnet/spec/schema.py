@@ -176,7 +176,10 @@ class Vm:
     smp: str | None = None  # qemu's -smp topology, e.g. "4,sockets=2,cores=2"; wins over cpus
     accel: Accel = Accel.auto
     cpu_model: str = "auto"  # qemu's -cpu; auto is host under KVM; under TCG max, on x86 max,-erms,-fsrm
-    machine: str | None = None  # qemu's -machine; default qemu's own
+    machine: str | None = None  # qemu's -machine; default qemu's own, and virt on Arm and RISC-V
+    # UEFI: auto, or a code image such as OVMF_CODE_4M.fd; each rank has its own copy of the variables (docs/images.md).
+    # Default qemu's own BIOS, and auto for a guest that boots a disk on Arm
+    firmware: str | None = None
     restart: int = 0  # number of restarts of a guest that died, on its disks as they are (docs/reliability.md)
 
 
@@ -199,6 +202,7 @@ class Net:
     socket: NetSocket = NetSocket.fd
     socket_dir: str = "/tmp"  # with socket=path
     mtu: int = 1500  # bytes; more than 1500 reaches the guest by host_mtu
+    user_network: str = "192.168.1.0/24"  # of qemu's user network: ssh, and the guests' way to the outside; not of 10/8
     domains: list[str] | None = None  # DNS search domains on the user network; default from /etc/resolv.conf
     tftp_dir: str | None = None  # serve this folder to the guests by TFTP
     ssh_port: int = 2200  # first port tried on 127.0.0.1 for rank 0's ssh; rank r tries ssh_port + r

@@ -168,6 +168,24 @@ def test_frames_above_the_mtu_are_counted_and_travel(resume_guests) -> None:
     assert [rank["frames_above_mtu"] for rank in stats["ranks"]] == [3, 3]
 
 
+def test_a_virtual_address_moves_to_another_guest(resume_guests) -> None:
+    """One of another network, and one of 10/8 that no rank has: its holder is found, and announces itself."""
+    job = resume_guests(2)
+    virtual = ("192.168.77.5", "10.200.0.7")
+    ssh(job, 1, f"ip address add 192.168.77.1/24 dev {CARD}")
+    for holder, other in ((0, 1), (1, 0)):
+        ssh(job, holder, "; ".join(f"ip address add {address}/24 dev {CARD}" for address in virtual))
+        ssh(job, holder, " && ".join(f"arping -U -c 1 -I {CARD} {address}" for address in virtual))
+        ask = "ping -c 1 -W 10 {0} >/dev/null; ip neigh show {0}"
+        for found in answers(job, other, *(ask.format(address) for address in virtual)):
+            assert f"52:55:00:00:00:0{holder}" in found
+        ssh(job, holder, "; ".join(f"ip address del {address}/24 dev {CARD}" for address in virtual))
+        ssh(job, holder, f"ip address add 192.168.77.2/24 dev {CARD}")
+    stopped(job)
+    stats = json.loads((job.cwd / "run/stats.json").read_text())
+    assert not any("arp_forged" in rank["drops"] for rank in stats["ranks"])
+
+
 def test_four_guests_by_paths_and_a_guest_that_asks_for_the_shutdown_address(start_mvpnet, short_dir: Path) -> None:
     sockets = short_dir / "sockets"
     sockets.mkdir()

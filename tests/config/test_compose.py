@@ -52,6 +52,19 @@ def test_groups_and_keys_compose() -> None:
     assert rank.image.use is ImageUse.copy
 
 
+@pytest.mark.parametrize(
+    ("written", "firmware"),
+    [("auto", "auto"), ("fw/CODE.fd", "{folder}/fw/CODE.fd"), ("./auto", "{folder}/auto"), ("/a/b", "/a/b")],
+)
+def test_firmware_is_a_path_or_auto_for_all_ranks_and_for_some(
+    launch_folder: Path, written: str, firmware: str
+) -> None:
+    expected = firmware.format(folder=launch_folder)
+    assert composed(f"vm.firmware={written}").for_rank(0).vm.firmware == expected
+    some = composed(f"+ranks.some={{on: last, vm: {{firmware: {written}}}}}")
+    assert [some.for_rank(rank).vm.firmware for rank in (0, 3)] == [None, expected]
+
+
 @pytest.mark.parametrize("group", [*schema.GROUPS, "ranks", "recipe"])
 def test_every_shipped_option_composes(group: str) -> None:
     options = sorted(path.stem for path in (compose.conf_folder() / group).glob("*.yaml"))

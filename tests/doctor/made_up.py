@@ -14,12 +14,14 @@ from mvpnet.host.finding import Finding
 from mvpnet.host.kvm import KvmDevice
 from mvpnet.host.mounts import Mount
 from mvpnet.host.resources import Resources
+from mvpnet.host.ulimits import ProcessDemand, Ulimits
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import changed
 from mvpnet.spec.schema import Accel, Config
 
 GIB = 2**30
 LIMITS = Limits(16 * GIB, 0, 12 * GIB, False, None, (), (), frozenset(range(8)))
+NO_ULIMITS, NO_DEMAND = Ulimits(), ProcessDemand()
 MPI = MpiFacts("Open MPI v4.1.4", "/lib/libmpi.so.40", "4.1.2", "single", 4, "Open MPI's mpirun", 4)
 QEMU = QemuFacts("/bin/qemu-system-x86_64", (7, 2, 22), frozenset(["stream", "dgram", "user"]))
 
@@ -29,9 +31,18 @@ def spec(rank: int = 0, **sections: Any) -> RankSpec:
     return JobSpec(16, Path("/run"), changed(Config(), {"job": {"name": "j"}, **sections})).for_rank(rank)
 
 
-def asks(rank: int = 0, host: str = "a", memory_bytes: int = GIB, cpus: int = 1, **limits: Any) -> Resources:
+def asks(
+    rank: int = 0,
+    host: str = "a",
+    memory_bytes: int = GIB,
+    cpus: int = 1,
+    ulimits: Ulimits = NO_ULIMITS,
+    demand: ProcessDemand = NO_DEMAND,
+    **limits: Any,
+) -> Resources:
     mount = Mount("/", "/tmp", "ext4", "/dev/sda1", ("rw",))
-    return Resources(rank, host, memory_bytes, cpus, "/tmp/mvpnet-0", mount, replace(LIMITS, **limits))
+    host_limits = replace(LIMITS, **limits)
+    return Resources(rank, host, memory_bytes, cpus, "/tmp/mvpnet-0", mount, host_limits, ulimits, demand)
 
 
 def facts(rank: int = 0, host: str = "a", **changes: Any) -> Facts:
@@ -52,6 +63,8 @@ def facts(rank: int = 0, host: str = "a", **changes: Any) -> Facts:
         programs=(("ssh", "/bin/ssh"), ("ssh-keygen", "/bin/ssh-keygen")),
         refused=(),
         mpi=MPI,
+        firmware=(),
+        overlaps=(),
     )
     return replace(well, **changes)
 

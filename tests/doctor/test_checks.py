@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mvpnet.cli.doctor import summary, text
 from mvpnet.doctor import checks
 from mvpnet.doctor.checks import RankView, Skew
 from mvpnet.doctor.facts import Demand, ImageFacts, ImageState, Port, QemuFacts, Refusal
+from mvpnet.guest.drives import DrivePlan
 from mvpnet.host.finding import Finding, Level, merged
 from mvpnet.host.kvm import KvmDevice
 from mvpnet.spec.plain import plain
@@ -170,6 +172,44 @@ def test_kvm_that_is_forced_on_a_cpu_without() -> None:
     forced = (Accel.kvm, "vm.accel asks, though the CPU shows neither vmx nor svm")
     level, seen, todo = kvm(Accel.kvm, forced, KvmDevice(), lacks_virtualization=True)
     assert level == "warning" and "neither" in seen and "hang" in todo
+
+
+def flash(*keys: str) -> tuple[DrivePlan, ...]:
+    return tuple(DrivePlan(key, "", source=Path(f"/share/{key}.fd")) for key in keys)
+
+
+def test_firmware() -> None:
+    assert list(checks.firmware(view())) == []
+    [line] = checks.firmware(view(firmware=flash("vm.firmware", "vm.firmware.variables")))
+    assert told(line) == ("ok", "UEFI: /share/vm.firmware.fd, variables from /share/vm.firmware.variables.fd", "")
+    warning, line = checks.firmware(view(firmware=flash("vm.firmware")))
+    assert warning.level is Level.warning and "no template of variables" in warning.seen
+    assert line.level is Level.ok
+    refused = Refusal("vm.firmware: there is no UEFI firmware for x86_64 on this host", "install ovmf")
+    [line] = checks.firmware(view(firmware=refused))
+    assert told(line) == ("failure", refused.message, "install ovmf")
+
+
+@pytest.mark.parametrize(
+    ("asked", "overlap", "seen", "todo"),
+    [
+        ("192.168.1.0/24", "192.168.1.0/24", "take it for their user network, 192.168.1.0/24", "net.user_network"),
+        ("172.30.0.0/24", "172.16.0.0/12", "take it for their user network, 172.30.0.0/24", "net.user_network"),
+        (
+            "192.168.1.0/24",
+            "10.1.2.0/24",
+            "take it for the network between them, 10.0.0.0/8",
+            "ip route add 10.1.2.0/24 via 192.168.1.2",
+        ),
+        ("172.30.0.0/24", "10.0.0.0/8", "the network between them", "the host itself is 172.30.0.2 in a guest"),
+    ],
+)
+def test_networks_that_guests_do_not_reach(asked: str, overlap: str, seen: str, todo: str) -> None:
+    assert list(checks.networks(view())) == []
+    [line] = checks.networks(view(asked={"net": {"user_network": asked}}, overlaps=(overlap,)))
+    found = told(line)
+    assert found[0] == "warning" and seen in found[1] and todo in found[2], found
+    assert line in checks.findings([view(asked={"net": {"user_network": asked}}, overlaps=(overlap,))])
 
 
 # -- the host ----------------------------------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ def test_an_old_qemu(run_mvpnet: RunMvpnet, job: list[str], short_dir: Path) -> 
         ([f"job.scratch_dir={BLANK}/below"], "scratch", "job.scratch_dir: cannot make a folder in"),
         (["image.path=nowhere.raw"], "image", "image.path: there is no"),
         (["image.arch=aarch64", "qemu.binary=qemu-system-x86_64"], "image", "image.arch: the image is for aarch64"),
+        (["vm.firmware=nowhere.fd"], "firmware", "vm.firmware: there is no"),
+        (["vm.firmware=auto", "vm.machine=microvm"], "firmware", "vm.firmware: there is no UEFI firmware for x86_64"),
         (["image.kernel=nowhere"], "image", "image.kernel: there is no file"),
         (["net.tftp_dir=nowhere"], "settings", "net.tftp_dir: "),
         (["net.ssh_port=65535", "vm.cpus=1"], "ssh ports", "no port for ssh is free"),

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mvpnet.qemu.binary import panic_device, supports_sandbox
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.option_string import escaped
 from mvpnet.spec.schema import Accel, CloudInit, Config, Image, ImageUse, Job, Net, NetKind, Qemu, Vm
+from mvpnet.spec.user_network import parse_user_network
 from support import poll_until
 
 QEMU = "qemu-system-x86_64"
@@ -183,14 +185,37 @@ def test_k_kvm() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("architecture", "model"), [("x86_64", AUTO_UNDER_TCG), ("i386", AUTO_UNDER_TCG), ("aarch64", "max")]
-)
-def test_the_cpu_under_tcg_has_no_string_copies_on_x86(architecture: str, model: str) -> None:
-    argv = qemu_argv(make_spec(), make_wiring(architecture=architecture))
-    assert argv == with_changes((AUTO_UNDER_TCG, model))
+@pytest.mark.parametrize("architecture", ["x86_64", "i386"])
+def test_the_cpu_under_tcg_has_no_string_copies_on_x86(architecture: str) -> None:
+    assert qemu_argv(make_spec(), make_wiring(architecture=architecture)) == PLAIN
     asked = qemu_argv(make_spec(vm=Vm(cpu_model="max")), make_wiring(architecture=architecture))
     assert asked == with_changes((AUTO_UNDER_TCG, "max")), "what is asked for is taken as it is"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "machine", "under_tcg"),
+    [
+        ("aarch64", "virt,gic-version=max", "max"),
+        ("arm", "virt", "max"),
+        ("riscv64", "virt", "rv64"),
+        ("riscv32", "virt", "rv32"),
+        ("s390x", None, "max"),
+        ("ppc64", None, None),
+    ],
+)
+@pytest.mark.parametrize("accel", [Accel.tcg, Accel.kvm])
+def test_another_architecture_has_a_machine_and_a_cpu(
+    architecture: str, machine: str | None, under_tcg: str | None, accel: Accel
+) -> None:
+    argv = qemu_argv(make_spec(), make_wiring(architecture=architecture, accel=accel))
+    given = dict(pairwise(argv))
+    assert given.get("-machine") == machine
+    assert given.get("-cpu") == ("host" if accel is Accel.kvm else under_tcg)
+    own = make_spec(qemu=Qemu(extra_args=["-M", "raspi3b"]))
+    assert "-machine" not in qemu_argv(own, make_wiring(architecture=architecture)), "both would be added up"
+    asked = qemu_argv(make_spec(vm=Vm(machine="other", cpu_model="own")), make_wiring(architecture=architecture))
+    assert dict(pairwise(asked))["-machine"] == "other"
+    assert dict(pairwise(asked))["-cpu"] == "own"
 
 
 @pytest.mark.parametrize("asked", ["auto", "Nehalem"])
@@ -229,6 +254,34 @@ def test_t_tftp() -> None:
     old = PLAIN[PLAIN.index("-netdev") + 1]
     argv = qemu_argv(make_spec(net=Net(tftp_dir="/tf,tp")), make_wiring())
     assert argv == with_changes((old, old.replace(",hostfwd", ",tftp=/tf,,tp,hostfwd")))
+
+
+@pytest.mark.parametrize(
+    ("network", "properties"),
+    [
+        ("192.168.1.0/24", "net=192.168.1.0/24"),
+        ("172.30.0.0/24", "net=172.30.0.0/24,host=172.30.0.2,dns=172.30.0.3,dhcpstart=172.30.0.15"),
+        ("172.30.0.0/16", "net=172.30.0.0/16,host=172.30.0.2,dns=172.30.0.3,dhcpstart=172.30.0.15"),
+        ("192.0.2.8/29", "net=192.0.2.8/29,host=192.0.2.10,dns=192.0.2.11,dhcpstart=192.0.2.12"),
+        ("192.0.2.16/28", "net=192.0.2.16/28,host=192.0.2.18,dns=192.0.2.19,dhcpstart=192.0.2.20"),
+        ("172.31.0.0/255.255.0.0", "net=172.31.0.0/16,host=172.31.0.2,dns=172.31.0.3,dhcpstart=172.31.0.15"),
+    ],
+)
+def test_user_network(network: str, properties: str) -> None:
+    old = PLAIN[PLAIN.index("-netdev") + 1]
+    argv = qemu_argv(make_spec(net=Net(user_network=network)), make_wiring())
+    assert argv == with_changes((old, old.replace("net=192.168.1.0/24", properties)))
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    "network", ["192.168.1.0/24", "172.16.0.0/12", "192.0.2.128/27", "192.0.2.16/28", "192.0.2.8/29"]
+)
+def test_qemu_itself_accepts_the_user_network(network: str) -> None:
+    netdev = f"user,id=u,{parse_user_network(network).netdev_properties}"
+    argv = [QEMU, "-machine", "none", "-nodefaults", "-display", "none", "-monitor", "stdio", "-netdev", netdev]
+    done = subprocess.run(argv, input="quit\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_d_dns_search_domains() -> None:

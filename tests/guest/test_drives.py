@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from mvpnet.errors import ConfigError, HostError, ImageError
 from mvpnet.guest.drive_files import prepare_drives, remove_leftovers
 from mvpnet.guest.drives import DrivePlan, check_shared_writes, plan_drives, seed_drive
+from mvpnet.guest.seed_folder import pack_seed_folder
 from mvpnet.images.disk_image import Progress, copy_image, image_format
 from mvpnet.paths import host_path
 from mvpnet.spec import option_string
 from mvpnet.spec.drive_text import DriveText, absolute_drive, drive_of_file, drive_text, expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
-from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
+from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job, Qemu
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 
@@ -390,6 +391,29 @@ def test_seed_folder_and_image(disk: Path, scratch: Path, tmp_path: Path) -> Non
         seed_drive(tmp_path / "nothing")
 
 
+def test_a_seed_folder_is_packed_for_a_qemu_that_shows_no_folders(disk: Path, scratch: Path, tmp_path: Path) -> None:
+    """As qemu answers that was built with --disable-vvfat."""
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text('#!/bin/sh\ncase "$*" in *format=help*) echo "Supported formats: file qcow2 raw";; esac\n')
+    program.chmod(0o755)
+    folder = tmp_path / "seed"
+    folder.mkdir()
+    (folder / "user-data").touch()
+    (folder / "meta-data").touch()
+    spec = dataclasses.replace(make_spec(path=str(disk), cloud_init=str(folder)), qemu=Qemu(binary=str(program)))
+    plans = plan_drives(spec, scratch)
+    assert plans[1].key == "cloud_init.path"
+    assert plans[1].option == f"file={scratch}/seed-3.iso,format=raw,media=disk,if=virtio,read-only=on"
+    assert not list(scratch.glob("*.iso")), "planning makes nothing"
+    pack_seed_folder(plans)
+    prepare_drives(plans[1:2], pytest.fail)
+    assert (scratch / "seed-3.iso").stat().st_size > 0
+    remove_leftovers(plans[1:2], pytest.fail)
+    assert not list(scratch.glob("*.iso")) and folder.is_dir()
+    image = dataclasses.replace(spec, cloud_init=CloudInit(path=str(disk)))
+    assert plan_drives(image, scratch)[1].source == disk, "an image is passed as it is"
+
+
 # Across ranks
 
 
@@ -583,7 +607,7 @@ from mvpnet.errors import ImageError
 from mvpnet.guest.drive_files import prepare_drives
 from mvpnet.guest.drives import DrivePlan
 from mvpnet.images.disk_image import image_format
-from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job
+from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind, ImageUse, Job, Qemu
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 use, source, target = sys.argv[1:]
 try:

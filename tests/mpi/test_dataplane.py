@@ -15,6 +15,7 @@ BODY = Path(__file__).with_name("dataplane_body.py")
 CASES = [
     "all_to_all",
     "bad_frames",
+    "virtual_address",
     "forged_messages",
     "any_messages",
     "flood",

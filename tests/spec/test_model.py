@@ -142,6 +142,7 @@ def test_an_old_name_of_a_log_part_is_a_warning() -> None:
         ({"net": Net(mtu=10)}, "net.mtu"),
         ({"net": Net(mtu=70000)}, "net.mtu"),
         ({"net": Net(ssh_port=0)}, "net.ssh_port"),
+        ({"net": Net(user_network="10.9.0.0/16")}, "net.user_network"),
         ({"net": Net(chunk_bytes=1000)}, "net.chunk_bytes"),
         ({"net": Net(credits=0)}, "net.credits"),
         ({"net": Net(coalesce_us=-1)}, "net.coalesce_us"),

@@ -63,12 +63,30 @@ def test_what_cannot_work_is_refused_before_anything_is_recorded(bench: Bench, o
         ("cloud_init.path=nowhere", 4, ["cloud_init.path", "nowhere"]),
         ("image.drives=[nowhere.img]", 4, ["image.drives[0]", "nowhere.img"]),
         ("image.kernel=nowhere", 2, ["image.kernel", "nowhere"]),
+        ("vm.firmware=nowhere.fd", 4, ["vm.firmware", "nowhere.fd"]),
+        ("+ranks.some={on: last, vm: {firmware: nowhere.fd}}", 4, ["vm.firmware", "nowhere.fd", "n0002"]),
     ],
 )
 def test_what_is_not_there_is_named(bench: Bench, option: str, code: int, says: list[str]) -> None:
     job, end = bench.run(option, ranks=3)
     refused(job, end, code, *says)
     assert record(job)["verdict"]["code"] == code
+
+
+@pytest.mark.parametrize("network", ["10.1.0.0/16", "192.168.5.7/24", "fd00::/64", "home"])
+def test_a_user_network_that_cannot_be(bench: Bench, network: str) -> None:
+    job, end = bench.run(f'net.user_network="{network}"', ranks=2)
+    refused(job, end, 2, "net.user_network", network)
+
+
+def test_a_ulimit_that_qemu_cannot_start_with(bench: Bench) -> None:
+    """A rank, with its MPI, takes less address space than 3 GiB, and a guest of so much takes more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, hard))
+    try:
+        refused(*bench.run("vm.memory=3G"), 3, "ulimit -v allows 3 GiB", "ulimit -v unlimited before mpirun")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_a_tiny_image_that_cannot_be_built(bench: Bench) -> None:
