@@ -52,7 +52,15 @@ PATH_KEYS = {
         for key in (
             *("job.scratch_dir", "image.path", "image.source", "image.checksums", "image.lock_file", "image.copy_dir"),
             *("image.kernel", "image.initrd", "image.cache_dir", "image.prepare.script", "net.socket_dir"),
-            *("net.tftp_dir", "cloud_init.path", "logging.dir", "hydra.run.dir", "qemu.binary", "qemu.monwrap"),
+            *(
+                "net.tftp_dir",
+                "cloud_init.path",
+                "logging.dir",
+                "hydra.run.dir",
+                "qemu.binary",
+                "qemu.monwrap",
+                "vm.firmware",
+            ),
         )
     },
     "image.drives[0]": ["image.drives=[PATH]"],
