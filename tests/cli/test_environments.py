@@ -71,14 +71,14 @@ Run = Callable[[Surroundings, list[str | bytes]], subprocess.CompletedProcess[by
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, short_dir: Path) -> Run:
     def start(how: Surroundings, words: list[str | bytes]) -> subprocess.CompletedProcess[bytes]:
         folder, home = os.path.join(os.fsencode(tmp_path), how.folder), tmp_path / "home"  # noqa: PTH118
         os.makedirs(folder)  # noqa: PTH103
         with open(os.path.join(folder, b"disk"), "wb") as disk:  # noqa: PTH118, PTH123
             disk.write(bytes(512))
         home.mkdir(how.home_mode)
-        given = {"HOME": str(home), "TMPDIR": str(tmp_path), "STANDIN_DIR": str(tmp_path), **how.environ}
+        given = {"HOME": str(home), "TMPDIR": str(short_dir), "STANDIN_DIR": str(tmp_path), **how.environ}
         ours = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", *given)
         environ = {name: value for name, value in os.environ.items() if name not in ours}
         environ |= {name: value for name, value in given.items() if value is not None}

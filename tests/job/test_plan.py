@@ -93,7 +93,7 @@ def test_a_name_of_the_launch_folder_reaches_qemu(
 def check(seed: Path, disk: Path, keys: dict[str, str]) -> None:
     """The plan of a job with these keys, given to a qemu, has it open these files."""
     job = compose.compose([*words(keys), "image=file", "image.use=readonly", "vm.accel=tcg"], 1)
-    plan = planned_rank(job.for_rank(0))
+    plan = planned_rank(job.for_rank(0), "")
     [first, _] = told_by_qemu(plan["qemu"])  # it could not open the seed's folder by another name
     assert first["inserted"]["file"] == os.fsencode(disk).decode(errors="replace")
     assert any(f"tftp={str(seed).replace(',', ',,')}" in word for word in plan["qemu"])
