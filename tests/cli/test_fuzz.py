@@ -26,9 +26,11 @@ import mvpnet.cli.seed
 import mvpnet.config.compose  # noqa: F401
 from mvpnet.__main__ import run
 from mvpnet.config.nodes import all_keys
+from mvpnet.util.encoding import set_up_streams
 
 _DOCUMENTED = (0, 2, 3, 4)  # of README's exit codes, those of what runs no guest
 _TIMEOUT_S = 120
+_EXAMPLES = os.environ.get("MVPNET_FUZZ_EXAMPLES")  # more of them, and others each time
 
 _OTHER_KEYS = (
     *("ranks.a", "ranks.a.on", "ranks.a.vm.memory", "ranks.a.image.path", "ranks", "app.steps", "app.steps.x"),
@@ -137,7 +139,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=int(_EXAMPLES or 150),
+    deadline=None,
+    derandomize=not _EXAMPLES,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.sampled_from(_VERBS), _WORDS, _SURROUNDINGS)
 @example(["plan", "-n", "1"], ["image.path=~nosuch/d.qcow2"], Surroundings())
 @example(["plan", "-n", "1"], ["image.path=d\udce9.qcow2"], Surroundings(encoding="ascii"))
@@ -190,6 +197,7 @@ def _child(argv: list[str], around: Surroundings, place: Path, output: Path) -> 
     try:
         _surround(around, place, output)
         sys.argv = ["mvpnet", *argv]
+        set_up_streams()
         code = run(argv)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
