@@ -43,7 +43,6 @@ _TEMPLATES = {
     "image": ("path", "drives", "copy_dir", "kernel", "initrd"),
     "vm": ("firmware",),
     "cloud_init": ("path", "files", "user_data_file"),
-    "vm": ("firmware",),
 }
 
 
