@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -10,29 +9,21 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from mvpnet.config.words import hydra_words
 from mvpnet.errors import ConfigError
 from mvpnet.spec.aliases import OldNames
-
-
-@dataclass
-class SweeperConf:
-    """The sweeper's keys. Values of `params` are texts as on a command line: `vm.memory: 1G,2G`."""
-
-    _target_: str = "hydra_plugins.mvpnet_sweeper.JobSweeper"
-    max_batch_size: int | None = None
-    params: dict[str, str] = field(default_factory=dict)
 
 
 class JobSweeper(Sweeper):
     """Combines the values of parameters, each with each, as Hydra's basic sweeper does, which it hands them to."""
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str]) -> None:
-        """Take the keys of SweeperConf.
+        """Take the keys of `config.sources.SweeperConf`.
 
         Raises:
             ConfigError: the batch size is below 1, or a value cannot be read.
         """
+        from mvpnet.config.words import hydra_words  # slow, and other applications of Hydra's import this module
+
         if max_batch_size is not None and max_batch_size < 1:
             raise ConfigError(f"hydra.sweeper.max_batch_size: {max_batch_size} is below 1", hint="leave it out")
         words = hydra_words(["-m", *(f"{key}={value}" for key, value in params.items())], OldNames())[1:]

@@ -142,6 +142,11 @@ def _listens(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
+def answers() -> bool:
+    """Tell whether there is an agent: 2 is ssh-add's exit code where it cannot be asked."""
+    return subprocess.run(["ssh-add", "-l"], capture_output=True).returncode != 2
+
+
 @pytest.fixture
 def agent(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """An ssh-agent with as many keys as a server bears; their public keys."""

@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +195,18 @@ class SearchPath(SearchPathPlugin):
             search_path.append(provider="command-line", path=f"{FOLDER_SCHEME}://{context.config_dir.resolve()}")
 
 
+@dataclass
+class SweeperConf:
+    """Keys of our sweeper. Values of `params` are texts as on a command line: `vm.memory: 1G,2G`."""
+
+    _target_: str = "hydra_plugins.mvpnet_sweeper.JobSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] = field(default_factory=dict)
+
+
 @functools.cache
 def register() -> None:
     """Hand Hydra and OmegaConf the schema, our plugins and resolvers. Once: later versions warn of a second time."""
-    from hydra_plugins.mvpnet_sweeper import SweeperConf  # which reads words, and so needs this module
-
     store = ConfigStore.instance()
     store.store(group="hydra/launcher", name="mvpnet", node={"_target_": "hydra_plugins.mvpnet_launcher.SweepLauncher"})
     store.store(group="hydra/sweeper", name="mvpnet", node=writable(SweeperConf))

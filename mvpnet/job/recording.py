@@ -133,8 +133,9 @@ def open_run_folder(run: RunFolder, spec: JobSpec, keys: KeyPair | None) -> KeyP
     """
     try:
         make_private(run.root)
+        is_new = {path.name for path in run.root.iterdir()} <= {".hydra"}  # made for this job, with the umask
         run.claim("hydra.run.dir", hint="leave it out, or name a new folder")
-        if {path.name for path in run.root.iterdir()} <= {".hydra"}:  # made for this job, by Hydra, with the umask
+        if is_new:
             run.root.chmod(0o700)
         _write_job(run, spec, {"started": timestamp()})
         run.ssh_key.unlink(missing_ok=True)

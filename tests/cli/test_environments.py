@@ -40,7 +40,7 @@ SURROUNDINGS = {
     "gone": Surroundings(gone=True),
     "no HOME": Surroundings({"HOME": None}),
     "no home at all": Surroundings({"HOME": None}, prefix=OTHER_USER),
-    "a home that is not there": Surroundings({"HOME": "/nowhere/home"}),
+    "a home that is not there": Surroundings({"HOME": "/proc/nosuch/home"}),
     "another's home": Surroundings(prefix=OTHER_USER, home_mode=0),
     "a home to read only": Surroundings(prefix=OTHER_USER, home_mode=0o555),
     "ASCII": Surroundings(ASCII, "Größe".encode()),

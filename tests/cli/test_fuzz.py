@@ -64,7 +64,21 @@ _VALUES = (
         "0,1",
         "3-0",
     ),
-    *("~", "~nosuch/x", "~/x", "/", "/dev/null", "/nosuch", "../x", ".", "..", "*", "a/b", "d.qcow2", "d.qcow2,x=y"),
+    *(
+        "~",
+        "~nosuch/x",
+        "~/x",
+        "/",
+        "/dev/null",
+        "/proc/nosuch",
+        "../x",
+        ".",
+        "..",
+        "*",
+        "a/b",
+        "d.qcow2",
+        "d.qcow2,x=y",
+    ),
     *("[]", "[a]", "[[a]]", "[1,2]", "{}", "{a: 1}", "{a: {b: c}}", "[{a: b}]", "a,b", "a b", "'q'", '"', "'", "\\"),
     *(
         "${image}",
@@ -112,7 +126,7 @@ class Surroundings:
 
 _SURROUNDINGS = st.builds(
     Surroundings,
-    home=st.sampled_from([".", ".", "none", "/nosuch", "/dev/null", "/proc", "relative", ""]),
+    home=st.sampled_from([".", ".", "none", "/proc/nosuch", "/dev/null", "/proc", "relative", ""]),
     folder=st.sampled_from(
         [".", ".", "gone", "Größe", "a b", "{45c6}", "{{x}}", "#", "x=y,z", "b\udce9", "$HOME", "%h"]
     ),
@@ -121,7 +135,7 @@ _SURROUNDINGS = st.builds(
         st.sampled_from(
             ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR", "SLURM_JOB_ID", "COLUMNS", "http_proxy", "USER"]
         ),
-        st.sampled_from(["", "/nosuch", "relative", "~", "x y", "-1", "é", "\udce9", "/dev/null"]),
+        st.sampled_from(["", "/proc/nosuch", "relative", "~", "x y", "-1", "é", "\udce9", "/dev/null"]),
         max_size=2,
     ),
 )
