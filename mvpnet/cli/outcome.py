@@ -8,12 +8,13 @@ import sys
 from mvpnet.errors import MvpnetError, SplitWorldError
 from mvpnet.logs import write_quietly
 from mvpnet.mpi.launcher import launched_rank
+from mvpnet.spec.urls import masked
 from mvpnet.util.encoding import encoded
 
 
 def report_error(error: MvpnetError) -> int:
-    """Write the error to standard error; return its exit code."""
-    write_quietly(sys.stderr, encoded(f"mvpnet: {error}\n"))
+    """Write the error, without secrets of URLs, to standard error; return its exit code."""
+    write_quietly(sys.stderr, encoded(masked(f"mvpnet: {error}\n")))
     return error.exit_code
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mvpnet.errors import ConfigError, ImageError
 from mvpnet.spec.cloud_init_checks import check_user_data
+from mvpnet.spec.kinds import CLOUD_CONFIG
 
 _HEADING = "#cloud-config"
 _LARGEST_FILE_BYTES = 2**20
@@ -61,20 +62,12 @@ def _check_kind(content: bytes, place: str) -> None:
 
 
 def _mapping(content: bytes, place: str) -> dict[str, Any]:
-    import yaml  # imported late: most ranks read no YAML
+    from mvpnet.spec.yaml_file import parse_yaml  # imported late: most ranks read no YAML
 
     try:
-        settings = yaml.safe_load(content.decode("utf-8-sig"))
+        settings = parse_yaml(content.decode("utf-8-sig"), CLOUD_CONFIG, place)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{place}: is no text in UTF-8") from error
-    except yaml.YAMLError as error:  # without its lines, which may hold a password
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(
-            f"{place}: {where}is no YAML: {getattr(error, 'problem', None) or 'not to be read'}"
-        ) from None
-    except ValueError as error:  # as of a date that is none
-        raise ConfigError(f"{place}: is no YAML: {error}") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):

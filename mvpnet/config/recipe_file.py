@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mvpnet.config.kinds import root
-from mvpnet.config.yaml_file import read_yaml
 from mvpnet.errors import ConfigError
 from mvpnet.spec.schema import Recipe
+from mvpnet.spec.yaml_file import read_yaml
 
 
 def facts_in(path: Path) -> Recipe:

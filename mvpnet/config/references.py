@@ -6,6 +6,7 @@ whole section (`${image}`), a list or nothing is taken for a mistake. `\${…}` 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -14,12 +15,16 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from mvpnet.config.kinds import root
 from mvpnet.config.nodes import all_keys, children, raw_text, referred, set_raw_text
 from mvpnet.errors import ConfigError
+from mvpnet.spec.kinds import WORD, Free, Keys, Kind, ListOf, Text, part_of
 from mvpnet.spec.near import near
+from mvpnet.spec.yaml_file import IS_TYPED, reads_back
 
 _RANK_VALUES = ("rank", "world_size", "host_name", "address")
 _KEY = re.compile(r"[a-z_][\w.]*")
+_ENVIRONMENT = re.compile(r"(\$\{oc\.env:[^,{}]+,)([^{},'\"]*)\}")
 
 
 def texts_with_references(tree: Any) -> Iterator[str]:
@@ -108,30 +113,56 @@ def check_references(config: DictConfig, origins: Mapping[str, str]) -> None:
         ConfigError: names key, place and reference, and how a reference for a shell is written.
     """
     with flag_override(config, "readonly", False):
-        _check_within(config, "", origins)
+        _check_within(config, "", root(), origins)
 
 
-def _check_within(parent: DictConfig | ListConfig, prefix: str, origins: Mapping[str, str]) -> None:
+def _check_within(
+    parent: DictConfig | ListConfig, prefix: str, parent_kind: Kind | None, origins: Mapping[str, str]
+) -> None:
     for name, child in children(parent).items():
+        kind = part_of(parent_kind, str(name))
         key = f"{prefix}[{name}]" if isinstance(parent, ListConfig) else f"{prefix}.{name}".lstrip(".")
         if (text := raw_text(child)) is None:
             if isinstance(child, (DictConfig, ListConfig)):
-                _check_within(child, key, origins)
+                _check_within(child, key, kind, origins)
             continue
         if isinstance(child, (DictConfig, ListConfig)) and not next(references_in(text), None):
             _refuse(
                 key, text, "is a text, where a mapping or a list is asked for", origins.get(text, "the command line")
             )
+        text_there, text = text, _with_quoted_default(text, kind)
         checked = text
         for reference in references_in(text):
             if not _is_rank_value(reference, key):
-                value = _checked(parent, key, text, reference, origins.get(text, "the command line"))
-                checked = checked.replace(reference, value)
-        if checked != text:
+                place = origins.get(text_there, "the command line")
+                checked = checked.replace(reference, _checked(parent, key, kind, text, reference, place))
+        if checked != text_there:
             set_raw_text(child, checked)
 
 
-def _checked(parent: DictConfig | ListConfig, key: str, text: str, reference: str, place: str) -> str:
+def _with_quoted_default(text: str, kind: Kind | None) -> str:
+    """Put quotes around the default of `${oc.env:NAME,1.10}` where OmegaConf would read it as another text."""
+
+    def as_text(found: re.Match[str]) -> str:
+        default = found[2].strip()
+        if type(kind) is Kind or not IS_TYPED.fullmatch(default) or reads_back(default):
+            return found[0]
+        return f"{found[1]}'{default}'}}"
+
+    return _ENVIRONMENT.sub(as_text, text)
+
+
+def _fits(value: DictConfig | ListConfig | Mapping[Any, Any] | list[Any], kind: Kind | None) -> bool:
+    """Tell whether a list or mapping may stand where this kind is asked for. A section stands for itself alone."""
+    if isinstance(value, (ListConfig, list)):
+        return isinstance(kind, (ListOf, Free))
+    is_section = isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
+    return isinstance(kind, (Keys, Free)) and not is_section
+
+
+def _checked(
+    parent: DictConfig | ListConfig, key: str, kind: Kind | None, text: str, reference: str, place: str
+) -> str:
     """Return the reference, or what is to stand in its place. Raises ConfigError."""
     try:
         value = referred(parent, reference)
@@ -139,15 +170,14 @@ def _checked(parent: DictConfig | ListConfig, key: str, text: str, reference: st
         _refuse(key, reference, _told(reference, error), place)
     if isinstance(value, Enum):
         return value.name
-    if text == reference:
-        return reference
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (DictConfig, ListConfig, Mapping, list)):
+    whole = text == reference
+    if isinstance(value, (DictConfig, ListConfig, Mapping, list)) and not (whole and _fits(value, kind)):
         what = "a list" if isinstance(value, (ListConfig, list)) else "a whole section"
-        _refuse(key, reference, f"is {what}, and cannot be put into a text", place)
-    if value is None:
-        _refuse(key, reference, "is null, and cannot be put into a text", place)
+        _refuse(key, reference, f"is {what}, and no text", place)
+    if isinstance(value, bool) and (not whole or isinstance(kind, Text)):
+        return str(value).lower()
+    if value is None and not (whole and kind != WORD):
+        _refuse(key, reference, "is null, and no text", place)
     return reference
 
 

@@ -25,7 +25,6 @@ from mvpnet.config.kinds import kind_at
 from mvpnet.config.launch_context import launch_context
 from mvpnet.config.nodes import writable
 from mvpnet.config.references import check_syntax, texts_with_references
-from mvpnet.config.yaml_file import read_yaml
 from mvpnet.errors import ConfigError
 from mvpnet.paths import conf_folder, user_config_folders
 from mvpnet.spec import schema
@@ -37,6 +36,7 @@ from mvpnet.spec.aliases import (
     renamed,
     renamed_references,
 )
+from mvpnet.spec.yaml_file import read_yaml
 
 FOLDER_SCHEME = "mvpnet"
 _OPTIONS_SCHEME = "mvpnet-renamed"

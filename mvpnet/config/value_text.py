@@ -10,21 +10,18 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from mvpnet.config.kinds import Free, Keys, Kind, ListOf, Text, part_of
-from mvpnet.config.yaml_file import reads_back
 from mvpnet.errors import ConfigError
+from mvpnet.spec.kinds import Free, Keys, Kind, ListOf, Text, part_of
+from mvpnet.spec.yaml_file import NUMBER, reads_back
 from mvpnet.util.hydra_quotes import quoted
 
 _REFERENCE = r"\$\{[^{}]+\}"
 _ESCAPED = r"(?:\\\\|\\[()\[\]{}:=, \t])"
 _PLAIN = re.compile(rf"(?:[\w/\-\\+.$%*@?|]|(?<![ \t:]):(?![ \t])|(?<=\S)[ \t]+(?=\S)|{_REFERENCE})*", re.ASCII)
-_NUMBER = re.compile(
-    r"[+-]?(?:(?:0|[1-9](?:_?\d)*)(?:\.(?:\d(?:_?\d)*)?)?|\.\d(?:_?\d)*)(?:e[+-]?\d(?:_?\d)*)?|[+-]?(?:inf|nan)",
-    re.IGNORECASE | re.ASCII,
-)
 _QUOTED = re.compile(r""" *(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*') *""", re.DOTALL)
-_CALL = re.compile(r"\s*(choice|sort|shuffle|tag|str|extend_list)(\s*\()(.*)\)\s*", re.DOTALL)
-_OTHER_CALL = re.compile(r"\s*(range|interval|glob|int|float|bool|json_str)\s*\(.*\)\s*", re.DOTALL)
+_SWEEP = re.compile(r"\s*(choice|sort|shuffle|tag)(\s*\()(.*)\)\s*", re.DOTALL)  # of values
+_NUMBERS_OR_NAMES = re.compile(r"\s*(range|interval|glob)\s*\(.*\)\s*", re.DOTALL)  # sweeps too
+_EXTENSION = re.compile(r"(\s*)(extend_list)(\s*\()(.*)\)\s*", re.DOTALL)
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
@@ -40,10 +37,19 @@ def as_written(key: str, value: str, kind: Kind | None, sweeping: bool) -> str:
     Raises:
         ConfigError: where a text begins and ends cannot be known. Says how to quote it.
     """
-    if kind is None:
+    if kind is None or type(kind) is Kind:
+        # what Hydra could not read is refused as what it is: an unknown key, or no number
+        return (
+            value
+            if "(" in value or value.strip()[:1] in ("[", "{") or sweeping or _is_readable(value)
+            else quoted(value)
+        )
+    if _NUMBERS_OR_NAMES.fullmatch(value):
         return value
-    if _CALL.fullmatch(value) or _OTHER_CALL.fullmatch(value):
-        return _element(key, value, kind)
+    if called := _SWEEP.fullmatch(value):
+        return f"{called[1]}{called[2]}{','.join(_argument(key, one, kind) for one in split(called[3]))})"
+    if isinstance(kind, ListOf) and (called := _EXTENSION.fullmatch(value)):
+        return f"{called[2]}{called[3]}{','.join(_item(key, one, kind.items) for one in split(called[4]))})"
     parts = list(split(value))
     if len(parts) > 1 and sweeping:
         _refuse_options(key, value, parts)
@@ -96,25 +102,32 @@ def _signs(text: str) -> Iterator[tuple[int, str, int]]:
         place += 1
 
 
+def _argument(key: str, text: str, kind: Kind) -> str:
+    """Return an argument of a function of Hydra's: named ones, as reverse=true, are its own."""
+    return text if re.match(r"\s*\w+\s*=", text) else _element(key, text, kind)
+
+
 def _element(key: str, text: str, kind: Kind) -> str:
     """Return one value, of no sweep any more, with the quotes that it needs."""
-    if _QUOTED.fullmatch(text) or _OTHER_CALL.fullmatch(text):
+    if _QUOTED.fullmatch(text):
         return text
-    if call := _CALL.fullmatch(text):
-        arguments = (one if re.match(r"\s*\w+\s*=", one) else _element(key, one, kind) for one in split(call[3]))
-        return f"{call[1]}{call[2]}{','.join(arguments)})"
     if isinstance(kind, (ListOf, Free)) and _is_closed(text, "["):
         return _list(key, text, kind)
     if isinstance(kind, (Keys, Free)) and _is_closed(text, "{"):
         return _mapping(key, text, kind)
     if isinstance(kind, ListOf):
+        if text.strip().startswith("["):
+            raise ConfigError(
+                f"{key}: cannot tell where the list {text} ends: its brackets do not fit together",
+                hint="a word with brackets in it needs quotes of its own",
+            )
         return text if kind.or_one is None else _element(key, text, kind.or_one)
     if isinstance(kind, Text) or (isinstance(kind, Free) and not kind.numbers):
         return _text(key, text, null=not isinstance(kind, Text) or kind.may_be_null)
     if isinstance(kind, Keys):  # a group's option, or a list of them
         if _is_closed(text, "["):
             return text
-        return quoted(text) if _NUMBER.fullmatch(text) else _text(key, text, null=True)
+        return quoted(text) if NUMBER.fullmatch(text) else _text(key, text, null=True)
     return _free(key, text) if isinstance(kind, Free) else text
 
 
@@ -144,6 +157,11 @@ def _item(key: str, text: str, kind: Kind) -> str:
     """Return what stands in a list or mapping. Blanks around it do not count, and quotes within it have to be whole."""
     stripped = text.strip()
     if isinstance(kind, Text) and not _QUOTED.fullmatch(stripped):
+        if (found := _QUOTED.match(stripped)) and found[0].strip():
+            raise ConfigError(
+                f"{key}: cannot tell whether the quotes in {stripped} are its own",
+                hint=f"put the whole word in quotes: {quoted(stripped)}",
+            )
         unquoted = stripped.replace("\\'", "").replace('\\"', "")
         if wrong := next((mark for mark in "'\"" if unquoted.count(mark) % 2), None):
             raise ConfigError(
@@ -174,14 +192,14 @@ def _text(key: str, text: str, null: bool) -> str:
 
 
 def _free(key: str, text: str) -> str:
-    if _NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text):
         return text if reads_back(text) else quoted(text)
     return text if _is_readable(text) or text[:1] in ("[", "{") else _text(key, text, null=True)
 
 
 def _is_text_for_hydra(text: str) -> bool:
     """Tell whether Hydra reads this, without quotes, as the text that it is."""
-    if _NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text):
         return text.isdecimal() and reads_back(text)  # becomes a text in time, the same
     return _is_readable(text) and text.lower() not in ("true", "false", "null")
 

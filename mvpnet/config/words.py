@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from mvpnet.config.kinds import kind_at
@@ -11,11 +12,14 @@ from mvpnet.config.references import check_syntax
 from mvpnet.config.sources import FOLDER_SCHEME
 from mvpnet.config.value_text import as_written, split
 from mvpnet.errors import ConfigError
+from mvpnet.paths import host_path
 from mvpnet.spec.aliases import OldNames
+from mvpnet.util.hydra_quotes import quoted, without_quotes
 
 _OVERRIDE = re.compile(r"(\+{0,2})([^-=@~+][^=@]*)=(.*)", re.DOTALL)
 _READABLE = re.compile(r"~[^~+=]+(?:=.*)?|\+{0,2}[^-=~+][^=~+]*=.*|", re.DOTALL)
 _ALONE = ("-m", "--multirun", "-r", "--run", "-h", "--help", "--hydra-help", "--resolve", "--version", "-sc")
+_PRIVATE = re.compile("PRIVATE KEY|b3BlbnNzaC1rZXkt")  # the latter: openssh-key- in base64
 _FOLDERS = "hydra.searchpath"
 _PLACE = "the command line"
 
@@ -47,15 +51,39 @@ def _hydra_word(word: str, sweeping: bool) -> str:
     if not found:
         return word
     sign, key, value = found.groups()
+    _refuse_mistakes(word, key, value)
     check_syntax({key: value}, "", _PLACE)
     if key == _FOLDERS:
         value = _as_user_folders(value)
     return f"{sign}{key}={as_written(key, value, kind_at(key), sweeping)}"
 
 
+def _refuse_mistakes(word: str, key: str, value: str) -> None:
+    """Refuse a private key, without repeating it, and blanks around the `=`. Raises ConfigError."""
+    if _PRIVATE.search(value):
+        raise ConfigError(
+            f"{key}: holds a private key, which is for nobody to see", hint="a public key is the line in a file .pub"
+        )
+    if key != key.strip():
+        raise ConfigError(
+            f"cannot read {word!r} on {_PLACE}: there are blanks before the =",
+            hint=f"write {shlex.quote(f'{key.strip()}={value.strip()}')}",
+        )
+
+
 def _as_user_folders(value: str) -> str:
-    """Let the folders of `hydra.searchpath` be read as the user's other folders are."""
+    """Let the folders of `hydra.searchpath` be read as the user's other folders are. Raises ConfigError."""
     if not (value.startswith("[") and value.endswith("]")):
         return value
-    folders = (one.strip().removeprefix("file://") for one in split(value[1:-1]))
-    return f"[{','.join(one if '://' in one or not one else f'{FOLDER_SCHEME}://{one}' for one in folders)}]"
+    folders = (without_quotes(one.strip()) for one in split(value[1:-1]))
+    return f"[{','.join(_user_folder(one) for one in folders if one)}]"
+
+
+def _user_folder(folder: str) -> str:
+    path = folder.removeprefix("file://")
+    if "://" in path:  # another source of Hydra's
+        return quoted(path)
+    found = host_path(path, _FOLDERS)
+    if not found.is_dir():
+        raise ConfigError(f"{_FOLDERS}: there is no folder {found}")
+    return quoted(f"{FOLDER_SCHEME}://{found}")

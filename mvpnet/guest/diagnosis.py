@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.guest.states import GuestState
+from mvpnet.spec.urls import masked
 
 TAIL_BYTES = 16384
 PANIC_LINES = 5  # shown of a panic, its words first
@@ -58,7 +59,7 @@ class GuestLogs:
 
     def qemu_lines(self) -> tuple[str, ...]:
         """The last lines of qemu's own output."""
-        return last_lines(self.qemu_log, start=self._qemu_start)
+        return tuple(map(masked, last_lines(self.qemu_log, start=self._qemu_start)))
 
     def console_lines(self) -> tuple[str, ...]:
         """The last lines of the serial console; none where it is not kept."""

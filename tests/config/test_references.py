@@ -66,6 +66,26 @@ def test_a_reference_that_is_for_a_shell_is_refused_with_key_file_and_hint(
     assert r"\${…}" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "reference"),
+    [
+        *((key, "${sweep}") for key in PLACES),
+        *(
+            (key, "${image.drives}")
+            for key in ("app.command[2]", "image.kernel_args", "qemu.extra_args[0]", "job.name")
+        ),
+    ],
+)
+def test_a_section_is_no_text_as_the_whole_of_one(launch_folder: Path, key: str, reference: str) -> None:
+    with pytest.raises(ConfigError, match=r"is (a list|a whole section), and no text\n.*\n.*\\\$\{…\}"):
+        by_recipe(launch_folder, PLACES[key] % reference)
+
+
+def test_nothing_is_no_word_of_a_command() -> None:
+    with pytest.raises(ConfigError, match=r"app\.command\[1\]: \$\{image\.path\}: is null, and no text"):
+        compose(["app.command=[a,'${image.path}']"], 1)
+
+
 @pytest.mark.parametrize("reference", ("${V:-x}", "${1:?u}", "${f%.*}", "${HOME}", *SECTIONS, *NOTHING))
 def test_the_same_is_refused_on_the_command_line(reference: str) -> None:
     for word in (f"app.command=[sh,-c,echo {reference}]", f"cloud_init.runcmd=['echo {reference}']"):

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvpnet.config.compose import compose
-from mvpnet.config.kinds import Free, Keys, Kind, ListOf, Text, kind_at
+from mvpnet.config.kinds import kind_at
 from mvpnet.config.value_text import as_written
 from mvpnet.config.words import hydra_words
-from mvpnet.config.yaml_file import parse_yaml
 from mvpnet.errors import ConfigError
 from mvpnet.spec.aliases import OldNames
+from mvpnet.spec.kinds import Free, Keys, Kind, ListOf, Text
 from mvpnet.spec.model import JobSpec
+from mvpnet.spec.yaml_file import parse_yaml
 from mvpnet.util.hydra_quotes import quoted, without_quotes
 
 # What YAML 1.1, OmegaConf or Hydra read as a number, a date, a switch or nothing.
@@ -171,6 +172,16 @@ def test_cloud_configs_own_settings_are_read_without_loss(launch_folder: Path, w
     assert user_data == (read or told[next(iter(user_data))])
 
 
+def test_meta_data_and_network_config_are_read_without_loss(launch_folder: Path) -> None:
+    config = by_recipe(
+        launch_folder,
+        "cloud_init:\n  meta_data: {v: 1.10, n: 3}\n"
+        "  network_config: {ethernets: {e0: {mtu: 1400, match: {macaddress: 52:54:00:12:34:56}}}}",
+    ).config.cloud_init
+    assert config.meta_data == {"v": "1.10", "n": 3}
+    assert config.network_config["ethernets"]["e0"] == {"mtu": 1400, "match": {"macaddress": "52:54:00:12:34:56"}}
+
+
 def test_numbers_and_switches_are_read_as_ever(launch_folder: Path) -> None:
     spec = by_recipe(
         launch_folder,
@@ -237,7 +248,13 @@ def test_words_of_a_list_are_taken_whole() -> None:
         ("app.command=[sh,-c,it's]", "cannot tell where it's ends", '"it\'s"'),
         ('app.command=[sh,-c,echo "a, b"]', 'cannot tell where echo "a ends', "'echo \"a, b\"'"),
         ("image.path=a\\,b~", "cannot tell whether the backslashes", '"a\\,b~"'),
-        ("vm.cpus=~4", "cannot read 'vm.cpus=~4'", "'vm.cpus=\"~4\"'"),
+        ("vm.cpus=~4", "vm.cpus: Value '~4'", ""),
+        ("image.pat=~/d.qcow2", "there is no key 'image.pat' (did you mean image.path", ""),
+        ("image.path = d.qcow2", "blanks before the =", "image.path=d.qcow2"),
+        ("app.command=[a", "brackets do not fit together", "needs quotes of its own"),
+        ('app.command=[a,"b"c]', 'whether the quotes in "b"c are its own', "'\"b\"c'"),
+        ("hydra.searchpath=[/nosuch]", "there is no folder /nosuch", ""),
+        ("cloud_init.ssh_authorized_keys=[-----BEGIN OPENSSH PRIVATE KEY-----]", "holds a private key", ".pub"),
         ("app.command=[a,,b]", "do not fit together", "needs quotes of its own"),
         ("vm.memory=1G,2G", "vm.memory: 1G,2G is several values", "'vm.memory=\"1G,2G\"'"),
         ("=x", "cannot read '=x'", "KEY=VALUE"),
@@ -251,6 +268,21 @@ def test_what_cannot_be_told_apart_is_refused_with_quotes(word: str, told: str, 
         compose([word], 1)
     assert told in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("word", ["int(3)", "str(1.10)", "glob(*)", "print(3)", "choice(a)", "float(1)"])
+def test_functions_of_hydras_are_words_in_a_list(word: str) -> None:
+    config = compose([f"app.command=[sh,-c,{word}]", f"image.properties={{x: {word}}}"], 1).config
+    assert config.app.command == ["sh", "-c", word]
+    assert config.image.properties == {"x": word}
+
+
+@pytest.mark.parametrize("default", ["1.10", "1e6", "1_0", "true", "0644", "a b"])
+def test_the_default_of_a_variable_is_as_written(launch_folder: Path, default: str) -> None:
+    reference = f"${{oc.env:NOSUCH,{default}}}"
+    spec = by_recipe(launch_folder, f"image: {{kernel_args: 'x {reference}'}}", f"app.command=[a,'{reference}']")
+    assert (spec.config.image.kernel_args, spec.config.app.command) == (f"x {default}", ["a", default])
+    assert compose(["vm.cpus=${oc.env:NOSUCH,3}", "logging.console=${oc.env:NOSUCH,false}"], 1).config.vm.cpus == 3
 
 
 def test_in_a_sweep_commas_are_between_values() -> None:

@@ -7,14 +7,22 @@ mode, a time, a version or a switch of another program is none of that.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mvpnet.config.kinds import Free, Kind, ListOf, Text, part_of
 from mvpnet.errors import ConfigError
+from mvpnet.spec.kinds import Free, Kind, ListOf, Text, part_of
 
+#: what Hydra and OmegaConf read as a number
+NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9](?:_?\d)*)(?:\.(?:\d(?:_?\d)*)?)?|\.\d(?:_?\d)*)(?:e[+-]?\d(?:_?\d)*)?|[+-]?(?:inf|nan)",
+    re.IGNORECASE | re.ASCII,
+)
+#: what they read as something else than text
+IS_TYPED = re.compile(rf"{NUMBER.pattern}|true|false", NUMBER.flags)
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
 _NEVER = {f"{_TAG}timestamp", f"{_TAG}value"}  # dates, and the sign =
@@ -51,7 +59,7 @@ def parse_yaml(text: str, kind: Kind | None, place: str) -> Any:
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: !!int x
         hint = _ESCAPE_HINT if "unknown escape character '$'" in str(error) else None
-        raise ConfigError(f"{place}: {_told(error)}", hint=hint) from error
+        raise ConfigError(f"{place}: is no YAML: {_told(error)}", hint=hint) from error
     finally:
         loader.dispose()
 
