@@ -25,7 +25,7 @@ from yaml import YAMLError
 from mvpnet.config.launch_context import LaunchContext, handed_to_hydra
 from mvpnet.config.messages import explained, is_of_hydra
 from mvpnet.config.nodes import all_keys, keep_rank_values
-from mvpnet.config.references import check_references
+from mvpnet.config.references import check_references, check_references_at
 from mvpnet.config.resolve import resolve
 from mvpnet.config.sources import FOLDER_SCHEME, register
 from mvpnet.config.words import hydra_words
@@ -267,6 +267,7 @@ def compose(overrides: list[str], world_size: int, config_dir: str | None = None
     with _composed(words, launch) as config:
         job = _without_hydra(config.copy())
         check_references(job, launch.origins)  # before the run folder is named after the job
+        check_references_at(config, "hydra.run.dir")
         run_dir = host_path(config.hydra.run.dir, "hydra.run.dir")
         return resolve(job, world_size, run_dir, tuple(words))
 

@@ -116,6 +116,20 @@ def check_references(config: DictConfig, origins: Mapping[str, str]) -> None:
         _check_within(config, "", root(), origins)
 
 
+def check_references_at(config: DictConfig, key: str) -> None:
+    """Do the same for one key of Hydra's, whose part of the config is not looked at else. Raises ConfigError.
+
+    Args:
+        config: the whole config, with Hydra's part.
+        key: the dotted key.
+    """
+    section, _, name = key.rpartition(".")
+    parent = OmegaConf.select(config, section)
+    text = raw_text(children(parent)[name])
+    for reference in references_in(text or ""):
+        _checked(parent, key, WORD, text or "", reference, "the command line, or a config file")
+
+
 def _check_within(
     parent: DictConfig | ListConfig, prefix: str, parent_kind: Kind | None, origins: Mapping[str, str]
 ) -> None:

@@ -19,10 +19,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mvpnet.config.launch_context import launch_context
+from mvpnet.config.references import check_references_at
 from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.logs import say
 from mvpnet.paths import claim_new_folder, host_path
 from mvpnet.spec.escape import resolved_already
+from mvpnet.spec.urls import masked
 from mvpnet.util.files import create_folder
 
 _SUBDIR = "hydra.sweep.subdir"
@@ -60,6 +62,7 @@ def claim(config: DictConfig, key: str) -> ClaimedFolder:
     section, _, name = key.rpartition(".")
     written = OmegaConf.to_container(OmegaConf.select(config, section), resolve=False)
     assert isinstance(written, dict)
+    check_references_at(config, key)
     wanted = host_path(str(OmegaConf.select(config, key)), key)
     try:
         claimed = _next_free(wanted) if "${now:" in str(written[name]) else _named(wanted, key)
@@ -116,8 +119,9 @@ def claim_job_folder(config: DictConfig, sweep_folder: Path) -> Path:
         HostError: The folder cannot be made.
     """
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in the name
+    check_references_at(config, _SUBDIR)
     text = str(OmegaConf.select(config, _SUBDIR))
-    name = text.replace("/", "_")
+    name = masked(text).replace("/", "_")
     if name in ("", ".", "..") or "\0" in name:
         raise ConfigError(f"{_SUBDIR}: {text!r} is no name for a folder", hint=f"as in {_SUBDIR}='${{vm.memory}}'")
     if len(os.fsencode(name)) > _NAME_BYTES:

@@ -178,3 +178,13 @@ def test_a_ranks_own_values_are_for_cloud_init_alone(launch_folder: Path) -> Non
 )
 def test_references_are_found_with_what_is_nested_in_them(text: str, references: list[str]) -> None:
     assert list(references_in(text)) == references
+
+
+@pytest.mark.parametrize("reference", ("${sweep}", "${image.path}", "${HOME}", "${image.drives}"))
+def test_the_run_folder_is_named_by_scalars(reference: str) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: "):
+        compose([f"hydra.run.dir=x{reference}"], 1)
+
+
+def test_a_recipe_may_name_the_run_folder(launch_folder: Path) -> None:
+    assert by_recipe(launch_folder, "hydra: {run: {dir: mine}}").run_dir == launch_folder / "mine"

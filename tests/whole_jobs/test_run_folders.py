@@ -74,11 +74,11 @@ def test_a_sweep_s_folders_are_named_by_the_overrides(bench: Bench) -> None:
     """Repeats have the same overrides, and a slash in one makes no folder in a folder."""
     job, end = bench.run(
         *("-m", APP, "vm.cpus=1,2", "sweep.repeat=2", "hydra.sweep.dir=sweep", "qemu.extra_args=[-name,a/b]"),
-        *("hydra.sweep.subdir='cpus=${vm.cpus},${qemu.extra_args}'",),
+        *("hydra.sweep.subdir='cpus=${vm.cpus},${qemu.extra_args.1}'",),
         ranks=1,
     )
     assert end.code == 0, end
-    names = [f"cpus={cpus},['-name', 'a_b']{again}" for cpus in (1, 2) for again in ("", "-2")]
+    names = [f"cpus={cpus},a_b{again}" for cpus in (1, 2) for again in ("", "-2")]
     assert sorted(path.name for path in (job.cwd / "sweep").iterdir() if path.is_dir()) == names
     rows = json.loads((job.cwd / "sweep/results.json").read_text())["jobs"]
     assert [(row["number"], row["repeat"], row["exit_code"]) for row in rows] == [(n, n // 2 + 1, 0) for n in range(4)]
