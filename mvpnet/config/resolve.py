@@ -120,13 +120,16 @@ def _with_steps(config: schema.Config, folder: Path) -> schema.Config:
     Raises:
         ConfigError: a step has an unknown key, or a value of another type.
     """
-    own = {name: getattr(config.app, name) for name in ("push", "script")}
-    steps = {str(name): _step(str(name), entry, folder) for name, entry in config.app.steps.items()}
+    own = {name: getattr(config.app, name) for name in ("command", "push", "script")}
+    kind = config.app.kind
+    steps = {str(name): _step(str(name), entry, folder, kind) for name, entry in config.app.steps.items()}
     located = _PathKey(folder, "app", "push").located
-    return changed(config, {"app": {**app_steps.absolute(own, "app", located), "steps": steps}})
+    absolute = app_steps.absolute(own, "app", located, kind is schema.AppKind.host)
+    return changed(config, {"app": {**absolute, "steps": steps}})
 
 
-def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
+def _step(name: str, entry: Any, folder: Path, kind: schema.AppKind) -> dict[str, Any]:
+    """Return the keys of a step, where `kind` is the app's own."""
     place = f"app.steps.{name}"
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{place}: {entry!r} is no group of keys", hint=f"write {name}: {{command: [./run.sh]}}")
@@ -139,7 +142,9 @@ def _step(name: str, entry: Any, folder: Path) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise explained(error, place) from error
     step = {key: plain(getattr(typed, key)) for key in given}
-    return {**step, **app_steps.absolute(step, place, _PathKey(folder, "app", "push").located)}
+    assert isinstance(typed, schema.Step)
+    on_host = (typed.kind if "kind" in given else kind) is schema.AppKind.host
+    return {**step, **app_steps.absolute(step, place, _PathKey(folder, "app", "push").located, on_host)}
 
 
 def _given(typed: Any, written: Any) -> Any:

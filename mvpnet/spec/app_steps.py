@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mvpnet.errors import ConfigError
+from mvpnet.errors import ConfigError, HostError
 from mvpnet.spec import schema
 from mvpnet.spec.copied_paths import collected, target_in_guest
 from mvpnet.spec.rank_set import RankSet
@@ -69,6 +70,7 @@ def check_steps(steps: list[Step], world_size: int) -> None:
 
     Raises:
         ConfigError: Names the key.
+        HostError: A program of the host is missing. Names the key.
     """
     for step in steps:
         if step.kind is AppKind.guest and step.on.is_empty_in(world_size):
@@ -78,8 +80,23 @@ def check_steps(steps: list[Step], world_size: int) -> None:
             )
         for target, source in step.push.items():
             _check_pushed(step, target, source)
+        if step.kind is AppKind.host:
+            _check_program(step)
         if step.kind is AppKind.host and "/" in step.argv[0]:
             _refuse(f"{step.key}.command", Path(step.argv[0]), host_script_fault(Path(step.argv[0])))
+
+
+def _check_program(step: Step) -> None:
+    """Refuse a program that is not on this host. Raises HostError."""
+    program = step.argv[0]
+    if shutil.which(program):
+        return
+    if "/" not in program:
+        hint = f"write ./{program}" if Path(program).is_file() else None
+        raise HostError(f"{step.key}.command: there is no program {program!r} on this host's PATH", hint=hint)
+    if not Path(program).is_file():
+        raise HostError(f"{step.key}.command: there is no program {program}")
+    raise HostError(f"{step.key}.command: {program} cannot be run", hint=f"chmod +x {shlex.quote(program)}")
 
 
 def _check_pushed(step: Step, target: str, source: Path) -> None:
@@ -121,13 +138,16 @@ def app_argv(command: Any, key: str = "app.command") -> list[str] | None:
     return argv
 
 
-def absolute(section: Mapping[str, Any], place: str, located: Callable[[str, str], str]) -> dict[str, Any]:
+def absolute(
+    section: Mapping[str, Any], place: str, located: Callable[[str, str], str], on_host: bool
+) -> dict[str, Any]:
     """Return a step's keys that name files on the host, with absolute paths.
 
     Args:
         section: The step's keys.
         place: The step's own key: app, app.steps.NAME.
         located: Returns the absolute path for a path as written and its key.
+        on_host: Whether its command is a program of the host, which may be in a home.
 
     Raises:
         ConfigError: A script is no valid command line, or there is no such path.
@@ -137,6 +157,9 @@ def absolute(section: Mapping[str, Any], place: str, located: Callable[[str, str
         changes["push"] = {
             target: located(source, f"{place}.push.{target}") for target, source in section["push"].items()
         }
+    command = app_argv(section.get("command"), f"{place}.command") if on_host else None
+    if command and command[0].startswith("~"):
+        changes["command"] = [located(command[0], f"{place}.command"), *command[1:]]
     if script := app_argv(section.get("script"), f"{place}.script"):
         changes["script"] = [located(script[0], f"{place}.script"), *script[1:]]
     return changes

@@ -143,8 +143,8 @@ def test_the_same_with_the_ranks_number(mvpnet: Run, files: dict[str, str], tmp_
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (gzip.compress(PAGE), "what is packed in .* is a web page"),
-        (gzip.compress(DISK)[:20], "cannot be unpacked as gz"),
+        (gzip.compress(PAGE, mtime=0), "what is packed in .* is a web page"),
+        (gzip.compress(DISK, mtime=0)[:20], "cannot be unpacked as gz"),
         (b"", "is empty"),
         (b"BZh91AY&SY", "compressed by bzip2"),
     ],
@@ -156,7 +156,7 @@ def test_a_source_is_looked_into(mvpnet: Run, tmp_path: Path, content: bytes, sa
 
 
 def test_a_packed_source_is_fetched(mvpnet: Run, tmp_path: Path) -> None:
-    (tmp_path / "disk.gz").write_bytes(gzip.compress(DISK))
+    (tmp_path / "disk.gz").write_bytes(gzip.compress(DISK, mtime=0))
     [rank] = planned(mvpnet("plan", "--json", "image=file", "image.source=disk.gz"))
     assert rank["first"][0]["work"] == "fetch"
     assert mvpnet("image", "fetch", "image=file", "image.source=disk.gz").returncode == 0
@@ -172,7 +172,7 @@ def test_no_secret_of_a_url_is_printed(mvpnet: Run) -> None:
 
 
 def test_the_command_that_a_plan_names_takes_the_jobs_number_of_ranks(mvpnet: Run, tmp_path: Path) -> None:
-    (tmp_path / "disk.gz").write_bytes(gzip.compress(DISK))
+    (tmp_path / "disk.gz").write_bytes(gzip.compress(DISK, mtime=0))
     words = ["image=file", "image.source=disk.gz", "job.ranks=2"]
     [one, _] = planned(mvpnet("plan", "-n", "3", "--json", *words))
     verb = one["first"][0]["command"].split()
@@ -181,7 +181,9 @@ def test_the_command_that_a_plan_names_takes_the_jobs_number_of_ranks(mvpnet: Ru
     assert done.returncode == 0, done
 
 
-@pytest.mark.parametrize(("content", "says"), [(PAGE, "is: a web page"), (gzip.compress(DISK), "compression: gz")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(PAGE, "is: a web page"), (gzip.compress(DISK, mtime=0), "compression: gz")]
+)
 def test_info_of_a_file_says_what_it_is(mvpnet: Run, tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "thing").write_bytes(content)
     done = mvpnet("image", "info", "thing")
@@ -200,7 +202,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, files: dict[str, str], key:
 
 
 def test_what_is_no_disk_is_not_grown(mvpnet: Run, tmp_path: Path) -> None:
-    packed = gzip.compress(DISK)
+    packed = gzip.compress(DISK, mtime=0)
     (tmp_path / "d.gz").write_bytes(packed)
     done = mvpnet("image", "resize", "d.gz", "+1M")
     assert done.returncode == 4 and "compressed by gzip" in done.stderr

@@ -420,3 +420,12 @@ def test_the_launch_is_there_for_hydra_while_it_composes_and_not_after() -> None
     with pytest.raises(ConfigError):
         composed("vm.cpus=none-such")
     assert launch_context() is None
+
+
+def test_a_program_in_the_home_is_found(launch_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    command = "app.command=[~/run.sh,~/x]"
+    assert composed(command).config.app.command == ["/home/me/run.sh", "~/x"], "only the program is a path"
+    assert composed(command, "app.kind=guest").config.app.command == ["~/run.sh", "~/x"], "a guest has homes of its own"
+    step = composed("+app.steps.one.command='~/run.sh 1'").config.app.steps["one"]
+    assert step["command"] == ["/home/me/run.sh", "1"]

@@ -57,7 +57,7 @@ EXT = bytes(1080) + b"\x53\xef" + bytes(4096)
 #: content → the words that say what it is, and the beginning of what to do
 NO_DISKS = {
     "xz": (lzma.compress(DISK), "compressed by xz", "xz -dk"),
-    "gzip": (gzip.compress(DISK), "compressed by gzip", "gzip -dk"),
+    "gzip": (gzip.compress(DISK, mtime=0), "compressed by gzip", "gzip -dk"),
     "bzip2": (bz2.compress(DISK), "compressed by bzip2", "bzip2 -dk"),
     "zstd": (b"\x28\xb5\x2f\xfd" + DISK, "compressed by zstd", "zstd -d"),
     "tar": (tar(), "a tar archive", "tar xf"),
@@ -299,7 +299,7 @@ KERNELS = [
     (elf(3), X86),
     (bytes(4096) + b"\x02\xb0\xad\x1b" + bytes(4096), X86),  # multiboot
     (ARM64_IMAGE, ARM),
-    (gzip.compress(ARM64_IMAGE), ARM),
+    (gzip.compress(ARM64_IMAGE, mtime=0), ARM),
     (b"MZ\0\0zimg".ljust(4096), ARM),
     (elf(183), ARM),
     (os.urandom(4096).replace(b"\x1f", b" "), ARM),  # any code
@@ -370,7 +370,7 @@ def test_images_of_seeds(make: Make, content: bytes) -> None:
         (LFS, "a pointer of git-lfs"),
         (NO_DISKS["html"][0], "a web page"),
         (tar("user-data"), "a tar archive"),
-        (gzip.compress(ISO), "compressed by gzip"),
+        (gzip.compress(ISO, mtime=0), "compressed by gzip"),
         (EXT, "an ext2, ext3 or ext4 file system"),
         (bytes(4096), "of no known format"),
         (b"#cloud-config\npackages: [a]\n", "user-data itself"),

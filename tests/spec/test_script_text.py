@@ -9,7 +9,7 @@ import pytest
 
 from mvpnet.cloudinit.seed_files import rank_seed
 from mvpnet.cloudinit.user_data import SeedFacts
-from mvpnet.errors import ConfigError, MvpnetError
+from mvpnet.errors import ConfigError, HostError, MvpnetError
 from mvpnet.images.store.request import declaration
 from mvpnet.spec.app_steps import check_steps, steps_of
 from mvpnet.spec.checks import check_job
@@ -54,7 +54,7 @@ def by_push(path: Path) -> None:
     check_steps(steps_of(App(kind=AppKind.guest, command="date", push={"run": str(path)})), 1)
 
 
-def by_command(path: Path) -> None:
+def by_command(path: Path | str) -> None:
     check_steps(steps_of(App(command=[str(path)])), 1)
 
 
@@ -115,9 +115,28 @@ def test_an_interpreter_that_this_host_lacks_is_told_for_programs_of_the_host(
 ) -> None:
     path = tmp_path / "run.sh"
     path.write_text(f"{line}\n")
+    path.chmod(0o755)
     with pytest.raises(ConfigError, match=rf"^app\.command: .*{what}"):
         by_command(path)
     by_script(path)  # guests may have it
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("./nosuch", "there is no program"),
+        ("no-such-program", "on this host's PATH"),
+        ("./text", "cannot be run"),
+        ("/tmp", "there is no program /tmp"),
+    ],
+)
+def test_a_program_that_this_host_lacks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("x")
+    with pytest.raises(HostError, match=rf"^app\.command: .*{told}"):
+        by_command(program)
 
 
 def test_a_folder_is_no_script(tmp_path: Path) -> None:

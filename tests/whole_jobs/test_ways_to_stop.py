@@ -67,7 +67,8 @@ def test_the_app_finds_the_jobs_facts_and_may_be_shown(bench: Bench) -> None:
 def test_an_app_that_is_not_there(bench: Bench) -> None:
     job, end = bench.run("app.command=[/nonexistent/app]")
     assert end.code == 3, end
-    assert "app.command" in record(job)["verdict"]["how"]
+    assert "app.command: there is no program /nonexistent/app" in end.stderr
+    assert not (job.cwd / "run").exists(), "found out before anything was made"
     nothing_left(job)
 
 
