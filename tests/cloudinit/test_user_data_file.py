@@ -65,7 +65,7 @@ def test_what_cloud_config_may_look_like(tmp_path: Path, text: str) -> None:
         (b"## template: jinja\n#cloud-config\n", "a template"),
         (b"Content-Type: multipart/mixed\n", "a multipart message"),
         (b"MIME-Version: 1.0\n", "a multipart message"),
-        (gzip.compress(b"#cloud-config\n"), "gzip -d"),
+        (gzip.compress(b"#cloud-config\n", mtime=0), "gzip -d"),
         (b"#cloud-config\n- a\n", "no mapping"),
         (b"#cloud-config\na: [\n", "is no YAML"),
         (b"#cloud-config\na: \xff\n", "no text in UTF-8"),

@@ -68,7 +68,7 @@ def test_an_app_that_is_not_there(bench: Bench) -> None:
     job, end = bench.run("app.command=[/nonexistent/app]")
     assert end.code == 3, end
     assert "app.command: there is no program /nonexistent/app" in end.stderr
-    assert not (job.cwd / "run").exists(), "found out before anything was made"
+    assert not (job.cwd / "run/job.json").exists(), "found out before anything was made"
     nothing_left(job)
 
 
