@@ -313,7 +313,7 @@ def test_kernels(make: Make, content: bytes, architecture: str | None) -> None:
 
 
 NO_KERNELS = [
-    (gzip.compress(bzimage(8192)), X86, "compressed by gzip, not a kernel"),
+    (gzip.compress(bzimage(8192), mtime=0), X86, "compressed by gzip, not a kernel"),
     (lzma.compress(ARM64_IMAGE), ARM, "compressed by xz, not a kernel"),
     (bytes(4096), X86, "of no known format, not a kernel"),
     (b"", X86, "empty"),
@@ -335,7 +335,7 @@ def test_what_is_no_kernel(make: Make, content: bytes, architecture: str | None,
     assert words in refused.value.message and refused.value.message.startswith("image.kernel: ")
 
 
-INITRDS = [gzip.compress(b"070701"), lzma.compress(b"070701"), b"070701".ljust(512), EXT, bytes(512)]
+INITRDS = [gzip.compress(b"070701", mtime=0), lzma.compress(b"070701"), b"070701".ljust(512), EXT, bytes(512)]
 
 
 @pytest.mark.parametrize("content", INITRDS)
