@@ -20,6 +20,7 @@ from mvpnet.dataplane.address import host_name, ipv4_text
 from mvpnet.errors import ConfigError
 from mvpnet.spec.model import RankSpec
 from mvpnet.spec.schema import CloudInit
+from mvpnet.spec.urls import is_url
 from mvpnet.spec.user_names import check_new_user, is_group_name
 from mvpnet.util.no_proxy import entries
 
@@ -107,7 +108,7 @@ def proxy_environment(config: CloudInit, environment: Mapping[str, str]) -> dict
     for name, value in given.items():
         if not all("!" <= c <= "~" and c not in "\"'\\#`$" for c in value):
             raise ConfigError(f"cloud_init.proxy: {name} has blanks, quotes or signs that no proxy's URL has")
-        if name != "no_proxy" and urlsplit(value).scheme not in ("http", "https"):
+        if name != "no_proxy" and not (is_url(value) and urlsplit(value).scheme in ("http", "https")):
             raise ConfigError(f"cloud_init.proxy: {name} is no http:// or https:// URL")
     return given
 

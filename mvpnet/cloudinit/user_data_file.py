@@ -62,7 +62,7 @@ def _check_kind(content: bytes, place: str) -> None:
 
 
 def _mapping(content: bytes, place: str) -> dict[str, Any]:
-    from mvpnet.spec.yaml_file import parse_yaml  # imported late: most ranks read no YAML
+    from mvpnet.cloudinit.yaml_file import parse_yaml  # imported late: most ranks read no YAML
 
     try:
         settings = parse_yaml(content.decode("utf-8-sig"), CLOUD_CONFIG, place)

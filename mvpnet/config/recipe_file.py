@@ -7,10 +7,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mvpnet.cloudinit.yaml_file import read_yaml
 from mvpnet.config.kinds import root
 from mvpnet.errors import ConfigError
 from mvpnet.spec.schema import Recipe
-from mvpnet.spec.yaml_file import read_yaml
 
 
 def facts_in(path: Path) -> Recipe:

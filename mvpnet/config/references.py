@@ -20,7 +20,7 @@ from mvpnet.config.nodes import all_keys, children, raw_text, referred, set_raw_
 from mvpnet.errors import ConfigError
 from mvpnet.spec.kinds import WORD, Free, Keys, Kind, ListOf, Text, part_of
 from mvpnet.spec.near import near
-from mvpnet.spec.yaml_file import IS_TYPED, reads_back
+from mvpnet.spec.number_text import IS_TYPED, reads_back
 
 _RANK_VALUES = ("rank", "world_size", "host_name", "address")
 _KEY = re.compile(r"[a-z_][\w.]*")

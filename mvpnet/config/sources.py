@@ -21,6 +21,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from mvpnet.cloudinit.yaml_file import read_yaml
 from mvpnet.config.kinds import kind_at
 from mvpnet.config.launch_context import launch_context
 from mvpnet.config.nodes import writable
@@ -36,7 +37,6 @@ from mvpnet.spec.aliases import (
     renamed,
     renamed_references,
 )
-from mvpnet.spec.yaml_file import read_yaml
 
 FOLDER_SCHEME = "mvpnet"
 _OPTIONS_SCHEME = "mvpnet-renamed"

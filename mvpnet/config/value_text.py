@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from mvpnet.errors import ConfigError
 from mvpnet.spec.kinds import Free, Keys, Kind, ListOf, Text, part_of
-from mvpnet.spec.yaml_file import NUMBER, reads_back
+from mvpnet.spec.number_text import NUMBER, reads_back
 from mvpnet.util.hydra_quotes import quoted
 
 _REFERENCE = r"\$\{[^{}]+\}"

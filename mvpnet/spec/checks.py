@@ -14,6 +14,7 @@ from mvpnet.spec.plain import changed
 from mvpnet.spec.rank_set import MAX_WORLD_SIZE
 from mvpnet.spec.schema import Config, ImageKind, WaitFor
 from mvpnet.spec.sizes import parse_size
+from mvpnet.spec.urls import is_url, masked
 from mvpnet.spec.user_names import check_user_name
 from mvpnet.spec.user_network import parse_user_network
 
@@ -41,7 +42,16 @@ def check_job(spec: JobSpec) -> None:
 
 
 def _check_sections(prefix: str, config: Config) -> None:
-    for check in (_check_vm, _check_waits, _check_net, _check_proxy, _check_levels, _check_users, check_cloud_init):
+    for check in (
+        _check_vm,
+        _check_waits,
+        _check_net,
+        _check_urls,
+        _check_proxy,
+        _check_levels,
+        _check_users,
+        check_cloud_init,
+    ):
         check(prefix, config)
 
 
@@ -82,6 +92,13 @@ def _check_net(prefix: str, config: Config) -> None:
         _at_least(f"{prefix}net.sample_interval_s", net.sample_interval_s, 0.01)
     if not 1 <= net.ssh_port <= 65535:
         raise ConfigError(f"{prefix}net.ssh_port: {net.ssh_port} is no TCP port")
+
+
+def _check_urls(prefix: str, config: Config) -> None:
+    given = {"image.source": config.image.source, "image.checksums": config.image.checksums}
+    for key, value in {**given, "cloud_init.proxy": config.cloud_init.proxy}.items():
+        if value and "://" in value and not is_url(value):
+            raise ConfigError(f"{prefix}{key}: {masked(value)} is no URL", hint="as in https://host:port/path")
 
 
 def _check_proxy(prefix: str, config: Config) -> None:

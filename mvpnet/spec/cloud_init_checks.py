@@ -80,6 +80,21 @@ def network_settings(network_config: Mapping[str, Any]) -> dict[str, Any]:
     return {**inner, **{key: value for key, value in network_config.items() if key != "network"}}
 
 
+def _empty(key: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys that would take away what mvpnet's own network-config says: null removes a key."""
+    ethernets = settings.get("ethernets", {})
+    if ethernets is None:
+        yield f"{key}.ethernets"
+    for device in ("user", "mvpnet"):
+        if isinstance(ethernets, Mapping) and device in ethernets:
+            own = ethernets[device]
+            if own is None:
+                yield f"{key}.ethernets.{device}"
+            for name in ("match", "addresses", "dhcp4"):
+                if isinstance(own, Mapping) and name in own and own[name] is None:
+                    yield f"{key}.ethernets.{device}.{name}"
+
+
 def _check_network(key: str, asked: CloudInit) -> None:
     settings = network_settings(asked.network_config)
     if "config" in settings:
@@ -89,6 +104,8 @@ def _check_network(key: str, asked: CloudInit) -> None:
     version = settings.get("version", NETWORK_VERSION)
     if version is True or version != NETWORK_VERSION:
         raise ConfigError(f"{key}.version: {version!r} does not fit mvpnet's own, which is of 2", hint=_V2_HINT)
+    if empty := next(_empty(key, settings), None):
+        raise ConfigError(f"{empty}: null would leave the guest without a network", hint="leave it out")
     for name, devices in settings.items():
         if name in ("version", "renderer"):
             continue

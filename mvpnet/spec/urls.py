@@ -46,6 +46,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _URL = re.compile(rf"{_SCHEME.pattern}[^\s,'\"\[\]{{}}]+")
 
 
+def is_url(text: str) -> bool:
+    """Tell whether a text is a URL that can be taken apart (RFC 3986), with a port that is one."""
+    try:
+        return bool(urlsplit(text).scheme) and (urlsplit(text).port or 1) > 0
+    except ValueError:
+        return False
+
+
 def address(url: str) -> str:
     """Return the URL as it is recorded and compared, without secrets; what is no URL unchanged."""
     if not _SCHEME.match(url):

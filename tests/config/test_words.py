@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import ChoiceSweep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mvpnet.cloudinit.yaml_file import parse_yaml
 from mvpnet.config.compose import compose
 from mvpnet.config.kinds import kind_at
 from mvpnet.config.value_text import as_written
@@ -20,7 +21,6 @@ from mvpnet.errors import ConfigError
 from mvpnet.spec.aliases import OldNames
 from mvpnet.spec.kinds import Free, Keys, Kind, ListOf, Text
 from mvpnet.spec.model import JobSpec
-from mvpnet.spec.yaml_file import parse_yaml
 from mvpnet.util.hydra_quotes import quoted, without_quotes
 
 # What YAML 1.1, OmegaConf or Hydra read as a number, a date, a switch or nothing.

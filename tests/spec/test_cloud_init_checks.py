@@ -9,6 +9,7 @@ import pytest
 
 from mvpnet.errors import ConfigError
 from mvpnet.spec.checks import check_job
+from mvpnet.spec.cloud_init_checks import check_cloud_init
 from mvpnet.spec.model import JobSpec, Override
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import CloudInit, Config, Image, Job, Prepare
@@ -34,7 +35,6 @@ def given(key: str, value: dict[str, Any]) -> Config:
         V2,
         {"network": V2},
         {"network": {"ethernets": {}}, "renderer": "networkd"},
-        {"ethernets": None},
         {"bonds": {"b": {"interfaces": ["user"]}}, "vlans": {}},
     ],
 )
@@ -117,3 +117,17 @@ def test_a_rank_s_own_settings_are_checked(changes: dict[str, Any]) -> None:
     override = Override("a", RankSet.parse("0"), {"cloud_init": changes})
     with pytest.raises(ConfigError, match=r"^ranks\.a\.cloud_init\."):
         check(Config(job=Job(name="job")), override)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"ethernets": None}, "ethernets"),
+        ({"ethernets": {"user": None}}, "ethernets.user"),
+        ({"ethernets": {"mvpnet": {"addresses": None}}}, "ethernets.mvpnet.addresses"),
+        ({"network": {"ethernets": {"mvpnet": {"match": None}}}}, "ethernets.mvpnet.match"),
+    ],
+)
+def test_a_network_that_null_takes_away_is_refused(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^cloud_init\.network_config\.{key}: null would leave"):
+        check_cloud_init("", Config(cloud_init=CloudInit(network_config=settings)))

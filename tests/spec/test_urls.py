@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mvpnet.config.compose import compose
+from mvpnet.errors import ConfigError
 from mvpnet.spec.model import JobSpec, Override
 from mvpnet.spec.rank_set import RankSet
 from mvpnet.spec.schema import CloudInit, Config, Image, ImageKind
@@ -151,3 +153,11 @@ def test_a_spec_is_shown_without_secrets() -> None:
         == "deb https://h/debian stable main"
     )
     assert dataclasses.replace(spec, typed=()).digest() == spec.digest()
+
+
+@pytest.mark.parametrize("key", ["image.source", "image.checksums", "cloud_init.proxy", "ranks.a.image.source"])
+@pytest.mark.parametrize("url", ["https://[h/d.qcow2", "https://h:port/d", "https://h:99999/d"])
+def test_what_is_no_url_is_refused(key: str, url: str) -> None:
+    word = f"+ranks.a={{on: 0, image: {{source: '{url}'}}}}" if key.startswith("ranks") else f"{key}={url}"
+    with pytest.raises(ConfigError, match=rf"{key.removeprefix('ranks.a.')}: .* is no URL"):
+        compose([word], 1)

@@ -1,13 +1,13 @@
 """Reads YAML so that texts stay as they are written: what key a scalar stands at says what it may become.
 
+Config files are read by it, and a user's own file of user-data.
+
 YAML 1.1 reads 0644 as 420, 12:30:00 as 45000, 1.10 as 1.1 and on as true (yaml.org/spec/1.1, "Tag repository"). A file
 mode, a time, a version or a switch of another program is none of that.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,8 @@ import yaml
 
 from mvpnet.errors import ConfigError
 from mvpnet.spec.kinds import Free, Kind, ListOf, Text, part_of
+from mvpnet.spec.number_text import reads_back
 
-#: what Hydra and OmegaConf read as a number
-NUMBER = re.compile(
-    r"[+-]?(?:(?:0|[1-9](?:_?\d)*)(?:\.(?:\d(?:_?\d)*)?)?|\.\d(?:_?\d)*)(?:e[+-]?\d(?:_?\d)*)?|[+-]?(?:inf|nan)",
-    re.IGNORECASE | re.ASCII,
-)
-#: what they read as something else than text
-IS_TYPED = re.compile(rf"{NUMBER.pattern}|true|false", NUMBER.flags)
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
 _NEVER = {f"{_TAG}timestamp", f"{_TAG}value"}  # dates, and the sign =
@@ -114,17 +108,6 @@ def _is_text(node: yaml.ScalarNode, kind: Kind | None) -> bool:
     if isinstance(kind, Free):
         return not kind.numbers or (node.tag in _NUMBERS and not reads_back(node.value))
     return isinstance(kind, Text)
-
-
-def reads_back(text: str) -> bool:
-    """Tell whether a text is a number in the form that a program writes it in."""
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    if not math.isfinite(number):
-        return False
-    return text in (repr(number), str(int(number)))
 
 
 def _told(error: Exception) -> str:
