@@ -94,9 +94,9 @@ def run(tmp_path: Path, short_dir: Path) -> Run:
     return start
 
 
-FIRST = ["plan", "a job"]
-HARDEST = ["gone", "another's home", "ASCII, no text"]
-CASES = [(name, verb) for name in SURROUNDINGS for verb in VERBS if verb in FIRST or name in HARDEST]
+FIRST = ["plan", "seed", "image", "help", "a job"]
+HARDEST = ["another's home", "ASCII, no text"]
+CASES = [(name, verb) for name in SURROUNDINGS for verb in VERBS if verb == "a job" or name in HARDEST]
 #: where all of that works, and is not only refused in words
 WORKS = [*("as usual", "umlauts", "braces", "no text", "no HOME", "ASCII", "ASCII, no text", "ASCII streams, no text")]
 

@@ -154,7 +154,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(
-    max_examples=int(_EXAMPLES or 150),
+    max_examples=int(_EXAMPLES or 60),
     deadline=None,
     derandomize=not _EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow],

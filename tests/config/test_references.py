@@ -52,7 +52,7 @@ def by_recipe(folder: Path, document: str) -> JobSpec:
     ("key", "reference"),
     [
         *(("cloud_init.runcmd[0]", reference) for reference in (*SHELL, *SECTIONS, *LISTS, *NOTHING)),
-        *((key, reference) for key in PLACES for reference in ("${V:-x}", "${job}", "${1:?u}")),
+        *((key, reference) for key in PLACES for reference in ("${V:-x}", "${job}")),
     ],
 )
 def test_a_reference_that_is_for_a_shell_is_refused_with_key_file_and_hint(
