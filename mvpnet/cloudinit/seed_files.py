@@ -94,6 +94,8 @@ def rank_seed(spec: RankSpec, user: str, facts: SeedFacts) -> Seed:
 def _host_file(path: Path, key: str) -> HostFile:
     try:
         facts = path.stat()
+        if not path.is_file():
+            raise ImageError(f"{key}: {path} is no ordinary file")
         if facts.st_size > _LARGEST_FILE_BYTES:
             raise ImageError(
                 f"{key}: {path} has {facts.st_size} bytes; in a seed it may have {_LARGEST_FILE_BYTES}",

@@ -39,6 +39,8 @@ def read_user_data(path: Path, key: str) -> dict[str, Any]:
         ConfigError: It is none, or cloud-init would not take its settings from there. Names `key` and the file.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{key}: {path} is no ordinary file")
         content = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{key}: cannot read {path}: {error.strerror}") from error

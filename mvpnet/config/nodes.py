@@ -31,6 +31,11 @@ def raw_text(node: Node) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def is_null(node: Node) -> bool:
+    """Tell whether a node, of whatever type, holds nothing."""
+    return node._is_none()
+
+
 def set_raw_text(node: Node, text: str) -> None:
     """Put another text into a node."""
     node._set_value(text)

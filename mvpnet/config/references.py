@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, NoReturn
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from mvpnet.config.kinds import root
-from mvpnet.config.nodes import all_keys, children, raw_text, referred, set_raw_text
+from mvpnet.config.nodes import all_keys, children, is_null, raw_text, referred, set_raw_text
 from mvpnet.errors import ConfigError
 from mvpnet.spec.kinds import WORD, Free, Keys, Kind, ListOf, Text, part_of
 from mvpnet.spec.near import near
@@ -137,9 +137,12 @@ def _check_within(
         kind = part_of(parent_kind, str(name))
         key = f"{prefix}[{name}]" if isinstance(parent, ListConfig) else f"{prefix}.{name}".lstrip(".")
         if (text := raw_text(child)) is None:
+            _refuse_shape(child, key, kind)
             if isinstance(child, (DictConfig, ListConfig)):
                 _check_within(child, key, kind, origins)
             continue
+        if "\0" in text:
+            raise ConfigError(f"{key}: holds a zero byte, which no program or file takes")
         if isinstance(child, (DictConfig, ListConfig)) and not next(references_in(text), None):
             _refuse(
                 key, text, "is a text, where a mapping or a list is asked for", origins.get(text, "the command line")
@@ -152,6 +155,21 @@ def _check_within(
                 checked = checked.replace(reference, _checked(parent, key, kind, text, reference, place))
         if checked != text_there:
             set_raw_text(child, checked)
+
+
+def _refuse_shape(node: Node, key: str, kind: Kind | None) -> None:
+    """Refuse a list or mapping where a text, or the other of them, is asked for. Raises ConfigError."""
+    if is_null(node):
+        return
+    if isinstance(node, ListConfig):
+        found, fits = "a list", isinstance(kind, (ListOf, Free)) or kind is None
+    elif isinstance(node, DictConfig):
+        found, fits = "a mapping", isinstance(kind, (Keys, Free)) or kind is None
+    else:
+        return
+    if not fits:
+        wanted = "a list" if isinstance(kind, ListOf) else "a mapping" if isinstance(kind, Keys) else "one value"
+        raise ConfigError(f"{key}: is {found}, and takes {wanted}")
 
 
 def _with_quoted_default(text: str, kind: Kind | None) -> str:

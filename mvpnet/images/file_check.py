@@ -102,8 +102,10 @@ def local_path(name: str, folder: Path) -> Path | None:
 def _check_raw(path: Path, key: str, kind: FileKind, use: DiskUse) -> None:
     if kind.family in _NO_DISK and (use.boots or not _is_for_the_guest(kind)):
         raise _refused(path, key, kind, more=_other_ways(path, key, kind))
-    missing = _needed_bytes(read_head(path))
-    size = size_bytes(path)
+    try:
+        missing, size = _needed_bytes(read_head(path)), size_bytes(path)
+    except OSError as error:
+        raise ImageError(f"{key}: {path} cannot be read as a disk: {error.strerror}") from error
     if missing > size:
         raise ImageError(
             f"{key}: {path} was cut off: it has {size} bytes, and {kind.words} of {missing} bytes begins in it",

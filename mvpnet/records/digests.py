@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvpnet.images.store.lock_file import SHA256
+from mvpnet.util.encoding import encoded
 from mvpnet.util.files import write_whole
 
 _CHUNK_BYTES = 4 * 2**20
@@ -74,7 +75,7 @@ def sha256(path: Path, go_on: Callable[[], bool] = lambda: True) -> str:
     """
     if path.is_dir():
         lines = (f"{sha256(file, go_on)}  {file.relative_to(path)}\n" for file in _files(path))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256(encoded("".join(lines))).hexdigest()
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         for piece in _pieces(file.readinto):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import fields, is_dataclass
 from urllib.parse import urlsplit
 
 from mvpnet.errors import ConfigError
@@ -43,6 +45,7 @@ def check_job(spec: JobSpec) -> None:
 
 def _check_sections(prefix: str, config: Config) -> None:
     for check in (
+        _check_numbers,
         _check_vm,
         _check_waits,
         _check_net,
@@ -53,6 +56,19 @@ def _check_sections(prefix: str, config: Config) -> None:
         check_cloud_init,
     ):
         check(prefix, config)
+
+
+def _check_numbers(prefix: str, config: Config) -> None:
+    """Refuse numbers that are none, or have no end: nothing that waits for so long, or counts so far, would stop."""
+    for section in fields(config):
+        values = getattr(config, section.name)
+        for key, value in vars(values).items() if is_dataclass(values) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{prefix}{section.name}.{key}: {value} is no number to wait or count by")
+            for name, step in value.items() if (section.name, key) == ("app", "steps") else ():
+                for limit, seconds in step.items():
+                    if isinstance(seconds, float) and not math.isfinite(seconds):
+                        raise ConfigError(f"app.steps.{name}.{limit}: {seconds} is no number to wait or count by")
 
 
 def _check_vm(prefix: str, config: Config) -> None:

@@ -167,6 +167,8 @@ def _check_keys(place: str, keys: Any) -> None:
         return
     if isinstance(keys, Mapping):
         keys = list(keys.values())
+    if not isinstance(keys, (str, list, tuple)):
+        raise ConfigError(f"{place}: is no list of public keys", hint='as in ["ssh-ed25519 AAAA… me"]')
     for index, key in enumerate([keys] if isinstance(keys, str) else keys):
         if fault := fault_of_key(key) if isinstance(key, str) else "is no text":
             raise ConfigError(

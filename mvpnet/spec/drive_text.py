@@ -31,6 +31,7 @@ _OF_DRIVES = re.compile(
     r"auto-read-only|copy-on-read|discard|detect-zeroes|(bps|iops)(_[a-z_]+)?|.+\..+"
 )
 _NAMES_A_FILE = re.compile(r"file(\..+)?|driver")
+_FORMAT = re.compile(r"[<>^]?0?\d{0,2}[dsxXo]?")  # of a rank; job is a text
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ def expand(text: str, spec: RankSpec, key: str) -> str:
                 raise ConfigError(
                     f"{key}: {{{name}}} in {text!r} is not known", hint="{rank} and {job} are; a brace is written {{"
                 )
+            if form and not _FORMAT.fullmatch(form):
+                raise ConfigError(f"{key}: {{{name}:{form}}} is no way to write a number", hint="as in {rank:04d}")
         return text.format(rank=spec.rank, job=spec.job_name)
     except ValueError as error:
         raise ConfigError(f"{key}: {text!r}: {error}", hint="as in {rank}, {rank:04d}, {job}") from error

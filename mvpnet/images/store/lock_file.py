@@ -36,9 +36,13 @@ class Pin:
 def read_lock(path: Path) -> dict[str, Pin]:
     """Return the pins by URL; none if the file does not exist. Raises ConfigError for an invalid lock file."""
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"image.lock_file: {path} is no ordinary file")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"image.lock_file: {path} is no text in UTF-8, and no lock file") from error
     except OSError as error:
         raise ConfigError(f"image.lock_file: {path} cannot be read: {error.strerror}") from error
     try:
