@@ -51,7 +51,7 @@ PATH_KEYS = {
         key: [f"{key}=PATH"]
         for key in (
             *("job.scratch_dir", "image.path", "image.source", "image.checksums", "image.lock_file", "image.copy_dir"),
-            *("image.kernel", "image.initrd", "image.cache_dir", "image.prepare.script", "net.socket_dir"),
+            *("image.cache_dir", "image.prepare.script", "net.socket_dir"),
             *(
                 "net.tftp_dir",
                 "cloud_init.path",
@@ -63,13 +63,15 @@ PATH_KEYS = {
             ),
         )
     },
+    "image.kernel": ["image.kind=file", "image.kernel=PATH"],
+    "image.initrd": ["image.kind=file", "image.kernel=k", "image.initrd=PATH"],
     "image.drives[0]": ["image.drives=[PATH]"],
     "cloud_init.files./x": ["cloud_init.files={/x: PATH}"],
     "app.push./x": ["app.kind=guest", "app.push={/x: PATH}"],
     "app.script": ["app.kind=guest", "app.script=[PATH,-x]"],
     "app.steps.a.push./x": ["app.steps={a: {kind: guest, push: {/x: PATH}}}"],
     "app.steps.a.script": ["app.steps={a: {kind: guest, script: [PATH]}}"],
-    "ranks.r.image.kernel": ["ranks={r: {on: '0', image: {kernel: PATH}}}"],
+    "ranks.r.image.kernel": ["ranks={r: {on: '0', image: {kind: file, kernel: PATH}}}"],
     "ranks.r.image.drives[0]": ["ranks={r: {on: '0', image: {drives: [PATH]}}}"],
     "ranks.r.image.prepare.script": ["ranks={r: {on: '0', image: {prepare: {script: PATH}}}}"],
     "ranks.r.cloud_init.files./x": ["ranks={r: {on: '0', cloud_init: {files: {/x: PATH}}}}"],

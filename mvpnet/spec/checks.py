@@ -46,6 +46,7 @@ def check_job(spec: JobSpec) -> None:
 def _check_sections(prefix: str, config: Config) -> None:
     for check in (
         _check_numbers,
+        _check_kernel,
         _check_vm,
         _check_waits,
         _check_net,
@@ -69,6 +70,21 @@ def _check_numbers(prefix: str, config: Config) -> None:
                 for limit, seconds in step.items():
                     if isinstance(seconds, float) and not math.isfinite(seconds):
                         raise ConfigError(f"app.steps.{name}.{limit}: {seconds} is no number to wait or count by")
+
+
+def _check_kernel(prefix: str, config: Config) -> None:
+    """Refuse a kernel of the user's where it would not be booted, and what goes with a kernel without one."""
+    image = config.image
+    for key in ("kernel", "initrd"):
+        if getattr(image, key) and image.kind in (ImageKind.tiny, ImageKind.debian):
+            raise ConfigError(
+                f"{prefix}image.{key}: the {image.kind.name} guest boots a kernel of its own",
+                hint=f"image=file image.path=DISK image.kernel=FILE{' image.initrd=FILE' if key == 'initrd' else ''}",
+            )
+    has_kernel = image.kernel or any(word.lstrip("-") == "kernel" for word in config.qemu.extra_args)
+    for key in ("initrd", "kernel_args"):
+        if getattr(image, key) and image.kind in (ImageKind.file, ImageKind.cloud) and not has_kernel:
+            raise ConfigError(f"{prefix}image.{key}: has no effect without image.kernel", hint="image.kernel=FILE")
 
 
 def _check_vm(prefix: str, config: Config) -> None:

@@ -78,3 +78,20 @@ def test_keys_that_are_no_list_are_refused(keys: str) -> None:
     ):
         with pytest.raises(ConfigError, match=r"is no list of public keys|is no text"):
             compose([word], 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["image.kernel=k"], "image.kernel: the tiny guest boots a kernel of its own"),
+        (["image=debian12-built", "image.initrd=i"], "image.initrd: the debian guest"),
+        (["+ranks.a={on: '0', image: {initrd: i}}"], "ranks.a.image.initrd: the tiny guest"),
+        (["image=file", "image.path=d", "image.initrd=i"], "image.initrd: has no effect without image.kernel"),
+        (["image=file", "image.path=d", "image.kernel_args=quiet"], "image.kernel_args: has no effect"),
+    ],
+)
+def test_a_kernel_that_would_not_be_booted_is_refused(words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(words, 1)
+    assert caught.value.message.startswith(told)
+    compose(["image=file", "image.path=d", "image.kernel_args=quiet", "qemu.extra_args=[-kernel,k]"], 1)
