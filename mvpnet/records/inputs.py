@@ -28,6 +28,7 @@ from mvpnet.spec.drive_text import expand, parse_drive
 from mvpnet.spec.model import JobSpec, RankSpec
 from mvpnet.spec.plain import plain
 from mvpnet.spec.rank_set import ranks_text
+from mvpnet.util.encoding import encoded
 
 _AT_ONCE_BYTES = 2**20  # digested before the guests start: a millisecond or two
 _LATER = "not digested: the job was killed before"
@@ -97,7 +98,7 @@ def _made_seed(spec: RankSpec) -> Iterator[Input]:
         nameless = replace(spec, job_name="job", image=replace(spec.image, user=spec.image.user or "user"))
         seed = rank_seed(nameless, nameless.image.user or "user", SeedFacts("", ""))
         texts = "\0".join(f"{name}\0{text}" for name, text in sorted(seed.files().items()))
-        yield Input(SEED_KEY, None, len(texts), None, hashlib.sha256(texts.encode()).hexdigest(), "made from the spec")
+        yield Input(SEED_KEY, None, len(texts), None, hashlib.sha256(encoded(texts)).hexdigest(), "made from the spec")
 
 
 def _app_files(key: str, step: Mapping[str, Any], kind: str = "host") -> Iterator[tuple[str, Path]]:

@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def samples(path: Path) -> list[dict[str, Any]]:
     """Return the samples in a traffic.jsonl; a last line that a killed job left incomplete is ignored."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
     found = []

@@ -68,7 +68,9 @@ def write(page: Page, folder: Path) -> Path:
         target.write_text(
             f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-            f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+            f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n",
+            encoding="utf-8",
+            errors="replace",  # names of files need be no text
         )
     except OSError as error:
         raise HostError(f"{folder}: the report cannot be written: {error.strerror}") from error

@@ -178,3 +178,8 @@ def test_each_file_is_digested_once_and_told_for_all_its_users() -> None:
 @pytest.mark.parametrize(("ranks", "text"), [([0], "0"), ([0, 1, 2, 5], "0-2,5"), ([], "")])
 def test_ranks_text(ranks: list[int], text: str) -> None:
     assert ranks_text(ranks) == text
+
+
+def test_a_folder_with_names_that_are_no_text_has_a_digest(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"gr\xf6\xdfe")).write_bytes(b"x")
+    assert digests.sha256(tmp_path) == sha256(f"{sha256(b'x')}  ".encode() + b"gr\xf6\xdfe\n")

@@ -211,6 +211,9 @@ def _get(
         if begun:
             raise _CutOffError(_reason(error)) from error
         raise ImageError(f"{address(url)} cannot be had: {_reason(error)}", hint=_OFFLINE_HINT) from error
+    except UnicodeDecodeError as error:  # what requests asks for a password
+        hint = "save ~/.netrc as UTF-8"
+        raise ImageError(f"{address(url)} cannot be had: ~/.netrc is no text in UTF-8", hint=hint) from error
 
 
 def _refused(url: str, answer: Response) -> ImageError:

@@ -355,3 +355,11 @@ def test_what_is_no_lock_file(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"image\.lock_file: .*lock"):
         read_lock(path)
+
+
+def test_a_lock_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no text in UTF-8, and no lock file"):
+        read_lock(tmp_path / "lock")
+    with pytest.raises(ConfigError, match="no ordinary file"):
+        read_lock(Path("/dev/zero"))

@@ -799,3 +799,10 @@ def test_a_digest_by_its_beginning(store, stored):
     assert store.by_prefix(DIGEST[:6].upper()) == stored
     with pytest.raises(ImageError, match=r"no image in .* with a digest that begins with 'zz'"):
         store.by_prefix("zz")
+
+
+def test_a_netrc_that_is_no_text_is_told(server, want, said, monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_bytes(b"machine h login \xff password y\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with pytest.raises(ImageError, match=r"~/\.netrc is no text in UTF-8"):
+        ensure(want(server.serve("disk.img", DISK)), said.append)
